@@ -1,0 +1,94 @@
+"""BGE-M3's dense, sparse and ColBERT retrieval over one engine; names load when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.cleaning import clean_text
+    from bge_m3_integrations.engine import BGEM3
+    from bge_m3_integrations.errors import (
+        BGEM3Error,
+        CheckpointError,
+        EncodingError,
+        FilterError,
+        InputError,
+        MissingExtraError,
+        PoolingWarning,
+        StoreError,
+        TruncationWarning,
+    )
+    from bge_m3_integrations.fusion import ReciprocalRank, ScaledSum, WeightedSum
+    from bge_m3_integrations.index import HybridIndex
+    from bge_m3_integrations.stores.memory import MemoryStore
+    from bge_m3_integrations.types import (
+        PRESETS,
+        EmbeddingBatch,
+        Hit,
+        Ranked,
+        Record,
+        Scores,
+        Weights,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "cleaning": ["clean_text"],
+    "engine": ["BGEM3"],
+    "errors": [
+        "BGEM3Error",
+        "CheckpointError",
+        "EncodingError",
+        "FilterError",
+        "InputError",
+        "MissingExtraError",
+        "PoolingWarning",
+        "StoreError",
+        "TruncationWarning",
+    ],
+    "fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
+    "index": ["HybridIndex"],
+    "stores.memory": ["MemoryStore"],
+    "types": ["PRESETS", "EmbeddingBatch", "Hit", "Ranked", "Record", "Scores", "Weights"],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BGEM3",
+    "PRESETS",
+    "BGEM3Error",
+    "CheckpointError",
+    "EmbeddingBatch",
+    "EncodingError",
+    "FilterError",
+    "Hit",
+    "HybridIndex",
+    "InputError",
+    "MemoryStore",
+    "MissingExtraError",
+    "PoolingWarning",
+    "Ranked",
+    "ReciprocalRank",
+    "Record",
+    "ScaledSum",
+    "Scores",
+    "StoreError",
+    "TruncationWarning",
+    "WeightedSum",
+    "Weights",
+    "clean_text",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,37 @@
+"""An encoder that repairs texts first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from bge_m3_integrations.cleaning import clean_text
+from bge_m3_integrations.encoders.wrapper import EncoderWrapper
+from bge_m3_integrations.types import EmbeddingBatch, Kind, Modes, TokenBatch
+
+
+class CleaningEncoder(EncoderWrapper):
+    """Cleans every text with `clean_text`, then encodes it; token spans are of the clean text."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one than without cleaning: the same text gives other numbers."""
+        return hashlib.sha256(f"clean {self.encoder.fingerprint}".encode()).hexdigest()
+
+    def encode(
+        self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        """See `Encoder.encode`."""
+        return super().encode(_clean(texts), kind=kind, modes=modes, max_length=max_length)
+
+    def tokenize(
+        self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
+    ) -> TokenBatch:
+        """See `Encoder.tokenize`."""
+        return super().tokenize(_clean(texts), kind=kind, max_length=max_length)
+
+
+def _clean(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        return texts  # the encoder's own error says what is wrong
+    return [clean_text(text) if isinstance(text, str) else text for text in texts]

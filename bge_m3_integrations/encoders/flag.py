@@ -1,0 +1,140 @@
+"""An encoder over a `FlagEmbedding.BGEM3FlagModel` that the user already holds.
+
+It runs its own forward over the model's modules, never `.encode()`, which computes the first batch
+twice. The modules are used where they are, in the dtype they have, and nothing of them changes.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from bge_m3_integrations.encoders.torch import fingerprint
+from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
+from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
+from bge_m3_integrations.encoders.torch.modules import M3Modules
+from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, wrap_tokenizer
+from bge_m3_integrations.errors import InputError
+
+
+class FlagSource:
+    """The modules of a `BGEM3FlagModel`; implements `encoders.torch.load.Source`.
+
+    Args:
+        flag_model: The model. Its own `.encode()` may move or cast the modules later; each call
+            here looks at where they are now.
+    """
+
+    def __init__(self, flag_model: Any) -> None:
+        inner: Any = getattr(flag_model, "model", None)
+        if not all(hasattr(inner, name) for name in ("model", "colbert_linear", "sparse_linear")):
+            raise InputError(
+                "expected a FlagEmbedding.BGEM3FlagModel with .model.model, .model.colbert_linear "
+                f"and .model.sparse_linear, not {type(flag_model).__name__}"
+            )
+        if inner.model.training:
+            raise InputError("the model is in training mode (dropout is on); call .model.eval()")
+        self._flag = flag_model
+        self._parts: tuple[Any, Any, Any] = (inner.model, inner.colbert_linear, inner.sparse_linear)
+
+    @property
+    def config(self) -> Any:
+        """The backbone's transformers config."""
+        return self._parts[0].config
+
+    @property
+    def colbert_dim(self) -> int:
+        """Width of a token vector."""
+        return int(self._parts[1].out_features)
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """The pooling that the model was made with."""
+        name = self._flag.model.sentence_pooling_method
+        if name not in POOLINGS:
+            raise InputError(f"pooling {name!r} of this model is not one of {list(POOLINGS)}")
+        return POOLINGS[POOLINGS.index(name)]
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """A copy of the tokenizer's Rust core."""
+        return wrap_tokenizer(self._flag.tokenizer, source=type(self._flag.tokenizer).__name__)
+
+    @property
+    def modules(self) -> M3Modules:
+        """The modules themselves."""
+        backbone, colbert, sparse = self._parts
+        return M3Modules(backbone, colbert, sparse)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the modules are now."""
+        return self.modules.device
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of the tensors in memory; rounded weights differ from the file's."""
+        return fingerprint.weights_digest(
+            pair for part in self._parts for pair in part.state_dict().items()
+        )
+
+
+class FlagEncoder(TorchEncoder):
+    """A `BGEM3FlagModel` as an encoder.
+
+    Args:
+        flag_model: The model.
+        query_instruction: Put in front of every query; None takes the model's own.
+        document_instruction: Put in front of every document; None takes the model's own.
+        max_length: Default length limit in tokens; None is all that the model takes.
+        token_budget: Most padded tokens of one batch; None chooses by device.
+
+    Raises:
+        InputError: It is no such model, it is in training mode, or its own instruction is
+            formatted in a way that is no prefix.
+    """
+
+    def __init__(
+        self,
+        flag_model: Any,
+        *,
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
+        max_length: int | None = None,
+        token_budget: int | None = None,
+    ) -> None:
+        source = FlagSource(flag_model)
+        if query_instruction is None:
+            query_instruction = _prefix(
+                flag_model.query_instruction_for_retrieval, flag_model.query_instruction_format
+            )
+        if document_instruction is None:
+            extra = getattr(flag_model, "kwargs", {})
+            document_instruction = _prefix(
+                extra.get("passage_instruction_for_retrieval"),
+                extra.get("passage_instruction_format", "{}{}"),
+            )
+        super().__init__(
+            source,
+            query_instruction=query_instruction,
+            document_instruction=document_instruction,
+            max_length=max_length,
+            token_budget=token_budget,
+        )
+
+
+def _prefix(instruction: str | None, form: str) -> str:
+    """What FlagEmbedding's format puts in front of a text."""
+    if instruction is None:
+        return ""
+    # FlagEmbedding reads a typed backslash-n in the format as a line break
+    whole = form.replace("\\n", "\n").format(instruction, _TEXT)
+    prefix, found, rest = whole.partition(_TEXT)
+    if not found or rest:
+        raise InputError(f"the instruction format {form!r} is no prefix; give the instruction here")
+    return prefix
+
+
+_TEXT = "\0"

@@ -1,0 +1,70 @@
+"""From hidden states to the three representations.
+
+Formulas: Chen et al. 2024, "BGE M3-Embedding", section 3.2; numbers as FlagEmbedding gives them.
+Everything leaves in float32, whatever the model computes in.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bge_m3_integrations.types import FloatArray, IntArray, SparseRows, offsets_of
+
+Pooling: TypeAlias = Literal["cls", "mean", "last_token"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+
+
+def pool(hidden: torch.Tensor, lengths: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """One vector per text.
+
+    Args:
+        hidden: `(b, l, h)`, right-padded.
+        lengths: `(b,)` tokens per text.
+        pooling: The first token's state, the mean over the tokens, or the last token's state.
+
+    Returns:
+        `(b, h)` float32, not normalised.
+    """
+    if pooling == "cls":
+        return hidden[:, 0].float()
+    if pooling == "last_token":
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1].float()
+    real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+    # where, not a product: a non-finite padding state times 0 would be NaN
+    total = torch.where(real[..., None], hidden.float(), 0.0).sum(dim=1)
+    return total / lengths[:, None]
+
+
+def normalised(vectors: torch.Tensor) -> torch.Tensor:
+    """Rows of L2 norm 1, in float32."""
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
+def lexical_rows(
+    weights: FloatArray, ids: NDArray[np.int32], lengths: IntArray, unweighted: NDArray[Any]
+) -> SparseRows:
+    """Token weights to one weight per token id: the greatest, as BGE-M3 defines it.
+
+    Args:
+        weights: `(t,)` relu outputs of `n` texts' tokens, end to end.
+        ids: `(t,)` token ids.
+        lengths: `(n,)` tokens per text.
+        unweighted: Ids that get no weight (cls, eos, pad, unk).
+
+    Returns:
+        Lexical weights of the `n` texts.
+    """
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    keep = (weights > 0) & ~np.isin(ids, unweighted)
+    row, ids, weights = row[keep], ids[keep], weights[keep]
+    # by row, then id, then falling weight: the first of each (row, id) is the greatest
+    order = np.lexsort((-weights, ids, row))
+    row, ids, weights = row[order], ids[order], weights[order]
+    first = np.ones(len(row), bool)
+    first[1:] = (row[1:] != row[:-1]) | (ids[1:] != ids[:-1])
+    counts = np.bincount(row[first], minlength=len(lengths))
+    return SparseRows(offsets_of(counts), ids[first].astype(np.int32), weights[first])

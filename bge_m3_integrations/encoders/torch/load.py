@@ -1,0 +1,292 @@
+"""From a checkpoint's files to a model in memory: lazily, once per process, one copy of weights."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+import warnings
+import weakref
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from bge_m3_integrations.encoders.torch import fingerprint
+from bge_m3_integrations.encoders.torch.devices import pick_device, pick_dtype
+from bge_m3_integrations.encoders.torch.files import CheckpointFiles, resolve_checkpoint
+from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
+from bge_m3_integrations.encoders.torch.modules import M3Modules
+from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, load_tokenizer
+from bge_m3_integrations.errors import CheckpointError, InputError, PoolingWarning
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Backbones whose positions count from the padding id, so that it and all ids below are lost.
+_OFFSET_POSITIONS = frozenset(
+    {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm"}
+    | {"xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
+# Flags of sentence-transformers' pooling config, in the form before and since its version 5.
+_POOLING_FLAGS: dict[str, Pooling] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last_token",
+}
+_POOLING_NAMES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
+
+
+class Source(Protocol):
+    """Where an encoder's model comes from; everything is read when first asked for."""
+
+    @property
+    def config(self) -> Any:
+        """The backbone's transformers config."""
+        ...
+
+    @property
+    def colbert_dim(self) -> int:
+        """Width of a token vector."""
+        ...
+
+    @property
+    def pooling(self) -> Pooling:
+        """How the dense vector is made."""
+        ...
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer."""
+        ...
+
+    @property
+    def modules(self) -> M3Modules:
+        """The model, in memory."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def weights_digest(self) -> str:
+        """Digest of backbone and heads."""
+        ...
+
+
+class CheckpointSource:
+    """A checkpoint in BGE-M3's format, in a folder or on a hub.
+
+    Args:
+        model: A local folder, or a hub id such as "BAAI/bge-m3".
+        device: "auto" or a torch device.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        pooling: "auto" reads the checkpoint's pooling config (cls where there is none).
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+        hub: The hub options of `resolve_checkpoint`: revision, cache_dir, token, offline.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str,
+        dtype: str,
+        pooling: str,
+        trust_remote_code: bool,
+        **hub: Any,
+    ) -> None:
+        if pooling not in ("auto", *POOLINGS):
+            raise InputError(f"pooling={pooling!r} is not one of {['auto', *POOLINGS]}")
+        self._model = model
+        self._device = device
+        self._dtype = dtype
+        self._pooling = pooling
+        self._trust = trust_remote_code
+        self._hub = hub
+        self._lock = threading.RLock()
+
+    @property
+    def files(self) -> CheckpointFiles:
+        """The checkpoint's files, downloaded if they must be."""
+        with self._lock:
+            return self._files
+
+    @cached_property
+    def _files(self) -> CheckpointFiles:
+        return resolve_checkpoint(self._model, trust_remote_code=self._trust, **self._hub)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return pick_device(self._device)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return pick_dtype(self._dtype, self.device)
+
+    @cached_property
+    def config(self) -> Any:
+        """The backbone's transformers config."""
+        from transformers import AutoConfig
+
+        folder = self.files.folder
+        try:
+            return AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=self._trust
+            )
+        except Exception as error:
+            raise CheckpointError(f"config.json in {folder} cannot be read: {error}") from error
+
+    @cached_property
+    def colbert_dim(self) -> int:
+        """Width of a token vector, from the head's shape; no tensor is read."""
+        return int(_head_state(self.files.colbert_head, "meta")["weight"].shape[0])
+
+    @cached_property
+    def pooling(self) -> Pooling:
+        """How the dense vector is made; warns where an explicit choice contradicts the files."""
+        stated = _stated_pooling(self.files.pooling_config)
+        if self._pooling == "auto":
+            return stated or "cls"
+        chosen = POOLINGS[POOLINGS.index(self._pooling)]
+        if stated not in (None, chosen):
+            warnings.warn(
+                f"pooling={chosen!r} was asked for, but {self.files.name} says {stated!r} in "
+                "1_Pooling/config.json; dense vectors will differ from the authors'",
+                PoolingWarning,
+                stacklevel=2,
+            )
+        return chosen
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The tokenizer."""
+        with self._lock:
+            return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        return load_tokenizer(self.files.folder, trust_remote_code=self._trust)
+
+    @property
+    def modules(self) -> M3Modules:
+        """The model; sources of one checkpoint, device and dtype share it."""
+        with self._lock:
+            return self._modules
+
+    @cached_property
+    def _modules(self) -> M3Modules:
+        key = (str(self.files.folder.resolve()), str(self.device), str(self.dtype), self._trust)
+        with _LOADING:
+            modules = _LOADED.get(key)
+            if modules is None:
+                modules = _load(self.files, self.device, self.dtype, trust=self._trust)
+                _LOADED[key] = modules
+            return modules
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of the files' tensors; computed once per process and file state."""
+        paths = (*self.files.weights, self.files.colbert_head, self.files.sparse_head)
+        key = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
+        if key not in _DIGESTS:
+            _DIGESTS[key] = fingerprint.weights_digest(fingerprint.file_tensors(paths))
+        return _DIGESTS[key]
+
+
+_LOADING = threading.RLock()
+_LOADED: weakref.WeakValueDictionary[tuple[str, str, str, bool], M3Modules] = (
+    weakref.WeakValueDictionary()
+)
+_DIGESTS: dict[tuple[tuple[str, int, int], ...], str] = {}
+
+
+def usable_positions(config: Any) -> int | None:
+    """Most tokens that a backbone has positions for; None where it has no such limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    offset = config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
+    return int(positions) - offset
+
+
+def _load(
+    files: CheckpointFiles, device: torch.device, dtype: torch.dtype, *, trust: bool
+) -> M3Modules:
+    backbone = _load_backbone(files, dtype, trust=trust)
+    hidden = int(backbone.config.hidden_size)
+    colbert = _load_head(files.colbert_head, hidden=hidden, out=None, dtype=dtype)
+    sparse = _load_head(files.sparse_head, hidden=hidden, out=1, dtype=dtype)
+    return M3Modules(backbone.to(device), colbert.to(device), sparse.to(device))
+
+
+def _load_backbone(files: CheckpointFiles, dtype: torch.dtype, *, trust: bool) -> Any:
+    from transformers import AutoConfig, AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    config = AutoConfig.from_pretrained(
+        str(files.folder), local_files_only=True, trust_remote_code=trust
+    )
+    known = MODEL_MAPPING.get(type(config), None)
+    poolerless = known and "add_pooling_layer" in inspect.signature(known.__init__).parameters
+    try:
+        backbone, report = AutoModel.from_pretrained(
+            str(files.folder),
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=trust,
+            weights_only=True,
+            output_loading_info=True,
+            **({"add_pooling_layer": False} if poolerless else {}),
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"the weights {[p.name for p in files.weights]} in {files.folder} cannot be loaded: "
+            f"{error}"
+        ) from error
+    missing = [name for name in report["missing_keys"] if "pooler" not in name]
+    if missing or report.get("mismatched_keys"):
+        raise CheckpointError(
+            f"the weights in {files.folder} do not fit config.json: missing {missing[:5]}, "
+            f"misshapen {list(report.get('mismatched_keys') or [])[:5]}; without them the numbers "
+            "would be random. Is this the checkpoint that the config belongs to?"
+        )
+    return backbone.eval().requires_grad_(False)
+
+
+def _head_state(path: Path, device: str) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        return {"weight": state["weight"], "bias": state["bias"]}
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is no saved linear layer (a torch file with weight and bias): {error}"
+        ) from error
+
+
+def _load_head(path: Path, *, hidden: int, out: int | None, dtype: torch.dtype) -> nn.Linear:
+    state = _head_state(path, "cpu")
+    shape = tuple(state["weight"].shape)
+    wanted = (out if out is not None else shape[0], hidden)
+    if shape != wanted or tuple(state["bias"].shape) != wanted[:1]:
+        raise CheckpointError(
+            f"{path} holds a head of shape {shape}, but this backbone is {hidden} wide and needs "
+            f"{wanted}; the head belongs to another checkpoint"
+        )
+    head = torch.nn.Linear(hidden, wanted[0], dtype=dtype, device="meta")
+    head.load_state_dict({n: t.to(dtype) for n, t in state.items()}, assign=True)
+    return head.eval().requires_grad_(False)
+
+
+def _stated_pooling(path: Path | None) -> Pooling | None:
+    if path is None:
+        return None
+    stated = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(stated.get("pooling_mode"), str):
+        return _POOLING_NAMES.get(stated["pooling_mode"])
+    return next((name for flag, name in _POOLING_FLAGS.items() if stated.get(flag)), None)

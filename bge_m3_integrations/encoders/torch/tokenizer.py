@@ -1,0 +1,185 @@
+"""Texts to token ids, with exact counts of what the length limit dropped.
+
+The checkpoint's fast tokenizer is used through its Rust core, without padding or truncation
+settings: changing those is what makes shared tokenizers fail under threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bge_m3_integrations.errors import CheckpointError, InputError
+from bge_m3_integrations.types import TokenBatch, offsets_of
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+# The special tokens that FlagEmbedding keeps out of the lexical weights. BERT's [SEP] is not among
+# them: its tokenizer calls it sep, not eos.
+_UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
+_PROBE = "a"
+
+
+@dataclass(frozen=True, slots=True)
+class TextTokenizer:
+    """A checkpoint's tokenizer; immutable, so threads may share it.
+
+    Attributes:
+        core: The Rust tokenizer, without padding and truncation.
+        prefix: Special ids before a text's own tokens.
+        suffix: Special ids after them.
+        unweighted: `(k,) int64`, ids that never get a lexical weight.
+        pad_token_id: The id that fills a batch.
+        vocab_size: Number of ids.
+        length_limit: The tokenizer's own limit, or None.
+    """
+
+    core: Tokenizer
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    unweighted: np.ndarray[Any, np.dtype[np.int64]]
+    pad_token_id: int
+    vocab_size: int
+    length_limit: int | None
+
+    def split(self, texts: Sequence[str], *, instruction: str, max_length: int) -> TokenBatch:
+        """Tokenise texts; see `Encoder.tokenize`.
+
+        Args:
+            texts: Strings, also empty ones.
+            instruction: Put in front of each text; its tokens get no span.
+            max_length: Most tokens of a text, special ones included; the text's end is dropped.
+
+        Returns:
+            Packed tokens.
+
+        Raises:
+            InputError: A text is no string, or cannot be written as UTF-8.
+        """
+        check_texts(texts)
+        kept = max_length - len(self.prefix) - len(self.suffix)
+        encoded = self.core.encode_batch(
+            [instruction + text for text in texts], add_special_tokens=False
+        )
+        ids = [self.prefix + tuple(e.ids[:kept]) + self.suffix for e in encoded]
+        spans = [self._spans(e, kept, len(instruction)) for e in encoded]
+        offsets = offsets_of([len(row) for row in ids])
+        return TokenBatch(
+            ids=np.array([i for row in ids for i in row], np.int32),
+            spans=np.array([s for row in spans for s in row], np.int32).reshape(-1, 2),
+            # every token but the first (cls) has a vector
+            colbert_rows=np.arange(offsets[-1], dtype=np.int32)
+            - np.repeat(offsets[:-1], np.diff(offsets)).astype(np.int32)
+            - 1,
+            offsets=offsets,
+            truncated=np.array([max(0, len(e.ids) - kept) for e in encoded], np.int64),
+        )
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """The readable form of ids: a piece, with the word boundary mark that it carries."""
+        pieces = [self.core.id_to_token(int(i)) for i in ids]
+        for i, piece in zip(ids, pieces, strict=True):
+            if piece is None:
+                raise InputError(f"token id {i} is not in the vocabulary of {self.vocab_size}")
+        return [str(piece) for piece in pieces]
+
+    def _spans(self, encoded: Encoding, kept: int, shift: int) -> list[tuple[int, int]]:
+        own = [
+            (max(0, start - shift), end - shift) if end > shift else (-1, -1)
+            for start, end in encoded.offsets[:kept]
+        ]
+        return [(-1, -1)] * len(self.prefix) + own + [(-1, -1)] * len(self.suffix)
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what no tokenizer can read.
+
+    Args:
+        texts: The caller's input.
+
+    Raises:
+        InputError: It is a bare string, holds something that is no string, or a text holds a lone
+            surrogate (half of a UTF-16 pair, as broken decoding leaves it).
+    """
+    if isinstance(texts, str | bytes):
+        raise InputError(f"texts must be a list of strings, not one {type(texts).__name__}")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {position} must be str, not {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text {position} holds the lone surrogate {text[error.start]!r} at character "
+                f"{error.start}, which is no Unicode text; repair it with "
+                'text.encode("utf-8", "replace").decode(), or pass clean=True to BGEM3'
+            ) from error
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> TextTokenizer:
+    """Read a checkpoint's tokenizer.
+
+    Args:
+        folder: Holds tokenizer.json, or files that transformers can build it from.
+        trust_remote_code: Whether code in the folder may run.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        CheckpointError: The files are unreadable, or give no fast tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    return wrap_tokenizer(loaded, source=str(folder))
+
+
+def wrap_tokenizer(tokenizer: Any, *, source: str) -> TextTokenizer:
+    """Take what this package needs from a transformers tokenizer, which stays as it is.
+
+    Args:
+        tokenizer: A fast transformers tokenizer.
+        source: Where it comes from, for the error.
+
+    Returns:
+        A tokenizer over a copy of its Rust core.
+
+    Raises:
+        CheckpointError: It has no Rust core, or no padding token.
+    """
+    from tokenizers import Tokenizer
+
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None or tokenizer.pad_token_id is None:
+        raise CheckpointError(
+            f"{source} has no fast tokenizer with a padding token ({type(tokenizer).__name__}); "
+            "save one there as tokenizer.json"
+        )
+    core = Tokenizer.from_str(core.to_str())
+    core.no_truncation()
+    core.no_padding()
+    bare = core.encode(_PROBE, add_special_tokens=False).ids
+    full = core.encode(_PROBE).ids
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+    names = [getattr(tokenizer, name, None) for name in _UNWEIGHTED]
+    limit = int(tokenizer.model_max_length)
+    return TextTokenizer(
+        core=core,
+        prefix=tuple(full[:start]),
+        suffix=tuple(full[start + len(bare) :]),
+        unweighted=np.array([core.token_to_id(str(n)) for n in names if n is not None], np.int64),
+        pad_token_id=int(tokenizer.pad_token_id),
+        vocab_size=core.get_vocab_size(),
+        length_limit=limit if limit < 1_000_000_000 else None,
+    )

@@ -1,0 +1,70 @@
+"""The common part of encoders that stand in front of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bge_m3_integrations.encoders.base import Encoder
+from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes, TokenBatch
+
+
+class EncoderWrapper:
+    """Passes everything on; a subclass changes what it is there for.
+
+    Args:
+        encoder: Does the work.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """See `Encoder.modes`."""
+        return self.encoder.modes
+
+    @property
+    def dim(self) -> int:
+        """See `Encoder.dim`."""
+        return self.encoder.dim
+
+    @property
+    def colbert_dim(self) -> int:
+        """See `Encoder.colbert_dim`."""
+        return self.encoder.colbert_dim
+
+    @property
+    def max_length(self) -> int:
+        """See `Encoder.max_length`."""
+        return self.encoder.max_length
+
+    @property
+    def vocab_size(self) -> int:
+        """See `Encoder.vocab_size`."""
+        return self.encoder.vocab_size
+
+    @property
+    def pad_token_id(self) -> int:
+        """See `Encoder.pad_token_id`."""
+        return self.encoder.pad_token_id
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Encoder.fingerprint`."""
+        return self.encoder.fingerprint
+
+    def encode(
+        self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        """See `Encoder.encode`."""
+        return self.encoder.encode(texts, kind=kind, modes=modes, max_length=max_length)
+
+    def tokenize(
+        self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
+    ) -> TokenBatch:
+        """See `Encoder.tokenize`."""
+        return self.encoder.tokenize(texts, kind=kind, max_length=max_length)
+
+    def id_to_token(self, ids: Sequence[int]) -> list[str]:
+        """See `Encoder.id_to_token`."""
+        return self.encoder.id_to_token(ids)

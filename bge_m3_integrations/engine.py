@@ -1,0 +1,396 @@
+"""The engine: texts to embeddings, texts to scores, candidates to rankings."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bge_m3_integrations import scoring
+from bge_m3_integrations.encoders.base import Encoder
+from bge_m3_integrations.encoders.memo import MemoEncoder, Needs, Stats
+from bge_m3_integrations.errors import InputError, TruncationWarning
+from bge_m3_integrations.types import (
+    ALL_MODES,
+    Components,
+    EmbeddingBatch,
+    Kind,
+    Mode,
+    Modes,
+    Ranked,
+    Scores,
+    TokenBatch,
+    Weights,
+    WeightsLike,
+    as_modes,
+)
+
+if TYPE_CHECKING:
+    from typing import Self
+
+DEFAULT_MODEL = "BAAI/bge-m3"
+MEMO_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Loading:
+    """How a checkpoint is loaded; the defaults of `BGEM3`."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    pooling: str = "auto"
+    query_instruction: str = ""
+    document_instruction: str = ""
+    max_length: int | None = None
+    token_budget: int | None = None
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+    offline: bool = False
+    trust_remote_code: bool = False
+
+
+class BGEM3:
+    """BGE-M3 as one object: encode, score and rerank with all three representations.
+
+    Nothing is loaded or downloaded before it is needed; engines over one checkpoint, device and
+    dtype share the weights. Thread-safe.
+
+    Args:
+        model: A folder or a hub id of a checkpoint in BGE-M3's format, or an `Encoder`.
+        device: "auto" (CUDA, else MPS, else CPU) or a torch device such as "cuda:1".
+        dtype: "auto" (bfloat16 or float16 where the hardware computes it, else float32),
+            "float32", "bfloat16" or "float16".
+        pooling: "auto" (the checkpoint's own, else cls), "cls", "mean" or "last_token".
+        query_instruction: Put in front of every query. BGE-M3 needs none.
+        document_instruction: Put in front of every document.
+        max_length: Default limit in tokens per text; None is all that the model takes.
+        token_budget: Most padded tokens of one forward pass; None chooses by device.
+        memo_bytes: Most bytes of embeddings remembered for adapters that share this engine.
+        clean: Repair texts before encoding (extra "clean"); see `clean_text`.
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where downloads are kept.
+        token: Access token for the hub.
+        offline: Use downloaded files only.
+        trust_remote_code: Allow code that comes with the checkpoint to run.
+
+    Raises:
+        InputError: A loading option was given together with an encoder.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Encoder = DEFAULT_MODEL,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        pooling: str = "auto",
+        query_instruction: str = "",
+        document_instruction: str = "",
+        max_length: int | None = None,
+        token_budget: int | None = None,
+        memo_bytes: int = MEMO_BYTES,
+        clean: bool = False,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        offline: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self._model = model
+        self._loading = _Loading(
+            device,
+            dtype,
+            pooling,
+            query_instruction,
+            document_instruction,
+            max_length,
+            token_budget,
+            revision,
+            cache_dir,
+            token,
+            offline,
+            trust_remote_code,
+        )
+        if not isinstance(model, str | Path) and self._loading != _Loading():
+            raise InputError(
+                f"an encoder ({type(model).__name__}) brings its own options; give them to it, "
+                "and BGEM3 only memo_bytes and clean"
+            )
+        self._memo_bytes = memo_bytes
+        self._clean = clean
+        self._needs = Needs()
+        self._encoder: MemoEncoder | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_flag(cls, flag_model: Any, **options: Any) -> Self:
+        """An engine over a `FlagEmbedding.BGEM3FlagModel` that is already in memory.
+
+        Args:
+            flag_model: Its modules are used as they are: no second copy, no change.
+            options: Options of `encoders.flag.FlagEncoder`.
+
+        Returns:
+            An engine with the model's dtype and device.
+        """
+        from bge_m3_integrations.encoders.flag import FlagEncoder
+
+        return cls(FlagEncoder(flag_model, **options))
+
+    @property
+    def encoder(self) -> MemoEncoder:
+        """The encoder, behind the memo that adapters share."""
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = MemoEncoder(self._build(), self._needs, max_bytes=self._memo_bytes)
+            return self._encoder
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """The modes that the model has."""
+        return self.encoder.modes
+
+    @property
+    def name(self) -> str:
+        """What the user called the model."""
+        if isinstance(self._model, str | Path):
+            return str(self._model)
+        return type(self._model).__name__
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the model's numbers; see `Encoder.fingerprint`."""
+        return self.encoder.fingerprint
+
+    @property
+    def stats(self) -> Stats:
+        """Counts of texts, forwards, memo hits and truncations so far."""
+        return self.encoder.stats
+
+    def declare(self, role: str, *, query: Modes = (), document: Modes = ()) -> None:
+        """Register what an adapter will ask for, so that adapters share forwards.
+
+        Args:
+            role: Who asks, such as "langchain.retriever"; see `encoders.memo.Needs`.
+            query: Modes that it needs of queries.
+            document: Modes that it needs of documents.
+        """
+        self._needs.declare(role, query=query, document=document)
+
+    def encode_queries(
+        self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        """Encode queries.
+
+        Args:
+            texts: Any number of strings, also none, also empty ones.
+            modes: What to compute; a mode that is not asked for costs nothing.
+            max_length: Most tokens per text, special tokens included.
+
+        Returns:
+            One row per text, in order.
+
+        Raises:
+            InputError: A text is no encodable string, or an argument is out of range.
+        """
+        return self._encode(texts, "query", modes, max_length)
+
+    def encode_documents(
+        self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        """Encode documents; see `encode_queries`."""
+        return self._encode(texts, "document", modes, max_length)
+
+    def tokenize(
+        self, texts: Sequence[str], *, kind: Kind = "document", max_length: int | None = None
+    ) -> TokenBatch:
+        """The tokens that encoding would see, with their place in each text."""
+        return self.encoder.tokenize(texts, kind=kind, max_length=max_length)
+
+    def score(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        *,
+        weights: WeightsLike | None = None,
+        max_length: int | None = None,
+    ) -> Scores:
+        """Score every query against every document; each text is encoded once.
+
+        Args:
+            queries: `q` texts.
+            documents: `n` texts.
+            weights: Weights in any form of `Weights.parse`; modes of weight 0 are not computed.
+                None is the default preset, restricted to the model's modes.
+            max_length: Most tokens per text.
+
+        Returns:
+            Arrays of shape `(q, n)`.
+        """
+        chosen = self.weights(weights)
+        left = self.encode_queries(queries, modes=chosen.modes, max_length=max_length)
+        right = self.encode_documents(documents, modes=chosen.modes, max_length=max_length)
+        return scoring.hybrid(scoring.components(left, right, chosen.modes), chosen)
+
+    def score_pairs(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        weights: WeightsLike | None = None,
+        max_length: int | None = None,
+    ) -> Scores:
+        """Score pairs of query and document; each distinct text is encoded once.
+
+        Args:
+            pairs: `n` tuples of query and document.
+            weights: See `score`.
+            max_length: Most tokens per text.
+
+        Returns:
+            Arrays of shape `(n,)`.
+
+        Raises:
+            InputError: An item is not a pair of strings.
+        """
+        chosen = self.weights(weights)
+        queries, documents = _unzip(pairs)
+        left = _Distinct(queries)
+        right = _Distinct(documents)
+        query_batch = self.encode_queries(left.texts, modes=chosen.modes, max_length=max_length)
+        document_batch = self.encode_documents(
+            right.texts, modes=chosen.modes, max_length=max_length
+        )
+        out = {mode: np.zeros(len(pairs), np.float32) for mode in chosen.modes}
+        for i in range(len(left.texts)):
+            rows = np.flatnonzero(left.places == i)
+            batch = document_batch.take(right.places[rows])
+            part = scoring.components(query_batch.take([i]), batch, chosen.modes)
+            for mode, scores in part.items():
+                out[mode][rows] = scores[0]
+        return scoring.hybrid(Components(**out), chosen)
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        limit: int | None = None,
+        weights: WeightsLike | None = None,
+        max_length: int | None = None,
+    ) -> list[Ranked]:
+        """Order documents by their hybrid score; the query is encoded once.
+
+        Args:
+            query: One text.
+            documents: `n` texts.
+            limit: Most results; None is all.
+            weights: See `score`.
+            max_length: Most tokens per text.
+
+        Returns:
+            Best first, ties by position.
+
+        Raises:
+            InputError: `query` is no string, or `limit` is below 1.
+        """
+        if not isinstance(query, str):
+            raise InputError(f"query must be str, not {type(query).__name__}")
+        scores = self.score([query], documents, weights=weights, max_length=max_length)
+        return ranking(scores, limit=limit)
+
+    def weights(self, value: WeightsLike | None) -> Weights:
+        """Read weights; None is the default preset, restricted to the model's modes.
+
+        Args:
+            value: Weights in any form of `Weights.parse`, or None.
+
+        Returns:
+            Weights whose modes the model has.
+
+        Raises:
+            InputError: The weights are malformed, or need a mode that the model lacks.
+        """
+        if value is None:
+            return Weights().restricted(self.modes)
+        chosen = Weights.parse(value)
+        if missing := chosen.modes - self.modes:
+            raise InputError(
+                f"weights {chosen} need {sorted(missing)}, but {self.name} has only "
+                f"{sorted(self.modes)}"
+            )
+        return chosen
+
+    def _build(self) -> Encoder:
+        encoder = self._model
+        if isinstance(encoder, str | Path):
+            from bge_m3_integrations.encoders.torch.encoder import checkpoint_encoder
+
+            encoder = checkpoint_encoder(encoder, **asdict(self._loading))
+        if self._clean:
+            from bge_m3_integrations.encoders.cleaning import CleaningEncoder
+
+            encoder = CleaningEncoder(encoder)
+        return encoder
+
+    def _encode(
+        self, texts: Sequence[str], kind: Kind, modes: Modes, max_length: int | None
+    ) -> EmbeddingBatch:
+        modes = as_modes(modes)
+        if missing := modes - self.modes:
+            raise InputError(f"{self.name} has no {sorted(missing)}; it has {sorted(self.modes)}")
+        batch = self.encoder.encode(texts, kind=kind, modes=modes, max_length=max_length)
+        cut = int((batch.truncated > 0).sum())
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(batch)} texts ({kind}) were longer than "
+                f"{max_length or self.encoder.max_length} tokens; "
+                f"{int(batch.truncated.sum())} tokens were dropped. Split long texts into chunks, "
+                "or raise max_length",
+                TruncationWarning,
+                stacklevel=3,
+            )
+        return batch
+
+
+def ranking(scores: Scores, *, limit: int | None = None) -> list[Ranked]:
+    """Order one query's documents by hybrid score.
+
+    Args:
+        scores: Of shape `(1, n)`.
+        limit: Most results; None is all.
+
+    Returns:
+        Best first, ties by position.
+
+    Raises:
+        InputError: `limit` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1, or None for all, not {limit}")
+    row = scores.hybrid[0]
+    order = np.argsort(-row, kind="stable")[:limit]
+    parts = scores.components.take(0)
+    return [Ranked(int(i), float(row[i]), parts.as_dict(int(i))) for i in order]
+
+
+class _Distinct:
+    """Texts without repetition, and the place of each original among them."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        self.texts = list(index)
+        self.places = np.array([index[text] for text in texts], np.int64)
+
+
+def _unzip(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    for i, pair in enumerate(pairs):
+        texts = isinstance(pair, tuple | list) and all(isinstance(text, str) for text in pair)
+        if not texts or len(pair) != 2:
+            raise InputError(f"pair {i} must be (query, document), two strings, not {pair!r}")
+    return [query for query, _ in pairs], [document for _, document in pairs]

@@ -1,0 +1,39 @@
+"""The package's errors: each message names what was given, what was expected, and the fix."""
+
+from __future__ import annotations
+
+
+class BGEM3Error(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InputError(BGEM3Error, ValueError):
+    """A caller's argument cannot be used: wrong type, shape, range or content."""
+
+
+class CheckpointError(BGEM3Error, OSError):
+    """A checkpoint is missing, incomplete, misshapen or unreachable."""
+
+
+class EncodingError(BGEM3Error, RuntimeError):
+    """The model could not turn a text into finite numbers."""
+
+
+class FilterError(InputError):
+    """A metadata filter has an unknown operator or a malformed value."""
+
+
+class StoreError(BGEM3Error, RuntimeError):
+    """A store refuses an operation: foreign data, missing mode, closed handle."""
+
+
+class MissingExtraError(BGEM3Error, ImportError):
+    """An optional package is not installed; the message holds the pip line."""
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the length limit; the message counts texts and tokens dropped."""
+
+
+class PoolingWarning(UserWarning):
+    """An explicit pooling contradicts the checkpoint's own configuration."""

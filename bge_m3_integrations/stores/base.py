@@ -1,0 +1,106 @@
+"""What the index asks of a store: find per mode, score by id; the engine combines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from bge_m3_integrations.filters import Filter
+from bge_m3_integrations.types import Candidate, Components, EmbeddingBatch, Mode, Modes, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store can do.
+
+    Attributes:
+        find: Modes it can find candidates by.
+        score: Modes it can score given ids by.
+        vectors: Modes whose vectors it can give back.
+        operators: Filter operators that it runs itself; it refuses others, and the index then
+            resolves them to ids before the search.
+        durable: Whether `flush` makes what was written survive the process.
+    """
+
+    find: frozenset[Mode]
+    score: frozenset[Mode]
+    vectors: frozenset[Mode]
+    operators: frozenset[str]
+    durable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of a scroll.
+
+    Attributes:
+        records: In ascending order of id.
+        after: The id to go on from, or None at the end.
+    """
+
+    records: Sequence[Record]
+    after: str | None
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keeps records with embeddings. Synchronous, thread-safe, ids are arbitrary strings."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can do."""
+        ...
+
+    def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
+        """Insert or replace whole records; row `i` of the embeddings belongs to record `i`."""
+        ...
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
+        """Delete by ids or by filter, exactly one of them; returns how many were there."""
+        ...
+
+    def get(self, ids: Sequence[str]) -> list[Record | None]:
+        """The records of the ids, in order; None for an unknown id."""
+        ...
+
+    def scroll(
+        self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
+    ) -> Page:
+        """Matching records in ascending order of id, from behind `after`."""
+        ...
+
+    def find(
+        self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
+    ) -> list[list[Candidate]]:
+        """The best candidates of one mode per query, best first, ties by ascending id.
+
+        A document that shares no token with the query is no sparse candidate.
+        """
+        ...
+
+    def score(
+        self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
+    ) -> list[Components]:
+        """Exact component scores; `ids[i]` belongs to query `i`, an unknown id scores NaN."""
+        ...
+
+    def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
+        """The stored embeddings of known ids, in order; an unknown id is an error."""
+        ...
+
+    def count(self, where: Filter | None = None) -> int:
+        """How many records match."""
+        ...
+
+    def flush(self) -> None:
+        """Make everything written so far durable, where the store is."""
+        ...
+
+    def optimize(self) -> None:
+        """Build what makes searches fast; never needed for right results."""
+        ...
+
+    def close(self) -> None:
+        """Release what the store holds; further calls are errors."""
+        ...

@@ -1,0 +1,129 @@
+"""Tiny random checkpoints in BGE-M3's format: right in every file, wrong in every meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+HIDDEN = 32
+POSITIONS = 1024
+WORDS = (  # noqa: SIM905 (a paragraph of words is what it is)
+    "dense sparse colbert vector token weight query document score model text search index "
+    "the of and is what how in for a with not are where hybrid rank retrieval language "
+    "稠密 稀疏 向量 检索 文档 查询 模型 权重 什么 是 的 如何"
+).split()
+
+
+def make_xlm_roberta(folder: Path, *, positions: int = POSITIONS, seed: int = 0) -> Path:
+    """An XLM-R checkpoint with a unigram tokenizer, `positions` usable positions."""
+    torch.manual_seed(seed)
+    tokenizer = _unigram_tokenizer(positions)
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=positions + 2,
+        type_vocab_size=1,
+    )
+    return _save(folder, XLMRobertaModel(config, add_pooling_layer=False), tokenizer)
+
+
+def make_bert(
+    folder: Path, *, positions: int = POSITIONS, seed: int = 1, eos: bool = False
+) -> Path:
+    """A BERT checkpoint; its WordPiece tokenizer calls the end mark sep, and eos only if asked."""
+    torch.manual_seed(seed)
+    tokenizer = _wordpiece_tokenizer(positions)
+    if eos:
+        tokenizer.eos_token = "[SEP]"
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=positions,
+    )
+    return _save(folder, BertModel(config, add_pooling_layer=False), tokenizer)
+
+
+def write_pooling(folder: Path, pooling: str) -> None:
+    """Write sentence-transformers' pooling config for cls, mean_tokens or lasttoken."""
+    target = folder / "1_Pooling"
+    target.mkdir(exist_ok=True)
+    text = f'{{"word_embedding_dimension": {HIDDEN}, "pooling_mode_{pooling}": true}}'
+    (target / "config.json").write_text(text, encoding="utf-8")
+
+
+def _save(folder: Path, backbone: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> Path:
+    for parameter in backbone.parameters():
+        if parameter.dim() > 1:  # the default init is so flat that all texts look alike
+            torch.nn.init.normal_(parameter, std=0.3)
+    backbone.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    colbert, sparse = torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Linear(HIDDEN, 1)
+    torch.nn.init.normal_(sparse.weight, std=0.2)
+    torch.save(colbert.state_dict(), folder / "colbert_linear.pt")
+    torch.save(sparse.state_dict(), folder / "sparse_linear.pt")
+    return folder
+
+
+def _unigram_tokenizer(positions: int) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.Unigram())
+    core.normalizer = normalizers.NFKC()
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False
+    )
+    core.train_from_iterator([" ".join(WORDS)] * 20 + list("abcdefghijklmnopqrstuvwxyz"), trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=positions,
+    )
+
+
+def _wordpiece_tokenizer(positions: int) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer()
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    core.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        model_max_length=positions,
+    )

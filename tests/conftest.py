@@ -1,0 +1,27 @@
+"""Checkpoints that many tests share, made once per run; no test touches the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def xlm_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny XLM-R checkpoint."""
+    from tests.checkpoints import make_xlm_roberta
+
+    return make_xlm_roberta(tmp_path_factory.mktemp("xlm_roberta"))
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT checkpoint."""
+    from tests.checkpoints import make_bert
+
+    return make_bert(tmp_path_factory.mktemp("bert"))
