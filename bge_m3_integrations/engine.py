@@ -129,19 +129,37 @@ class BGEM3:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_flag(cls, flag_model: Any, **options: Any) -> Self:
+    def from_flag(
+        cls,
+        flag_model: Any,
+        *,
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
+        max_length: int | None = None,
+        token_budget: int | None = None,
+    ) -> Self:
         """An engine over a `FlagEmbedding.BGEM3FlagModel` that is already in memory.
 
         Args:
             flag_model: Its modules are used as they are: no second copy, no change.
-            options: Options of `encoders.flag.FlagEncoder`.
+            query_instruction: Put in front of every query; None takes the model's own.
+            document_instruction: Put in front of every document; None takes the model's own.
+            max_length: Default limit in tokens per text; None is all that the model takes.
+            token_budget: Most padded tokens of one forward pass; None chooses by device.
 
         Returns:
             An engine with the model's dtype and device.
         """
         from bge_m3_integrations.encoders.flag import FlagEncoder
 
-        return cls(FlagEncoder(flag_model, **options))
+        encoder = FlagEncoder(
+            flag_model,
+            query_instruction=query_instruction,
+            document_instruction=document_instruction,
+            max_length=max_length,
+            token_budget=token_budget,
+        )
+        return cls(encoder)
 
     @property
     def encoder(self) -> MemoEncoder:

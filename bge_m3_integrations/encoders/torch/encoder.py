@@ -268,7 +268,7 @@ def checkpoint_encoder(
         document_instruction: See `TorchEncoder`.
         max_length: See `TorchEncoder`.
         token_budget: See `TorchEncoder`.
-        loading: Options of `CheckpointSource`.
+        **loading: Options of `CheckpointSource`.
 
     Returns:
         The encoder.

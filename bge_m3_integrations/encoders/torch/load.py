@@ -86,7 +86,7 @@ class CheckpointSource:
         dtype: "auto", "float32", "bfloat16" or "float16".
         pooling: "auto" reads the checkpoint's pooling config (cls where there is none).
         trust_remote_code: Whether code that comes with the checkpoint may run.
-        hub: The hub options of `resolve_checkpoint`: revision, cache_dir, token, offline.
+        **hub: The hub options of `resolve_checkpoint`: revision, cache_dir, token, offline.
     """
 
     def __init__(

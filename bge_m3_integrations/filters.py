@@ -1,0 +1,359 @@
+"""Metadata filters: a frozen tree with one meaning, in every store and both frameworks.
+
+`parse` reads the dict form; `{"lang": "en", "year": {"$gte": 2020}}` means both. Values are null,
+booleans, numbers, strings and lists of these. What each test says about the value that a record
+holds under the path:
+
+| test                          | true when                                                       |
+|-------------------------------|-----------------------------------------------------------------|
+| `$eq: v`, or a bare `v`       | the held value equals `v`                                       |
+| `$ne: v`                      | not `$eq`, so also when the key is missing                      |
+| `$gt $gte $lt $lte: v`        | both are numbers, or both are strings, and stand in that order  |
+| `$in: [v, ...]`               | the held value equals one of them                               |
+| `$nin: [v, ...]`              | not `$in`, so also when the key is missing                      |
+| `$exists: true` / `false`     | the key is there (also with null) / is missing                  |
+| `$contains: v`                | a held list has an item equal to `v`, or `v` is inside a string |
+| `$and`, `$or`: [condition...] | all, any; of an empty list: true, false                         |
+| `$not: condition`             | the condition is false; under a key: its test is false          |
+
+| held value     | equality                                                                       |
+|----------------|--------------------------------------------------------------------------------|
+| boolean        | only the same boolean: true is not 1                                           |
+| int, float     | by value: 5 is 5.0; NaN equals nothing                                         |
+| string         | the same code points, and ordered by code point                                |
+| null           | only null; a missing key is not null                                           |
+| list           | a list of the same length with equal items; never a scalar (use `$contains`)   |
+| anything else  | nothing                                                                        |
+
+A path is first an exact key ("a.b"), else one key per part through nested mappings (a, then b),
+never into lists. A test that does not fit the held value is false; matching never raises.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, TypeAlias
+
+from bge_m3_integrations.errors import FilterError
+
+COMPARISONS: Final = frozenset(
+    {"$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$contains"}
+)
+LOGICAL: Final = frozenset({"$and", "$or", "$not"})
+PREDICATE: Final = "$predicate"
+"""The name under which `operators` reports a Python function; it has no dict form."""
+OPERATORS: Final = COMPARISONS | LOGICAL | {PREDICATE}
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """True when every part is; of no parts, always true."""
+
+    parts: Sequence[Filter]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", _checked_parts("And", self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """True when any part is; of no parts, never true."""
+
+    parts: Sequence[Filter]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", _checked_parts("Or", self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """True when the part is false."""
+
+    part: Filter
+
+    def __post_init__(self) -> None:
+        _checked_parts("Not", [self.part])
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """One test of one metadata value.
+
+    Attributes:
+        path: An exact key, or keys of nested mappings joined by dots.
+        op: One of `COMPARISONS`.
+        value: What the held value is tested against; lists are kept as tuples.
+    """
+
+    path: str
+    op: str
+    value: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise FilterError(f"a filter's key must be a non-empty string, not {self.path!r}")
+        if self.op not in COMPARISONS:
+            raise _unknown(self.op, COMPARISONS, f"under {self.path!r}")
+        object.__setattr__(self, "value", _checked_value(self.path, self.op, self.value))
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """A Python function over the metadata, for what the operators cannot say."""
+
+    fn: Callable[[Mapping[str, Any]], bool]
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise FilterError(f"Predicate needs a function over metadata, not {self.fn!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """True for the records of these ids; every store runs it, so it is in no operator list."""
+
+    ids: Collection[str]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ids, str):
+            raise FilterError(f"Ids needs a collection of ids, not the string {self.ids!r}")
+        object.__setattr__(self, "ids", frozenset(self.ids))
+
+
+Filter: TypeAlias = And | Or | Not | Compare | Predicate | Ids
+FilterLike: TypeAlias = Filter | Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
+
+
+class _Missing(Enum):
+    """The value of a key that is not there: no null."""
+
+    MISSING = 0
+
+
+def as_filter(value: FilterLike | None) -> Filter | None:
+    """Read a filter in any of the forms that users write.
+
+    Args:
+        value: A filter tree, a condition in dict form, a function over metadata, or None.
+
+    Returns:
+        The filter, or None for None.
+
+    Raises:
+        FilterError: The condition is malformed, or the value is none of these.
+    """
+    if value is None or isinstance(value, Filter):
+        return value
+    if isinstance(value, Mapping):
+        return parse(value)
+    if callable(value):
+        return Predicate(value)
+    raise FilterError(f"a filter is a dict, a function or a filter tree, not {value!r}")
+
+
+def parse(condition: Mapping[str, Any]) -> Filter:
+    """Read a condition in dict form; the module's docstring is the reference.
+
+    Args:
+        condition: Keys with values or operators; `{}` matches everything.
+
+    Returns:
+        The filter tree.
+
+    Raises:
+        FilterError: An unknown operator, or a malformed value.
+    """
+    if isinstance(condition, Mapping) and not condition:
+        return And(())
+    return _condition(condition, "a filter")
+
+
+def matches(where: Filter, metadata: Mapping[str, Any], *, record_id: str | None = None) -> bool:
+    """Whether a record passes a filter: the one meaning that every store agrees with.
+
+    Args:
+        where: The filter.
+        metadata: The record's metadata.
+        record_id: The record's id; only `Ids` looks at it.
+
+    Returns:
+        True or False; only a user's own `Predicate` can raise.
+    """
+    match where:
+        case And(parts):
+            return all(matches(part, metadata, record_id=record_id) for part in parts)
+        case Or(parts):
+            return any(matches(part, metadata, record_id=record_id) for part in parts)
+        case Not(part):
+            return not matches(part, metadata, record_id=record_id)
+        case Predicate(fn):
+            return bool(fn(metadata))
+        case Ids(ids):
+            return record_id in ids
+        case Compare(path, op, value):
+            return _TESTS[op](lookup(path, metadata), value)
+
+
+def operators(where: Filter) -> frozenset[str]:
+    """Every operator in a filter, to hold against `Capabilities.operators`."""
+    match where:
+        case And(parts):
+            return frozenset({"$and"}).union(*map(operators, parts))
+        case Or(parts):
+            return frozenset({"$or"}).union(*map(operators, parts))
+        case Not(part):
+            return operators(part) | {"$not"}
+        case Compare(_, op, _):
+            return frozenset({op})
+        case Predicate():
+            return frozenset({PREDICATE})
+        case Ids():
+            return frozenset()
+
+
+def lookup(path: str, metadata: Mapping[str, Any]) -> Any:
+    """The value under a path, or a marker that equals nothing where there is none."""
+    if path in metadata:
+        return metadata[path]
+    held: Any = metadata
+    for key in path.split("."):
+        if not isinstance(held, Mapping) or key not in held:
+            return _Missing.MISSING
+        held = held[key]
+    return held
+
+
+def equal(left: object, right: object) -> bool:
+    """Equality of two metadata values, as the module's second table has it."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if _number(left) and _number(right):
+        return left == right
+    if isinstance(left, str) and isinstance(right, str):
+        return left == right
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(equal, left, right))
+    return left is None and right is None
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    def run(held: object, value: object) -> bool:
+        both_text = isinstance(held, str) and isinstance(value, str)
+        return (both_text or (_number(held) and _number(value))) and test(held, value)
+
+    return run
+
+
+def _one_of(held: object, values: Sequence[object]) -> bool:
+    return any(equal(held, value) for value in values)
+
+
+def _contains(held: object, value: object) -> bool:
+    if isinstance(held, str):
+        return isinstance(value, str) and value in held
+    return isinstance(held, list | tuple) and _one_of(value, held)
+
+
+_TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "$eq": equal,
+    "$ne": lambda held, value: not equal(held, value),
+    "$gt": _ordered(operator.gt),
+    "$gte": _ordered(operator.ge),
+    "$lt": _ordered(operator.lt),
+    "$lte": _ordered(operator.le),
+    "$in": _one_of,
+    "$nin": lambda held, values: not _one_of(held, values),
+    "$exists": lambda held, wanted: (held is not _Missing.MISSING) is wanted,
+    "$contains": _contains,
+}
+
+
+def _condition(condition: object, place: str) -> Filter:
+    """One dict of keys and logical operators, all of which must hold."""
+    if not isinstance(condition, Mapping) or not condition:
+        raise FilterError(f"{place} must be a non-empty dict of conditions, not {condition!r}")
+    return _all([_entry(key, value) for key, value in condition.items()])
+
+
+def _entry(key: object, value: object) -> Filter:
+    if key == "$and":
+        return And(_branches("$and", value))
+    if key == "$or":
+        return Or(_branches("$or", value))
+    if key == "$not":
+        return Not(_condition(value, "$not"))
+    if isinstance(key, str) and key.startswith("$"):
+        hint = "; write {key: {operator: value}}" if key in COMPARISONS else ""
+        raise _unknown(key, LOGICAL, f"in place of a key{hint}")
+    return _under(key, value)
+
+
+def _branches(op: str, value: object) -> list[Filter]:
+    if not isinstance(value, list | tuple):
+        raise FilterError(f"{op} takes a list of conditions, not {value!r}")
+    return [_condition(part, f"each part of {op}") for part in value]
+
+
+def _under(key: Any, value: object) -> Filter:
+    """What is written under one key: a bare value, or a dict of operators."""
+    if not isinstance(value, Mapping):
+        return Compare(key, "$eq", value)
+    if not value:
+        raise FilterError(f"{key!r} has an empty dict; name an operator, as in {{'$eq': value}}")
+    return _all([_test(key, op, operand) for op, operand in value.items()])
+
+
+def _test(key: Any, op: Any, operand: object) -> Filter:
+    if op == "$not":
+        return Not(_under(key, operand))
+    if op not in COMPARISONS:
+        nested = "" if str(op).startswith("$") else f"; a nested key is written '{key}.{op}'"
+        raise _unknown(op, COMPARISONS | {"$not"}, f"under {key!r}{nested}")
+    return Compare(key, op, operand)
+
+
+def _all(parts: list[Filter]) -> Filter:
+    return parts[0] if len(parts) == 1 else And(parts)
+
+
+def _checked_parts(name: str, parts: Sequence[Filter]) -> tuple[Filter, ...]:
+    if wrong := [part for part in parts if not isinstance(part, Filter)]:
+        raise FilterError(f"{name} is made of filters, not {wrong[0]!r}; parse() reads dicts")
+    return tuple(parts)
+
+
+def _checked_value(path: str, op: str, value: object) -> object:
+    """The value in its kept form."""
+    if op in {"$in", "$nin"} and not isinstance(value, list | tuple):
+        raise FilterError(f"{path!r}: {op} takes a list of values, not {value!r}")
+    if op == "$exists" and not isinstance(value, bool):
+        raise FilterError(f"{path!r}: $exists takes true or false, not {value!r}")
+    return _frozen(path, op, value)
+
+
+def _frozen(path: str, op: str, value: object) -> object:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(path, op, item) for item in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FilterError(f"{path!r}: {op} takes finite numbers, not {value!r}")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise FilterError(
+        f"{path!r}: {op} takes null, booleans, numbers, strings and lists of these, "
+        f"not {type(value).__name__} {value!r}"
+    )
+
+
+def _unknown(op: object, known: frozenset[str], place: str) -> FilterError:
+    near = difflib.get_close_matches(str(op), sorted(known), n=1, cutoff=0.5)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    return FilterError(f"unknown filter operator {op!r} {place}; known: {sorted(known)}{guess}")

@@ -1,0 +1,118 @@
+"""What every store checks before it changes anything: that a batch is sound in itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.types import (
+    EmbeddingBatch,
+    IntArray,
+    Mode,
+    Record,
+    SparseRows,
+    TokenVectors,
+    ordered_modes,
+)
+
+
+def check_batch(records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
+    """Check that records and embeddings belong together and hold sound numbers.
+
+    Args:
+        records: The records.
+        embeddings: Their embeddings.
+
+    Raises:
+        InputError: Another number of rows than records, an id twice, no mode, a number that is
+            not finite, lexical weights out of order, a text without token vectors.
+    """
+    if len(records) != len(embeddings):
+        raise InputError(f"{len(records)} records with {len(embeddings)} rows of embeddings")
+    ids = [record.id for record in records]
+    if len(set(ids)) < len(ids):
+        twice = sorted({key for key in ids if ids.count(key) > 1})
+        raise InputError(f"ids twice in one upsert: {twice[:5]}; keep one record of each")
+    if records and not embeddings.modes:
+        raise InputError(f"{len(records)} records with embeddings of no mode")
+    check_numbers(embeddings, "records")
+
+
+def check_numbers(embeddings: EmbeddingBatch, owner: str) -> None:
+    """Check lengths, finiteness and order of each mode that is there."""
+    for mode in ordered_modes(embeddings.modes):
+        rows = len(getattr(embeddings, mode))
+        if rows != len(embeddings):
+            raise InputError(f"{len(embeddings)} {owner} with {rows} rows of {mode}")
+    if embeddings.dense is not None:
+        _check_finite("dense", owner, embeddings.dense, np.arange(len(embeddings)))
+    if embeddings.sparse is not None:
+        _check_sparse(embeddings.sparse, owner)
+    if embeddings.colbert is not None:
+        _check_colbert(embeddings.colbert, owner)
+
+
+def _check_sparse(sparse: SparseRows, owner: str) -> None:
+    _check_offsets("sparse", sparse.indptr, [len(sparse.token_ids), len(sparse.weights)])
+    rows = np.repeat(np.arange(len(sparse)), np.diff(sparse.indptr))
+    _check_finite("sparse", owner, sparse.weights[:, None], rows)
+    if (sparse.weights <= 0).any():
+        raise InputError(f"lexical weights of {owner} must be above 0; leave the others out")
+    unordered = (np.diff(sparse.token_ids) <= 0) & (np.diff(rows) == 0)
+    if unordered.any():
+        row = int(rows[int(np.argmax(unordered))])
+        raise InputError(
+            f"token ids of row {row} of the {owner} must ascend without repeats; "
+            "SparseRows.of sorts them"
+        )
+
+
+def _check_colbert(colbert: TokenVectors, owner: str) -> None:
+    _check_offsets("colbert", colbert.offsets, [len(colbert.vectors)])
+    lengths = np.diff(colbert.offsets)
+    if (lengths < 1).any():
+        row = int(np.argmin(lengths))
+        raise InputError(f"row {row} of the {owner} has no token vectors; even '' has one")
+    _check_finite("colbert", owner, colbert.vectors, np.repeat(np.arange(len(colbert)), lengths))
+
+
+def _check_offsets(mode: Mode, offsets: IntArray, lengths: Sequence[int]) -> None:
+    sound = offsets[0] == 0 and (np.diff(offsets) >= 0).all()
+    if not sound or any(length != offsets[-1] for length in lengths):
+        raise InputError(f"{mode} offsets must ascend from 0 to {lengths}, not {offsets.tolist()}")
+
+
+def _check_finite(
+    mode: Mode, owner: str, numbers: NDArray[np.floating[Any]], rows: IntArray
+) -> None:
+    bad = ~np.isfinite(numbers).all(axis=1)
+    if bad.any():
+        row = int(rows[int(np.argmax(bad))])
+        raise InputError(f"{mode} numbers of row {row} of the {owner} are not finite")
+
+
+def check_limit(limit: int) -> None:
+    """Raise `InputError` for a limit below 1."""
+    if limit < 1:
+        raise InputError(f"limit must be at least 1, not {limit}")
+
+
+def id_list(ids: Sequence[str]) -> Sequence[str]:
+    """The ids; one string, which would be read letter by letter, raises `InputError`."""
+    if isinstance(ids, str):
+        raise InputError(f"ids must be a list, not the string {ids!r}")
+    return ids
+
+
+def widths_of(embeddings: EmbeddingBatch) -> dict[Mode, int]:
+    """The width of a vector, for each mode that has one."""
+    widths: dict[Mode, int] = {}
+    if embeddings.dense is not None:
+        widths["dense"] = embeddings.dense.shape[1]
+    if embeddings.colbert is not None:
+        widths["colbert"] = embeddings.colbert.vectors.shape[1]
+    return widths

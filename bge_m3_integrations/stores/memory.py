@@ -1,0 +1,276 @@
+"""A store in memory, exact, in plain numpy: the oracle for every other store."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.filters import OPERATORS, Filter
+from bge_m3_integrations.stores.base import Capabilities, Page
+from bge_m3_integrations.stores.checks import (
+    check_batch,
+    check_limit,
+    check_numbers,
+    id_list,
+    widths_of,
+)
+from bge_m3_integrations.stores.snapshot import Snapshot, passes
+from bge_m3_integrations.types import (
+    ALL_MODES,
+    Candidate,
+    Components,
+    EmbeddingBatch,
+    Mode,
+    Modes,
+    Record,
+    as_modes,
+    offsets_of,
+    ordered_modes,
+)
+
+_SLACK_ROWS = 1024
+"""Replaced and deleted rows that may lie around before they are packed away."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where a record's embeddings are: a row of a block."""
+
+    record: Record
+    block: int
+    row: int
+
+
+class MemoryStore:
+    """Keeps everything in memory and compares with every document. Nothing survives the process.
+
+    Thread-safe: a search works on a snapshot, so it sees all of a write or nothing of it.
+
+    Args:
+        modes: The modes to keep; None takes those of the first batch.
+    """
+
+    def __init__(self, *, modes: Modes | None = None) -> None:
+        self._modes = None if modes is None else as_modes(modes)
+        self._widths: dict[Mode, int] = {}
+        self._slots: dict[str, _Slot] = {}
+        self._blocks: list[EmbeddingBatch] = []
+        self._block_rows = 0
+        self._ordered: Sequence[Record] | None = None
+        self._snapshot: Snapshot | None = None
+        self._closed = False
+        self._lock = threading.RLock()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything, in the modes it keeps; before the first batch these may be all."""
+        modes = ALL_MODES if self._modes is None else self._modes
+        return Capabilities(modes, modes, modes, OPERATORS, durable=False)
+
+    def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
+        """See `Store.upsert`; nothing is changed unless all of the batch is sound.
+
+        Args:
+            records: Records of distinct ids; their metadata and payload are copied.
+            embeddings: One row per record, in the modes and widths that the store keeps; copied.
+
+        Raises:
+            InputError: The batch contradicts itself or holds numbers that are not finite.
+            StoreError: The batch has other modes or widths than the store; the store is closed.
+        """
+        check_batch(records, embeddings)
+        owned = [_own(record) for record in records]
+        block = embeddings.take(np.arange(len(records)))
+        with self._lock:
+            self._check_open()
+            if records:
+                self._check_fits(embeddings)
+                self._keep(owned, block)
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
+        """See `Store.delete`."""
+        if (ids is None) == (where is None):
+            raise InputError("delete needs ids or where, exactly one of them")
+        with self._lock:
+            if where is not None:
+                ids = [record.id for record in self._records() if passes(where, record)]
+            self._check_open()
+            gone = set(id_list(ids or [])) & self._slots.keys()
+            for record_id in gone:
+                del self._slots[record_id]
+            self._changed()
+        return len(gone)
+
+    def get(self, ids: Sequence[str]) -> list[Record | None]:
+        """See `Store.get`; the records are copies."""
+        with self._lock:
+            self._check_open()
+            slots = [self._slots.get(record_id) for record_id in id_list(ids)]
+        return [None if slot is None else _own(slot.record) for slot in slots]
+
+    def scroll(
+        self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
+    ) -> Page:
+        """See `Store.scroll`; the records are copies."""
+        check_limit(limit)
+        records = self._records()
+        start = 0 if after is None else bisect_right(records, after, key=lambda held: held.id)
+        behind = (records[i] for i in range(start, len(records)))
+        found = list(islice((held for held in behind if passes(where, held)), limit + 1))
+        page = [_own(record) for record in found[:limit]]
+        return Page(page, page[-1].id if len(found) > limit else None)
+
+    def find(
+        self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
+    ) -> list[list[Candidate]]:
+        """See `Store.find`."""
+        check_limit(limit)
+        snapshot = self._read()
+        checked = self._check_queries(queries, [mode])
+        return snapshot.find(checked, mode, limit=limit, where=where)
+
+    def score(
+        self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
+    ) -> list[Components]:
+        """See `Store.score`."""
+        if len(ids) != len(queries):
+            raise InputError(f"{len(ids)} lists of ids for {len(queries)} queries")
+        snapshot = self._read()
+        queries = self._check_queries(queries, modes)
+        return [snapshot.score(queries.take([i]), id_list(wanted)) for i, wanted in enumerate(ids)]
+
+    def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
+        """See `Store.vectors`; a copy."""
+        snapshot = self._read()
+        self._check_holds(as_modes(modes))
+        if unknown := [record_id for record_id in id_list(ids) if record_id not in snapshot.rows]:
+            raise StoreError(f"no vectors for unknown ids {unknown[:5]}; ask get() which are there")
+        rows = [snapshot.rows[record_id] for record_id in ids]
+        if self._modes is None:
+            return EmbeddingBatch.empty(modes, dim=0, colbert_dim=0)
+        return snapshot.embeddings.only(modes).take(rows)
+
+    def count(self, where: Filter | None = None) -> int:
+        """See `Store.count`."""
+        return sum(passes(where, record) for record in self._records())
+
+    def flush(self) -> None:
+        """See `Store.flush`: there is nothing to write."""
+        with self._lock:
+            self._check_open()
+
+    def optimize(self) -> None:
+        """See `Store.optimize`: packs what the next search would pack."""
+        self._read()
+
+    def close(self) -> None:
+        """See `Store.close`; closing twice is fine."""
+        with self._lock:
+            self._closed = True
+            self._slots, self._blocks = {}, []
+            self._changed()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("this MemoryStore is closed; what it held is gone: make a new one")
+
+    def _check_fits(self, embeddings: EmbeddingBatch) -> None:
+        """Compare a batch with what the store keeps."""
+        if self._modes is not None and embeddings.modes != self._modes:
+            raise StoreError(
+                f"this store keeps {ordered_modes(self._modes)}, the batch holds "
+                f"{ordered_modes(embeddings.modes)}; encode with modes of the store"
+            )
+        self._check_widths(embeddings)
+
+    def _check_widths(self, embeddings: EmbeddingBatch) -> None:
+        for mode, width in widths_of(embeddings).items():
+            if width != self._widths.get(mode, width):
+                raise StoreError(
+                    f"{mode} vectors here are {self._widths[mode]} wide, the given ones {width}: "
+                    "they come from different models"
+                )
+
+    def _check_holds(self, modes: Modes) -> None:
+        if self._modes is not None and (missing := set(modes) - self._modes):
+            raise StoreError(
+                f"this store does not keep {ordered_modes(missing)}, "
+                f"only {ordered_modes(self._modes)}"
+            )
+
+    def _check_queries(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
+        wanted = as_modes(modes)
+        self._check_holds(wanted)
+        checked = queries.only(wanted)
+        self._check_widths(checked)
+        check_numbers(checked, "queries")
+        return checked
+
+    def _keep(self, records: Sequence[Record], block: EmbeddingBatch) -> None:
+        """Take over a checked batch. Called under the lock."""
+        self._modes = block.modes
+        self._widths.update(widths_of(block))
+        number = len(self._blocks)
+        self._blocks.append(block)
+        self._block_rows += len(block)
+        for row, record in enumerate(records):
+            self._slots[record.id] = _Slot(record, number, row)
+        self._changed()
+
+    def _changed(self) -> None:
+        """Forget what was derived; pack when most rows are dead. Called under the lock."""
+        self._ordered = self._snapshot = None
+        if self._block_rows > 2 * len(self._slots) + _SLACK_ROWS:
+            self._pack()
+
+    def _records(self) -> Sequence[Record]:
+        """All records in ascending order of id; never changed afterwards."""
+        with self._lock:
+            self._check_open()
+            if self._ordered is None:
+                self._ordered = [self._slots[key].record for key in sorted(self._slots)]
+            return self._ordered
+
+    def _read(self) -> Snapshot:
+        """The present snapshot, made on the first read after a write."""
+        with self._lock:
+            self._check_open()
+            if self._snapshot is None:
+                records, packed = self._records(), self._pack()
+                rows = {record.id: row for row, record in enumerate(records)}
+                self._snapshot = Snapshot(records, rows, packed)
+            return self._snapshot
+
+    def _pack(self) -> EmbeddingBatch:
+        """One block in ascending order of id takes the place of all. Called under the lock."""
+        keys = sorted(self._slots)
+        if keys:
+            starts = offsets_of([len(block) for block in self._blocks])
+            slots = [self._slots[key] for key in keys]
+            rows = [int(starts[slot.block]) + slot.row for slot in slots]
+            packed = EmbeddingBatch.concat(self._blocks).take(rows)
+        else:
+            widths = {mode: self._widths.get(mode, 0) for mode in ALL_MODES}
+            packed = EmbeddingBatch.empty(
+                self._modes or ALL_MODES, dim=widths["dense"], colbert_dim=widths["colbert"]
+            )
+        self._blocks, self._block_rows = ([packed] if keys else []), len(keys)
+        for row, key in enumerate(keys):
+            self._slots[key] = replace(self._slots[key], block=0, row=row)
+        return packed
+
+
+def _own(record: Record) -> Record:
+    """A copy whose metadata and payload nobody else can change."""
+    return replace(
+        record,
+        metadata=copy.deepcopy(dict(record.metadata)),
+        payload=copy.deepcopy(record.payload),
+    )

@@ -1,0 +1,8 @@
+"""Public helpers for tests of code that uses this package; none of them imports pytest."""
+
+from __future__ import annotations
+
+from bge_m3_integrations.encoders.fake import Call, FakeEncoder
+from bge_m3_integrations.stores.conformance import StoreConformance
+
+__all__ = ["Call", "FakeEncoder", "StoreConformance"]

@@ -1,0 +1,477 @@
+"""HybridIndex over a real engine, a fake encoder and the exact store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bge_m3_integrations import scoring
+from bge_m3_integrations.encoders.fake import FakeEncoder
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.errors import FilterError, InputError, StoreError
+from bge_m3_integrations.filters import Filter, Ids, matches, operators, parse
+from bge_m3_integrations.fusion import ReciprocalRank, ScaledSum
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.stores.base import Capabilities, Page
+from bge_m3_integrations.stores.memory import MemoryStore
+from bge_m3_integrations.types import (
+    Candidate,
+    Components,
+    EmbeddingBatch,
+    Mode,
+    Modes,
+    Record,
+    Weights,
+)
+
+WORDS = ["fox", "dog", "bridge", "river", "sparse", "dense", "token", "query", "model", "bread"]
+WORDS += ["cheese", "garden"]
+RECORDS = [
+    Record(
+        f"{i:02}",
+        " ".join(WORDS[(i * k) % len(WORDS)] for k in range(1, 5)),
+        {"n": i, "even": i % 2 == 0, "lang": "en" if i % 3 else "de"},
+        content=f"shown {i}",
+    )
+    for i in range(30)
+]
+QUERIES = ["fox on the bridge", "sparse token weights", "bread"]
+
+
+class SpyStore(MemoryStore):
+    """Counts what is asked of it, and runs only some operators."""
+
+    def __init__(self, *, runs: frozenset[str] | None = None) -> None:
+        super().__init__()
+        self.runs = runs
+        self.finds: list[tuple[Mode, int, Filter | None]] = []
+        self.scored: list[tuple[frozenset[Mode], list[list[str]]]] = []
+        self.scrolled: list[Filter | None] = []
+
+    @property
+    def capabilities(self) -> Capabilities:
+        held = super().capabilities
+        return held if self.runs is None else replace(held, operators=self.runs)
+
+    def find(
+        self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
+    ) -> list[list[Candidate]]:
+        self._refuse(where)
+        self.finds.append((mode, limit, where))
+        return super().find(queries, mode, limit=limit, where=where)
+
+    def score(
+        self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
+    ) -> list[Components]:
+        self.scored.append((frozenset(modes), [list(row) for row in ids]))
+        return super().score(queries, ids, modes)
+
+    def scroll(
+        self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
+    ) -> Page:
+        self._refuse(where)
+        self.scrolled.append(where)
+        return super().scroll(where, after=after, limit=min(limit, 7))
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
+        self._refuse(where)
+        return super().delete(ids=ids, where=where)
+
+    def count(self, where: Filter | None = None) -> int:
+        self._refuse(where)
+        return super().count(where)
+
+    def _refuse(self, where: Filter | None) -> None:
+        if where is not None and self.runs is not None:
+            assert operators(where) <= self.runs
+
+
+def make(
+    store: MemoryStore | None = None,
+    *,
+    modes: Modes | None = None,
+    records: Sequence[Record] = RECORDS,
+    **encoder: Any,
+) -> tuple[HybridIndex, FakeEncoder]:
+    fake = FakeEncoder(**encoder)
+    index = HybridIndex(BGEM3(fake, memo_bytes=0), store, modes=modes)
+    index.add(records)
+    fake.calls.clear()
+    fake.forwards.clear()
+    return index, fake
+
+
+def by_hand(query: str, weights: Weights, records: Sequence[Record]) -> list[tuple[str, float]]:
+    fake = FakeEncoder()
+    left = fake.encode([query], kind="query", modes=weights.modes)
+    right = fake.encode([r.text for r in records], kind="document", modes=weights.modes)
+    hybrid = scoring.hybrid(scoring.components(left, right, weights.modes), weights).hybrid[0]
+    pairs = [(r.id, float(s)) for r, s in zip(records, hybrid, strict=True)]
+    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+
+
+def test_hits_carry_record_components_hybrid_and_the_weights_used() -> None:
+    index, _ = make()
+    hit = index.search("fox bridge", limit=1)[0]
+    assert hit.record == RECORDS[int(hit.id)]
+    assert hit.weights == Weights()
+    assert hit.fusion == "weighted_sum"
+    assert list(hit.components) == ["dense", "sparse", "colbert"]
+    mean = sum(Weights().of(mode) * score for mode, score in hit.components.items())
+    assert hit.score == hit.hybrid == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("weights", [Weights(), Weights.only("colbert"), Weights(0, 1, 1)])
+@pytest.mark.parametrize("query", QUERIES)
+def test_exact_search_ranks_every_document_by_every_weighted_mode(
+    query: str, weights: Weights
+) -> None:
+    index, _ = make(SpyStore())
+    hits = index.search(query, limit=30, weights=weights, exact=True)
+    expected = by_hand(query, weights, RECORDS)
+    assert [hit.score for hit in hits] == pytest.approx([s for _, s in expected], abs=1e-6)
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(dict(expected), abs=1e-6)
+    assert isinstance(index.store, SpyStore)
+    assert index.store.finds == []
+
+
+def test_wide_candidates_give_the_hits_of_an_exact_search() -> None:
+    index, _ = make()
+    for query in QUERIES:
+        assert index.search(query, limit=8) == index.search(query, limit=8, exact=True)
+
+
+def test_ties_are_in_ascending_order_of_id() -> None:
+    same = [Record(key, "fox", {}) for key in ("b", "A", "c", "a", "10", "9")]
+    index, _ = make(records=same)
+    assert [hit.id for hit in index.search("fox", limit=6)] == sorted(r.id for r in same)
+    assert [hit.id for hit in index.search("fox", limit=2, exact=True)] == ["10", "9"]
+
+
+def test_candidates_are_looked_up_and_weights_are_scored() -> None:
+    store = SpyStore()
+    index, fake = make(store)
+    hits = index.search(
+        "fox", limit=3, candidates={"sparse": 5}, weights=Weights(1, 0, 1), where={"even": True}
+    )
+    assert [(mode, limit) for mode, limit, _ in store.finds] == [("sparse", 5)]
+    assert [modes for modes, _ in store.scored] == [{"dense", "colbert"}]
+    assert [call.modes for call in fake.calls] == [{"dense", "sparse", "colbert"}]
+    assert set(hits[0].components) == {"dense", "colbert"}
+
+
+def test_a_mode_in_neither_is_not_computed() -> None:
+    index, fake = make()
+    index.search("fox", candidates={"dense": 5}, weights=Weights.only("dense"))
+    index.search("fox", weights=Weights.only("colbert"), exact=True)
+    assert [call.modes for call in fake.calls] == [{"dense"}, {"colbert"}]
+
+
+def test_the_default_looks_up_a_hundred_dense_and_a_hundred_sparse() -> None:
+    store = SpyStore()
+    index, _ = make(store)
+    index.search("fox")
+    assert [(mode, n) for mode, n, _ in store.finds] == [("dense", 100), ("sparse", 100)]
+
+
+def test_the_pool_grows_to_the_limit() -> None:
+    store = SpyStore()
+    index, _ = make(store)
+    assert len(index.search("fox", limit=20, candidates={"dense": 3})) == 20
+    assert store.finds[0][:2] == ("dense", 20)
+
+
+@pytest.mark.parametrize("query", ["unheard", "", "bread"])
+@pytest.mark.parametrize("limit", [1, 7, 20, 30])
+def test_sparse_candidates_alone_still_fill_the_limit(query: str, limit: int) -> None:
+    index, _ = make(SpyStore())
+    hits = index.search(
+        query, limit=limit, candidates={"sparse": 5}, weights=Weights.only("sparse")
+    )
+    assert len({hit.id for hit in hits}) == limit
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([*QUERIES, "", "unheard"]),
+    st.integers(1, 35),
+    st.sampled_from([None, {"even": True}, {"n": {"$lt": 4}}, {"n": -1}]),
+    st.sampled_from([None, {"sparse": 1}, {"dense": 2}, {"colbert": 1, "sparse": 3}]),
+)
+def test_there_are_fewer_hits_than_the_limit_only_where_fewer_match(
+    query: str, limit: int, where: dict[str, Any] | None, candidates: dict[Mode, int] | None
+) -> None:
+    index = SHARED[0]
+    matching = [r for r in RECORDS if where is None or matches(parse(where), r.metadata)]
+    hits = index.search(query, limit=limit, where=where, candidates=candidates)
+    assert len(hits) == min(limit, len(matching))
+    assert {hit.id for hit in hits} <= {record.id for record in matching}
+
+
+SHARED = make()
+
+
+def test_a_batch_is_encoded_in_one_call_and_equals_single_searches() -> None:
+    index, fake = make()
+    together = index.search_batch(QUERIES, limit=4)
+    assert [call.texts for call in fake.calls] == [tuple(QUERIES)]
+    alone = [index.search(query, limit=4) for query in QUERIES]
+    for left, right in zip(together, alone, strict=True):
+        assert [hit.id for hit in left] == [hit.id for hit in right]
+        assert [h.score for h in left] == pytest.approx([h.score for h in right], abs=1e-6)
+    assert index.search_batch([]) == []
+
+
+def test_search_embedded_encodes_nothing() -> None:
+    index, fake = make()
+    embeddings = fake.encode(QUERIES, kind="query", modes=fake.modes)
+    expected = index.search_batch(QUERIES, limit=4)
+    fake.calls.clear()
+    assert index.search_embedded(embeddings, limit=4) == expected
+    assert fake.calls == []
+    with pytest.raises(InputError, match="colbert"):
+        index.search_embedded(embeddings.only(["dense", "sparse"]))
+    assert index.search_embedded(embeddings.take([])) == []
+
+
+def test_every_document_is_encoded_once_in_batches() -> None:
+    fake = FakeEncoder()
+    index = HybridIndex(BGEM3(fake))
+    seen: list[tuple[int, int]] = []
+    ids = index.add(
+        iter(RECORDS), batch_size=12, progress=lambda done, total: seen.append((done, total))
+    )
+    assert ids == [record.id for record in RECORDS]
+    assert [len(call.texts) for call in fake.calls] == [12, 12, 6]
+    assert {call.kind for call in fake.calls} == {"document"}
+    assert seen == [(12, 30), (24, 30), (30, 30)]
+    assert index.count() == 30
+
+
+def test_adding_nothing_encodes_nothing() -> None:
+    index, fake = make(records=[])
+    assert index.add(record for record in ()) == []
+    assert fake.calls == []
+
+
+def test_a_bad_batch_of_records_is_refused_before_anything_is_encoded() -> None:
+    index, fake = make()
+    wrong: Any = "text"
+    with pytest.raises(InputError, match="'x' comes twice"):
+        index.add([Record("x", "a"), Record("y", "b"), Record("x", "c")])
+    with pytest.raises(InputError, match="record 1 is a str"):
+        index.add([Record("x", "a"), wrong])
+    with pytest.raises(InputError, match="batch_size"):
+        index.add([Record("x", "a")], batch_size=0)
+    assert fake.calls == []
+    assert index.count() == 30
+
+
+def test_an_added_id_is_replaced() -> None:
+    index, _ = make()
+    index.add([Record("00", "unheard words")])
+    assert index.count() == 30
+    assert index.search("unheard words", limit=1)[0].record == Record("00", "unheard words")
+
+
+@pytest.mark.parametrize(
+    "runs", [None, frozenset(), frozenset({"$eq"}), frozenset({"$eq", "$and"})]
+)
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"even": True},
+        {"even": True, "n": {"$gt": 10}},
+        {"$or": [{"n": 3}, {"n": {"$in": [4, 5]}}]},
+        lambda metadata: metadata["n"] in {1, 2, 29},
+        Ids(["03", "29", "gone"]),
+        None,
+    ],
+)
+def test_a_filter_selects_before_the_search_whoever_runs_it(where: Any, runs: Any) -> None:
+    store = SpyStore(runs=runs)
+    index, _ = make(store)
+    wanted = [r for r in RECORDS if _selected(where, r)]
+    hits = index.search("fox", limit=30, where=where)
+    assert [hit.id for hit in hits] == [key for key, _ in by_hand("fox", Weights(), wanted)]
+    assert index.search("fox", limit=30, where=where, exact=True) == hits
+    assert index.count(where) == len(wanted)
+    assert [r.id for r in _pages(index, where)] == [r.id for r in wanted]
+    if where is not None:
+        assert index.delete(where=where) == len(wanted)
+        assert index.count() == 30 - len(wanted)
+
+
+def _selected(where: Any, record: Record) -> bool:
+    if where is None:
+        return True
+    if callable(where):
+        return bool(where(record.metadata))
+    tree = parse(where) if isinstance(where, dict) else where
+    return matches(tree, record.metadata, record_id=record.id)
+
+
+def _pages(index: HybridIndex, where: Any) -> Iterator[Record]:
+    page = index.scroll(where, limit=4)
+    yield from page.records
+    while page.after is not None:
+        page = index.scroll(where, after=page.after, limit=4)
+        yield from page.records
+
+
+def test_the_part_of_a_filter_that_the_store_runs_narrows_what_is_read() -> None:
+    store = SpyStore(runs=frozenset({"$eq", "$and"}))
+    index, _ = make(store)
+    index.count({"even": True, "n": {"$gt": 10}})
+    assert store.scrolled != []
+    for where in store.scrolled:
+        assert where == parse({"$and": [{"even": True}]})
+
+
+def test_a_malformed_filter_is_an_error_before_anything_is_encoded() -> None:
+    index, fake = make()
+    with pytest.raises(FilterError, match="did you mean"):
+        index.search("fox", where={"n": {"$gtt": 1}})
+    assert fake.calls == []
+
+
+def test_weights_default_to_the_preset_without_the_modes_that_are_not_there() -> None:
+    index, fake = make(modes=["dense", "sparse"])
+    hit = index.search("fox")[0]
+    assert hit.weights == Weights(0.4, 0.2, 0)
+    assert fake.calls[0].modes == {"dense", "sparse"}
+
+
+def test_an_explicit_weight_on_an_absent_mode_names_both_sides() -> None:
+    index, _ = make(modes=["dense", "sparse"])
+    with pytest.raises(InputError, match=r"\['colbert'\].*\['dense', 'sparse'\]"):
+        index.search("fox", weights=(0.4, 0.2, 0.4))
+    assert index.search("fox", weights=(0.4, 0.2, 0))[0].weights == Weights(0.4, 0.2, 0)
+
+
+def test_documents_are_encoded_by_the_modes_of_the_index_only() -> None:
+    fake = FakeEncoder()
+    index = HybridIndex(BGEM3(fake, memo_bytes=0), modes=["colbert"])
+    index.add(RECORDS)
+    assert [call.modes for call in fake.calls] == [{"colbert"}]
+    assert index.store.capabilities.find == {"colbert"}
+    hits = index.search("fox bridge", limit=30)
+    expected = by_hand("fox bridge", Weights.only("colbert"), RECORDS)
+    assert {hit.id: hit.score for hit in hits} == pytest.approx(dict(expected), abs=1e-6)
+
+
+def test_modes_that_the_engine_lacks_are_an_error() -> None:
+    index = HybridIndex(BGEM3(FakeEncoder(modes=["dense"])), modes=["dense", "sparse"])
+    with pytest.raises(InputError, match=r"the engine has \['dense'\]"):
+        index.add(RECORDS)
+    assert HybridIndex(BGEM3(FakeEncoder(modes=["dense"]))).modes == {"dense"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"limit": 0}, "limit"),
+        ({"candidates": {}}, "one or more"),
+        ({"candidates": {"bm25": 5}}, "bm25"),
+        ({"candidates": {"dense": 0}}, "at least 1"),
+        ({"candidates": {"dense": 5}, "exact": True}, "no candidates"),
+        ({"weights": "unheard"}, "preset"),
+    ],
+)
+def test_options_that_do_not_fit_are_an_error_before_anything_is_encoded(
+    options: dict[str, Any], words: str
+) -> None:
+    index, fake = make()
+    with pytest.raises(InputError, match=words):
+        index.search("fox", **options)
+    assert fake.calls == []
+
+
+def test_an_unknown_option_is_an_error() -> None:
+    index, _ = make()
+    wrong: dict[str, Any] = {"top_k": 3}
+    with pytest.raises(TypeError, match="top_k"):
+        index.search_batch(["fox"], **wrong)
+
+
+def test_one_string_is_no_batch() -> None:
+    index, _ = make()
+    with pytest.raises(InputError, match="list of strings"):
+        index.search_batch("fox")
+
+
+def test_the_threshold_is_on_the_value_ranked_by() -> None:
+    index, _ = make()
+    hits = index.search("fox", limit=30, fusion=ReciprocalRank())
+    cut = hits[3].score
+    kept = index.search("fox", limit=30, fusion=ReciprocalRank(), score_threshold=cut)
+    assert kept == [hit for hit in hits if hit.score >= cut]
+    assert 4 <= len(kept) < 30
+
+
+def test_fusion_changes_the_score_but_not_the_hybrid() -> None:
+    index, fake = make()
+    plain = {hit.id: hit for hit in index.search("fox bridge", limit=30)}
+    query = fake.encode(["fox bridge"], kind="query", modes=["sparse"])
+    assert query.sparse is not None
+    mass = float(query.sparse.weights.sum())
+    for hit in index.search("fox bridge", limit=30, fusion=ScaledSum()):
+        assert hit.fusion == "scaled_sum"
+        assert hit.hybrid == plain[hit.id].hybrid
+        sparse = 0.2 * hit.components["sparse"]
+        assert hit.score == pytest.approx(hit.hybrid - sparse + sparse / mass, abs=1e-6)
+
+
+def test_a_document_deleted_during_a_search_is_left_out() -> None:
+    class Vanishing(SpyStore):
+        def score(
+            self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
+        ) -> list[Components]:
+            MemoryStore.delete(self, ids=["00"])
+            return super().score(queries, ids, modes)
+
+        def get(self, ids: Sequence[str]) -> list[Record | None]:
+            MemoryStore.delete(self, ids=["01"])
+            return super().get(ids)
+
+    index, _ = make(Vanishing())
+    hits = index.search("fox", limit=30)
+    assert sorted(hit.id for hit in hits) == [record.id for record in RECORDS[2:]]
+    assert np.isfinite([hit.score for hit in hits]).all()
+
+
+def test_another_model_is_refused() -> None:
+    engines = [BGEM3(FakeEncoder()), BGEM3(FakeEncoder(vocab_size=60_000))]
+    index = HybridIndex(engines[0])
+    index.add(RECORDS)
+    index._engine = engines[1]
+    with pytest.raises(StoreError, match=engines[1].fingerprint):
+        index.add(RECORDS)
+    with pytest.raises(StoreError, match=engines[0].fingerprint):
+        index.search("fox")
+
+
+def test_an_empty_index_finds_nothing() -> None:
+    index, _ = make(records=[])
+    assert index.search("fox") == []
+    assert index.search("fox", exact=True) == []
+    assert index.search_batch(["a", "b"]) == [[], []]
+
+
+def test_the_index_closes_its_store_at_the_end_of_with() -> None:
+    index, _ = make()
+    with index as same:
+        assert same is index
+        assert index.get(["00", "gone"]) == [RECORDS[0], None]
+        assert index.delete(ids=["00", "gone"]) == 1
+        index.flush()
+        index.optimize()
+    with pytest.raises(StoreError, match="closed"):
+        index.search("fox")
