@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bge_m3_integrations.encoders.batching import TokenBudget, run_in_batches
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.types import IntArray
+
+
+class Device:
+    """Records the batches that ran, and has room for so many padded tokens."""
+
+    def __init__(self, lengths: IntArray, room: int = 10**9) -> None:
+        self.lengths, self.room = lengths, room
+        self.ran: list[list[int]] = []
+        self.tried = 0
+
+    def run(self, rows: IntArray) -> None:
+        self.tried += 1
+        if len(rows) * int(self.lengths[rows].max()) > self.room:
+            raise MemoryError("full")
+        self.ran.append(rows.tolist())
+
+
+def is_memory_error(error: BaseException) -> bool:
+    return isinstance(error, MemoryError)
+
+
+def go(device: Device, budget: TokenBudget) -> None:
+    run_in_batches(device.lengths, budget, device.run, is_out_of_memory=is_memory_error)
+
+
+def test_every_text_runs_once_and_no_batch_is_larger_than_the_budget() -> None:
+    lengths = np.random.default_rng(0).integers(1, 400, 200)
+    device = Device(lengths)
+    go(device, TokenBudget(1000))
+    assert sorted(i for batch in device.ran for i in batch) == list(range(200))
+    assert all(len(b) * lengths[b].max() <= 1000 for b in device.ran)
+
+
+def test_texts_of_similar_length_run_together() -> None:
+    lengths = np.array([5, 100, 6, 99, 5, 101])
+    device = Device(lengths)
+    go(device, TokenBudget(303))
+    assert [sorted(batch) for batch in device.ran] == [[1, 3, 5], [0, 2, 4]]
+
+
+def test_a_text_longer_than_the_budget_runs_alone() -> None:
+    device = Device(np.array([500, 10, 10]))
+    go(device, TokenBudget(100))
+    assert device.ran == [[0], [1, 2]]
+
+
+def test_out_of_memory_halves_the_budget_and_loses_nothing() -> None:
+    device, budget = Device(np.full(64, 10), room=100), TokenBudget(640)
+    go(device, budget)
+    assert sorted(i for batch in device.ran for i in batch) == list(range(64))
+    assert budget.tokens == 80
+    assert device.tried == len(device.ran) + 3  # 640, 320 and 160 tokens did not fit
+
+
+def test_a_smaller_budget_stays_for_the_next_call() -> None:
+    budget = TokenBudget(640)
+    go(Device(np.full(64, 10), room=100), budget)
+    second = Device(np.full(64, 10), room=100)
+    go(second, budget)
+    assert second.tried == len(second.ran)
+
+
+def test_out_of_memory_at_one_text_is_the_original_error() -> None:
+    with pytest.raises(MemoryError, match="full"):
+        go(Device(np.array([10, 10]), room=5), TokenBudget(100))
+
+
+def test_any_other_error_is_raised_at_once() -> None:
+    tries = 0
+
+    def run(rows: IntArray) -> None:
+        nonlocal tries
+        tries += 1
+        raise RuntimeError("wrong shape")
+
+    with pytest.raises(RuntimeError, match="wrong shape"):
+        run_in_batches(np.full(9, 3), TokenBudget(100), run, is_out_of_memory=is_memory_error)
+    assert tries == 1
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 2.5, True])
+def test_a_budget_that_is_no_positive_integer_is_refused(tokens: object) -> None:
+    with pytest.raises(InputError, match="token_budget"):
+        TokenBudget(tokens)  # type: ignore[arg-type]

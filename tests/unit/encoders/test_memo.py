@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bge_m3_integrations import BGEM3
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.testing import FakeEncoder
+
+
+def shared_engine(fake: FakeEncoder, **options: int) -> BGEM3:
+    engine = BGEM3(fake, **options)
+    engine.declare("one", query={"dense"}, document={"dense"})
+    engine.declare("two", query={"sparse"}, document={"sparse"})
+    return engine
+
+
+def test_two_roles_share_one_forward_per_text() -> None:
+    fake = FakeEncoder()
+    engine = shared_engine(fake)
+    dense = engine.encode_documents(["a b", "c"], modes={"dense"})
+    sparse = engine.encode_documents(["c", "a b"], modes={"sparse"})
+    assert sum(fake.forwards.values()) == 2
+    assert fake.calls[0].modes == {"dense", "sparse"}
+    assert dense.modes == {"dense"}
+    lone = BGEM3(FakeEncoder()).encode_documents(["c", "a b"], modes={"sparse"})
+    assert [row.sparse for row in sparse] == [row.sparse for row in lone]
+    assert engine.stats.memo_hits == 2
+
+
+def test_a_lone_role_remembers_nothing_and_computes_nothing_extra() -> None:
+    fake = FakeEncoder()
+    engine = BGEM3(fake)
+    engine.declare("one", query={"dense"})
+    engine.declare("one", query={"dense"})
+    engine.encode_queries(["a"], modes={"dense"})
+    engine.encode_queries(["a"], modes={"dense"})
+    assert fake.forwards["a"] == 2
+    assert all(call.modes == {"dense"} for call in fake.calls)
+
+
+def test_equal_texts_of_one_call_cost_one_forward_and_come_back_in_place() -> None:
+    fake = FakeEncoder()
+    batch = BGEM3(fake).encode_documents(["x", "y", "x"])
+    assert dict(fake.forwards) == {"x": 1, "y": 1}
+    assert batch.dense is not None
+    np.testing.assert_array_equal(batch.dense[0], batch.dense[2])
+    assert np.abs(batch.dense[0] - batch.dense[1]).max() > 0
+
+
+def test_queries_documents_and_lengths_are_kept_apart() -> None:
+    fake = FakeEncoder()
+    engine = shared_engine(fake)
+    engine.encode_documents(["a b c"])
+    engine.encode_queries(["a b c"])
+    engine.encode_documents(["a b c"], max_length=100)
+    assert fake.forwards["a b c"] == 3
+
+
+def test_a_mode_asked_for_later_is_computed_and_the_earlier_ones_are_kept() -> None:
+    fake = FakeEncoder()
+    engine = shared_engine(fake)
+    engine.encode_documents(["a"], modes={"dense"})
+    engine.encode_documents(["a"], modes={"colbert"})
+    engine.encode_documents(["a"], modes={"dense", "colbert", "sparse"})
+    assert fake.forwards["a"] == 2
+
+
+def test_hits_and_misses_of_one_call_come_back_in_order() -> None:
+    engine = shared_engine(FakeEncoder())
+    engine.encode_documents(["b", "d"])
+    texts = ["a", "b", "c", "d", "b"]
+    mixed = engine.encode_documents(texts)
+    plain = BGEM3(FakeEncoder()).encode_documents(texts)
+    np.testing.assert_array_equal(mixed.dense, plain.dense)
+    for ours, theirs in zip(mixed, plain, strict=True):
+        assert ours.sparse == theirs.sparse
+        np.testing.assert_array_equal(ours.colbert, theirs.colbert)
+
+
+def test_the_memo_is_bounded_and_counts_what_an_eviction_cost() -> None:
+    fake = FakeEncoder()
+    engine = shared_engine(fake, memo_bytes=4096)
+    engine.encode_documents([f"text {i}" for i in range(50)], modes={"dense"})
+    engine.encode_documents(["text 0"], modes={"dense"})
+    assert fake.forwards["text 0"] == 2
+    assert engine.stats.evicted_forwards == 1
+
+
+def test_stats_count_truncation(recwarn: pytest.WarningsRecorder) -> None:
+    engine = BGEM3(FakeEncoder(max_length=5))
+    engine.encode_documents(["a b c d e f g", "a"])
+    stats = engine.stats
+    assert (stats.texts, stats.forwards, stats.truncated_texts) == (2, 2, 1)
+    assert stats.truncated_tokens > 0
+    assert "1 of 2 texts" in str(recwarn.pop().message)
+
+
+def test_an_encoder_refuses_loading_options_beside_it() -> None:
+    with pytest.raises(InputError, match="brings its own options"):
+        BGEM3(FakeEncoder(), dtype="float32")

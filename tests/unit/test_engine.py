@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bge_m3_integrations import BGEM3, Weights, scoring
+from bge_m3_integrations.errors import InputError, TruncationWarning
+from bge_m3_integrations.testing import FakeEncoder
+
+DOCUMENTS = ["dense vectors", "sparse weights", "token vectors of ColBERT", "cooking rice"]
+
+
+@pytest.fixture
+def fake() -> FakeEncoder:
+    return FakeEncoder()
+
+
+@pytest.fixture
+def engine(fake: FakeEncoder) -> BGEM3:
+    return BGEM3(fake)
+
+
+def test_rerank_encodes_the_query_once_and_each_of_100_documents_once(
+    engine: BGEM3, fake: FakeEncoder
+) -> None:
+    documents = [f"document number {i}" for i in range(100)]
+    ranked = engine.rerank("which number", documents)
+    assert len(ranked) == 100
+    assert fake.forwards["which number"] == 1
+    assert all(fake.forwards[text] == 1 for text in documents)
+    assert sum(fake.forwards.values()) == 101
+
+
+def test_rerank_is_best_first_with_ties_by_position(engine: BGEM3) -> None:
+    ranked = engine.rerank("dense vectors", ["rice", "dense vectors", "other", "dense vectors"])
+    assert [item.index for item in ranked[:2]] == [1, 3]
+    assert [item.score for item in ranked] == sorted((r.score for r in ranked), reverse=True)
+
+
+def test_rerank_gives_the_weighted_mean_of_its_components(engine: BGEM3) -> None:
+    best = engine.rerank("vectors", DOCUMENTS, limit=1, weights=(0.5, 0.3, 0.2))[0]
+    parts = best.components
+    mean = 0.5 * parts["dense"] + 0.3 * parts["sparse"] + 0.2 * parts["colbert"]
+    assert best.score == pytest.approx(mean, abs=1e-6)
+
+
+def test_score_of_all_pairs_and_of_single_pairs_agree(engine: BGEM3) -> None:
+    queries = ["dense", "token vectors", "dense"]
+    table = engine.score(queries, DOCUMENTS)
+    pairs = [(q, d) for q in queries for d in DOCUMENTS]
+    flat = engine.score_pairs(pairs)
+    assert table.hybrid.shape == (3, 4)
+    np.testing.assert_allclose(table.hybrid.reshape(-1), flat.hybrid, atol=1e-6)
+    assert table.colbert is not None
+    assert flat.colbert is not None
+    np.testing.assert_allclose(table.colbert.reshape(-1), flat.colbert, atol=1e-6)
+
+
+def test_score_pairs_encodes_each_distinct_text_once(engine: BGEM3, fake: FakeEncoder) -> None:
+    engine.score_pairs([("q", "a"), ("q", "b"), ("r", "a")])
+    assert dict(fake.forwards) == {"q": 1, "r": 1, "a": 1, "b": 1}
+
+
+def test_modes_of_weight_zero_are_not_computed(engine: BGEM3, fake: FakeEncoder) -> None:
+    scores = engine.score(["dense"], DOCUMENTS, weights=(1, 0.5, 0))
+    assert {mode for call in fake.calls for mode in call.modes} == {"dense", "sparse"}
+    assert scores.colbert is None
+
+
+def test_the_default_weights_are_restricted_to_the_models_modes() -> None:
+    engine = BGEM3(FakeEncoder(modes={"dense", "sparse"}))
+    assert engine.score(["a"], ["a"]).weights == Weights(0.4, 0.2, 0.0)
+
+
+def test_an_explicit_weight_on_a_missing_mode_is_an_error() -> None:
+    engine = BGEM3(FakeEncoder(modes={"dense"}))
+    with pytest.raises(InputError, match=r"colbert.*dense"):
+        engine.score(["a"], ["a"], weights="default")
+    with pytest.raises(InputError, match="sparse"):
+        engine.encode_queries(["a"], modes={"sparse"})
+
+
+def test_no_documents_give_no_results_and_no_pairs_give_empty_scores(engine: BGEM3) -> None:
+    assert engine.rerank("q", []) == []
+    assert engine.score([], DOCUMENTS).hybrid.shape == (0, 4)
+    assert engine.score_pairs([]).hybrid.shape == (0,)
+    assert len(engine.encode_queries([])) == 0
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_below_one_is_an_error(engine: BGEM3, limit: int) -> None:
+    with pytest.raises(InputError, match="limit"):
+        engine.rerank("q", DOCUMENTS, limit=limit)
+
+
+def test_what_is_no_pair_is_named(engine: BGEM3) -> None:
+    with pytest.raises(InputError, match="pair 1"):
+        engine.score_pairs([("q", "d"), ("q",)])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="pair 0"):
+        engine.score_pairs(["ab"])  # type: ignore[list-item]
+
+
+def test_truncation_is_counted_and_warned_about() -> None:
+    engine = BGEM3(FakeEncoder(max_length=4))
+    with pytest.warns(TruncationWarning, match="1 of 2 texts"):
+        batch = engine.encode_documents(["one two three four five", "one"])
+    assert batch.truncated[0] > 0
+    assert batch.truncated[1] == 0
+
+
+def test_a_bare_string_is_refused_where_a_list_is_wanted(engine: BGEM3) -> None:
+    with pytest.raises(InputError, match="list of strings"):
+        engine.encode_documents("text")
+
+
+def test_scores_equal_the_reference_formulas(engine: BGEM3) -> None:
+    scores = engine.score(["token vectors"], DOCUMENTS)
+    left = engine.encode_queries(["token vectors"])
+    right = engine.encode_documents(DOCUMENTS)
+    expected = scoring.components(left, right, {"dense", "sparse", "colbert"})
+    for (mode, ours), (other, theirs) in zip(
+        scores.components.items(), expected.items(), strict=True
+    ):
+        assert mode == other
+        np.testing.assert_array_equal(ours, theirs)
