@@ -23,12 +23,17 @@ WORDS = (  # noqa: SIM905 (a paragraph of words is what it is)
 ).split()
 
 
-def make_xlm_roberta(folder: Path, *, positions: int = POSITIONS, seed: int = 0) -> Path:
-    """An XLM-R checkpoint with a unigram tokenizer, `positions` usable positions."""
+def make_xlm_roberta(
+    folder: Path, *, positions: int = POSITIONS, seed: int = 0, vocabulary: int | None = None
+) -> Path:
+    """An XLM-R checkpoint with a unigram tokenizer, `positions` usable positions.
+
+    A `vocabulary` larger than the tokenizer's makes the embedding table, and so the file, large.
+    """
     torch.manual_seed(seed)
     tokenizer = _unigram_tokenizer(positions)
     config = XLMRobertaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary or len(tokenizer),
         hidden_size=HIDDEN,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -7,6 +7,8 @@ import json
 import threading
 import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -235,15 +237,16 @@ def _load_backbone(files: CheckpointFiles, dtype: torch.dtype, *, trust: bool) -
     known = MODEL_MAPPING.get(type(config), None)
     poolerless = known and "add_pooling_layer" in inspect.signature(known.__init__).parameters
     try:
-        backbone, report = AutoModel.from_pretrained(
-            str(files.folder),
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=trust,
-            weights_only=True,
-            output_loading_info=True,
-            **({"add_pooling_layer": False} if poolerless else {}),
-        )
+        with _quiet():
+            backbone, report = AutoModel.from_pretrained(
+                str(files.folder),
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=trust,
+                weights_only=True,
+                output_loading_info=True,
+                **({"add_pooling_layer": False} if poolerless else {}),
+            )
     except Exception as error:
         raise CheckpointError(
             f"the weights {[p.name for p in files.weights]} in {files.folder} cannot be loaded: "
@@ -257,6 +260,20 @@ def _load_backbone(files: CheckpointFiles, dtype: torch.dtype, *, trust: bool) -
             "would be random. Is this the checkpoint that the config belongs to?"
         )
     return backbone.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own progress bar, which it shows unasked."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _head_state(path: Path, device: str) -> dict[str, torch.Tensor]:
