@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Self, Unpack
 
-from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And, Filter, FilterLike, Ids, as_filter, matches, operators
 from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.plan import Plan, Scored, SearchOptions, make_plan, ranking
@@ -42,7 +42,6 @@ class HybridIndex:
         self._engine = engine
         self._store = MemoryStore(modes=modes) if store is None else store
         self._wanted = None if modes is None else as_modes(modes)
-        self._fingerprint: str | None = None
 
     @property
     def engine(self) -> BGEM3:
@@ -83,14 +82,11 @@ class HybridIndex:
 
         Raises:
             InputError: An id comes twice, or something is no record.
-            StoreError: The index holds documents of another model.
         """
         taken = _distinct(records)
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
         modes = self.modes
-        if taken:
-            self._check_model(remember=True)
         for start in range(0, len(taken), batch_size):
             batch = taken[start : start + batch_size]
             texts = [record.text for record in batch]
@@ -134,7 +130,6 @@ class HybridIndex:
         Raises:
             InputError: A mode that the index lacks, or a number out of range.
             FilterError: The filter is malformed.
-            StoreError: The index holds documents of another model.
         """
         return self.search_batch(
             [query],
@@ -167,7 +162,6 @@ class HybridIndex:
         plan = self._plan(**options)
         if not queries:
             return []
-        self._check_model(remember=False)
         embeddings = self._engine.encode_queries(list(queries), modes=plan.modes)
         return self._run(embeddings, plan)
 
@@ -225,17 +219,6 @@ class HybridIndex:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def _check_model(self, *, remember: bool) -> None:
-        """Refuse a model other than the documents'."""
-        given = self._engine.fingerprint
-        if self._fingerprint not in (None, given):
-            raise StoreError(
-                f"documents here are from model {self._fingerprint}, the engine is now {given}; "
-                "use the first model, or make a new index"
-            )
-        if remember:
-            self._fingerprint = given
 
     def _plan(self, **options: Unpack[SearchOptions]) -> Plan:
         if unknown := options.keys() - SearchOptions.__annotations__.keys():

@@ -447,17 +447,6 @@ def test_a_document_deleted_during_a_search_is_left_out() -> None:
     assert np.isfinite([hit.score for hit in hits]).all()
 
 
-def test_another_model_is_refused() -> None:
-    engines = [BGEM3(FakeEncoder()), BGEM3(FakeEncoder(vocab_size=60_000))]
-    index = HybridIndex(engines[0])
-    index.add(RECORDS)
-    index._engine = engines[1]
-    with pytest.raises(StoreError, match=engines[1].fingerprint):
-        index.add(RECORDS)
-    with pytest.raises(StoreError, match=engines[0].fingerprint):
-        index.search("fox")
-
-
 def test_an_empty_index_finds_nothing() -> None:
     index, _ = make(records=[])
     assert index.search("fox") == []
