@@ -17,8 +17,9 @@ import torch
 
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.devices import pick_device, pick_dtype
-from bge_m3_integrations.encoders.torch.files import CheckpointFiles, resolve_checkpoint
+from bge_m3_integrations.encoders.torch.files import CheckpointFiles
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
+from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
 from bge_m3_integrations.encoders.torch.modules import M3Modules
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, load_tokenizer
 from bge_m3_integrations.errors import CheckpointError, InputError, PoolingWarning

@@ -15,8 +15,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, constants
 
-from bge_m3_integrations.encoders.torch import files
-from bge_m3_integrations.encoders.torch.files import CheckpointFiles, resolve_checkpoint
+from bge_m3_integrations.encoders.torch import hub as hub_module
+from bge_m3_integrations.encoders.torch.files import CheckpointFiles
+from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
 from bge_m3_integrations.errors import CheckpointError, InputError
 from tests.fake_hub import COMMIT, FakeHub, fake_hub
 
@@ -97,7 +98,7 @@ def folder(tmp_path: Path) -> Path:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     served = write(tmp_path / "served", *NEEDED, *UNNEEDED)
     with fake_hub(served, REPO) as running:
-        monkeypatch.setattr(files, "HfApi", partial(HfApi, endpoint=running.url))
+        monkeypatch.setattr(hub_module, "HfApi", partial(HfApi, endpoint=running.url))
         yield running
 
 
@@ -481,7 +482,7 @@ def test_an_unreachable_hub_is_named_and_the_cause_is_chained(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        monkeypatch.setattr(files, "HfApi", partial(HfApi, endpoint=endpoint))
+        monkeypatch.setattr(hub_module, "HfApi", partial(HfApi, endpoint=endpoint))
         with pytest.raises(CheckpointError, match=r"cannot reach 127.0.0.1 .*ConnectE") as raised:
             resolve_checkpoint(REPO, cache_dir=cache)
     assert "offline=True" in str(raised.value)
