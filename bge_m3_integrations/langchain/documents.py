@@ -1,0 +1,92 @@
+"""LangChain documents to records and back; nothing that is given is changed or shared."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import TypeVar
+
+from langchain_core.documents import Document
+
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.types import Hit, Record
+
+T = TypeVar("T")
+
+SCORES_KEY = "bge_m3_scores"
+"""Where `with_scores` puts a hit's scores in the metadata."""
+
+
+def to_record(document: Document, *, record_id: str | None = None) -> Record:
+    """A document as the index keeps it: what is encoded is its `page_content`.
+
+    Args:
+        document: Its metadata is copied deeply.
+        record_id: The record's id; None is the document's own, or a new uuid4 where it has none.
+
+    Returns:
+        A record that `to_document` turns back into an equal document with an id.
+
+    Raises:
+        InputError: The id is empty, or this is no document.
+    """
+    if not isinstance(document, Document):
+        raise InputError(f"a Document is needed, not {type(document).__name__} {document!r}")
+    chosen = document.id if record_id is None else record_id
+    return Record(
+        id=str(uuid.uuid4()) if chosen is None else chosen,
+        text=document.page_content,
+        metadata=deepcopy(document.metadata),
+    )
+
+
+def to_records(
+    documents: Iterable[Document], *, ids: Iterable[str | None] | None = None
+) -> list[Record]:
+    """Documents as records; see `to_record`.
+
+    Args:
+        documents: Read to the end at once.
+        ids: One id per document, before the documents' own; None stands for no choice.
+
+    Returns:
+        One record per document, in order.
+
+    Raises:
+        InputError: There are more or fewer ids than documents.
+    """
+    held = list(documents)
+    chosen = [None] * len(held) if ids is None else same_length(held, ids, "ids")
+    return [to_record(d, record_id=i) for d, i in zip(held, chosen, strict=True)]
+
+
+def to_document(record: Record) -> Document:
+    """A record as a document: what a reader sees, whichever framework wrote it."""
+    metadata = deepcopy(dict(record.metadata))
+    return Document(id=record.id, page_content=record.shown, metadata=metadata)
+
+
+def with_scores(document: Document, hit: Hit) -> Document:
+    """A document whose metadata tells how it was found.
+
+    Args:
+        document: Stays as it is.
+        hit: Where its record was found.
+
+    Returns:
+        A new document; under `SCORES_KEY` are "score", the value ranked by; "fusion", the rule
+        that made it; "hybrid", the raw weighted mean; and each mode's own score by its name.
+    """
+    scores = {"score": hit.score, "fusion": hit.fusion, "hybrid": hit.hybrid}
+    scores |= {str(mode): score for mode, score in hit.components.items()}
+    metadata = {**document.metadata, SCORES_KEY: scores}
+    return Document(id=document.id, page_content=document.page_content, metadata=metadata)
+
+
+def same_length(documents: Sequence[object], others: Iterable[T], name: str) -> list[T]:
+    """The other values as a list, if there is one for each document."""
+    values = list(others)
+    if len(values) != len(documents):
+        raise InputError(f"{len(documents)} documents, but {len(values)} {name}; give one for each")
+    return values

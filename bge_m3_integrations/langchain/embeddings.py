@@ -1,0 +1,99 @@
+"""BGE-M3's dense vectors as LangChain `Embeddings`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.types import EmbeddingBatch
+
+_ROLE = "langchain.embeddings"
+
+
+class BGEM3Embeddings(BaseModel, Embeddings):
+    """Dense vectors for any LangChain class that takes `Embeddings`.
+
+    Give either `engine`, to share one model with other adapters, or the options of a model of its
+    own, which mean what they mean to `BGEM3`. Nothing is loaded before the first text. The async
+    methods run in a thread, a whole list in one call. Texts are encoded as they are.
+
+    Attributes:
+        engine: An engine that brings its own options.
+        model_name: A folder or a hub id; also called `model`.
+        device: "auto" or a torch device.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        max_length: Most tokens per text; None is all that the model takes.
+        query_instruction: Put in front of every query. BGE-M3 needs none.
+        document_instruction: Put in front of every document.
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where downloads are kept.
+        offline: Use downloaded files only.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+    )
+
+    engine: BGEM3 | None = Field(default=None, exclude=True, repr=False)
+    model_name: str | Path = Field(default=DEFAULT_MODEL, alias="model")
+    device: str = "auto"
+    dtype: str = "auto"
+    max_length: int | None = None
+    query_instruction: str = ""
+    document_instruction: str = ""
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+    offline: bool = False
+
+    _engine: BGEM3 = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        """Refuse options that an engine that was given would ignore."""
+        if self.engine is not None and (ignored := self.model_fields_set - {"engine"}):
+            raise InputError(
+                f"an engine brings its own options, but {sorted(ignored)} came with it; "
+                "give them to BGEM3, or leave out engine"
+            )
+        return self
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Make the engine, which loads nothing yet."""
+        del context
+        self._engine = BGEM3(**self._options()) if self.engine is None else self.engine
+        self._engine.declare(_ROLE, query=["dense"], document=["dense"])
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents.
+
+        Args:
+            texts: Any number of texts, also none.
+
+        Returns:
+            One vector of norm 1 per text, in order.
+        """
+        return _rows(self._engine.encode_documents(texts, modes=["dense"])) if texts else []
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed one query, as a vector of norm 1."""
+        return _rows(self._engine.encode_queries([text], modes=["dense"]))[0]
+
+    def _options(self) -> dict[str, Any]:
+        options = {name: getattr(self, name) for name in type(self).model_fields}
+        del options["engine"]
+        return {"model": options.pop("model_name"), **options}
+
+
+def _rows(batch: EmbeddingBatch) -> list[list[float]]:
+    """Python floats: caches write them as JSON, which knows no numpy."""
+    rows: list[list[float]] = [] if batch.dense is None else batch.dense.tolist()
+    return rows

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+from langchain_core.documents import Document
+
+from bge_m3_integrations import InputError, Record
+from bge_m3_integrations.langchain.documents import to_document, to_record, to_records
+
+
+def test_a_document_with_an_id_comes_back_equal() -> None:
+    document = Document(id="a", page_content="one\ntwo ", metadata={"tags": ["x", {"y": 1}]})
+    assert to_document(to_record(document)) == document
+
+
+def test_a_document_without_an_id_gets_a_new_one_and_keeps_the_rest() -> None:
+    document = Document(page_content="one", metadata={"year": 2024})
+    first, second = to_record(document), to_record(document)
+    assert first.id != second.id
+    assert document.id is None
+    assert to_document(first) == Document(id=first.id, page_content="one", metadata={"year": 2024})
+
+
+def test_metadata_is_shared_in_neither_direction() -> None:
+    document = Document(id="a", page_content="one", metadata={"tags": ["x"]})
+    before = deepcopy(document)
+    record = to_record(document)
+    record.metadata["tags"].append("y")
+    to_document(record).metadata["tags"].append("z")
+    assert document == before
+    assert record.metadata == {"tags": ["x", "y"]}
+
+
+def test_a_record_of_the_other_framework_shows_its_content_and_hides_its_payload() -> None:
+    record = Record(
+        id="node",
+        text="title: Cats\n\nThey sleep.",
+        metadata={"title": "Cats"},
+        content="They sleep.",
+        payload={"relationships": {}},
+    )
+    expected = Document(id="node", page_content="They sleep.", metadata={"title": "Cats"})
+    assert to_document(record) == expected
+
+
+def test_given_ids_win_over_the_documents_own_and_none_leaves_them() -> None:
+    documents = [Document(id="a", page_content="one"), Document(id="b", page_content="two")]
+    assert [record.id for record in to_records(documents, ids=["x", None])] == ["x", "b"]
+
+
+def test_another_number_of_ids_is_refused_with_both_numbers() -> None:
+    with pytest.raises(InputError, match="2 documents, but 1 ids"):
+        to_records([Document(page_content="a"), Document(page_content="b")], ids=["x"])
+
+
+@pytest.mark.parametrize("wrong", ["a text", None, {"page_content": "a"}])
+def test_what_is_no_document_is_refused(wrong: object) -> None:
+    with pytest.raises(InputError, match="Document is needed"):
+        to_records([wrong])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("module", ["", ".embeddings", ".retriever", ".compressor", ".documents"])
+def test_without_langchain_every_module_gives_the_pip_line(module: str) -> None:
+    code = f"""
+import sys
+sys.modules["langchain_core"] = None
+from bge_m3_integrations import MissingExtraError
+try:
+    import bge_m3_integrations.langchain{module}
+except MissingExtraError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 'pip install "bge-m3-integrations[langchain]"' in done.stdout
+
+
+def test_importing_the_adapters_loads_no_torch() -> None:
+    code = """
+import sys
+from bge_m3_integrations.langchain import BGEM3Embeddings, BGEM3Reranker, BGEM3Retriever
+BGEM3Embeddings(model="no-such-model")
+print({"torch", "transformers", "llama_index"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_classic.embeddings import CacheBackedEmbeddings
+from langchain_classic.storage import InMemoryByteStore
+from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import ValidationError
+
+from bge_m3_integrations import BGEM3
+from bge_m3_integrations.langchain import BGEM3Embeddings
+from bge_m3_integrations.testing import FakeEncoder
+from tests.integration.langchain.gated import GatedEncoder
+
+TEXTS = ["red fox", "lazy dog", "a fox\nand a dog"]
+
+
+def fake() -> tuple[FakeEncoder, BGEM3Embeddings]:
+    encoder = FakeEncoder()
+    return encoder, BGEM3Embeddings(engine=BGEM3(encoder))
+
+
+def test_vectors_are_the_engines_dense_vectors_as_json_floats() -> None:
+    _, embeddings = fake()
+    expected = BGEM3(FakeEncoder()).encode_documents(TEXTS).dense
+    vectors = embeddings.embed_documents(TEXTS)
+    assert expected is not None
+    assert np.array_equal(np.array(vectors, np.float32), expected)
+    assert json.loads(json.dumps(vectors)) == vectors
+
+
+def test_a_list_is_one_call_for_dense_alone_and_texts_stay_as_they_are() -> None:
+    encoder, embeddings = fake()
+    embeddings.embed_documents(TEXTS)
+    assert [(call.texts, call.modes) for call in encoder.calls] == [(tuple(TEXTS), {"dense"})]
+
+
+async def test_an_async_list_is_one_call_too() -> None:
+    encoder, embeddings = fake()
+    vectors = await embeddings.aembed_documents(TEXTS)
+    assert [call.texts for call in encoder.calls] == [tuple(TEXTS)]
+    assert vectors == embeddings.embed_documents(TEXTS)
+    assert await embeddings.aembed_query("fox") == embeddings.embed_query("fox")
+
+
+async def test_the_event_loop_runs_on_while_texts_are_encoded() -> None:
+    encoder = GatedEncoder()
+    embeddings = BGEM3Embeddings(engine=BGEM3(encoder))
+    assert await encoder.runs_beside_the_loop(embeddings.aembed_documents(TEXTS))
+
+
+def test_no_texts_give_no_vectors_and_load_nothing() -> None:
+    assert BGEM3Embeddings(model="no/such-model").embed_documents([]) == []
+
+
+def test_queries_and_documents_are_told_apart() -> None:
+    embeddings = BGEM3Embeddings(engine=BGEM3(FakeEncoder(query_instruction="find this:")))
+    assert embeddings.embed_query("fox") != embeddings.embed_documents(["fox"])[0]
+
+
+def test_an_engine_together_with_model_options_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match=r"\['device', 'model_name'\] came with it"):
+        BGEM3Embeddings(engine=BGEM3(FakeEncoder()), model="a", device="cpu")
+
+
+@pytest.mark.parametrize("unknown", [{"modle": "a"}, {"show_progress": True}])
+def test_an_unknown_keyword_is_refused(unknown: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        BGEM3Embeddings(**unknown)
+
+
+def test_a_field_cannot_be_changed_behind_the_model() -> None:
+    embeddings = BGEM3Embeddings(model="a")
+    with pytest.raises(ValidationError, match="frozen"):
+        embeddings.model_name = "b"
+
+
+def test_the_model_goes_by_both_names_and_the_engine_stays_out_of_dumps() -> None:
+    assert BGEM3Embeddings(model="a").model_name == BGEM3Embeddings(model_name="a").model_name
+    _, embeddings = fake()
+    assert "engine" not in embeddings.model_dump()
+
+
+def test_every_model_option_reaches_the_model(xlm_roberta: Path) -> None:
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32", "offline": True}
+    plain = BGEM3Embeddings(model=xlm_roberta, **options)
+    framed = BGEM3Embeddings(
+        model=xlm_roberta, query_instruction="find", document_instruction="text", **options
+    )
+    text = "hello world"
+    engine = BGEM3(xlm_roberta, **options)
+    assert framed.embed_query(text) == plain.embed_query(f"find{text}")
+    assert framed.embed_documents([text]) == plain.embed_documents([f"text{text}"])
+    assert engine.fingerprint == BGEM3(xlm_roberta).fingerprint
+
+
+def test_the_length_limit_is_honoured_with_a_warning(xlm_roberta: Path) -> None:
+    embeddings = BGEM3Embeddings(model=xlm_roberta, device="cpu", max_length=4)
+    with pytest.warns(UserWarning, match="longer than 4 tokens"):
+        embeddings.embed_query("one two three four five six seven")
+
+
+def test_a_byte_cache_saves_the_second_forward() -> None:
+    encoder, embeddings = fake()
+    cached = CacheBackedEmbeddings.from_bytes_store(
+        embeddings, InMemoryByteStore(), namespace="fake", key_encoder="sha256"
+    )
+    first, second = cached.embed_documents(TEXTS), cached.embed_documents(TEXTS)
+    assert first == second == embeddings.embed_documents(TEXTS)
+    assert encoder.forwards["red fox"] == 2  # one for the cache, one for the line above
+
+
+def test_any_vector_store_can_use_them() -> None:
+    _, embeddings = fake()
+    store = InMemoryVectorStore.from_texts(TEXTS, embeddings)
+    assert [d.page_content for d in store.similarity_search("lazy dog", k=1)] == ["lazy dog"]
