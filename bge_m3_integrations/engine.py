@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,7 @@ class BGEM3:
             offline,
             trust_remote_code,
         )
-        if not isinstance(model, str | Path) and self._loading != _Loading():
+        if self.over_encoder and self._loading != _Loading():
             raise InputError(
                 f"an encoder ({type(model).__name__}) brings its own options; give them to it, "
                 "and BGEM3 only memo_bytes and clean"
@@ -177,9 +177,22 @@ class BGEM3:
     @property
     def name(self) -> str:
         """What the user called the model."""
-        if isinstance(self._model, str | Path):
-            return str(self._model)
-        return type(self._model).__name__
+        return type(self._model).__name__ if self.over_encoder else str(self._model)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options that shape embeddings and loading, by the constructor's names, without token.
+
+        Together with `name` they make an equal engine, except over an encoder object.
+        """
+        options = {**asdict(self._loading), "clean": self._clean}
+        del options["token"]
+        return options
+
+    @property
+    def over_encoder(self) -> bool:
+        """Whether this engine was made over an encoder object, which no options describe."""
+        return not isinstance(self._model, str | Path)
 
     @property
     def fingerprint(self) -> str:

@@ -24,7 +24,14 @@ def test_damage_is_mended(dirty: str, clean: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["“quoted” text", "全角ＡＢ，标点。", "ﬁne &amp; good", "line one\nline two", "naïve café 🙂", "١٢٣"],
+    [
+        "“quoted” text",
+        "全角ＡＢ，标点。",
+        "ﬁne &amp; good",
+        "line one\nline two",
+        "naïve café 🙂",
+        "١٢٣",
+    ],
 )
 def test_what_the_author_wrote_stays(text: str) -> None:
     assert clean_text(text) == text

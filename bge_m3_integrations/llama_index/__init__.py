@@ -1,0 +1,46 @@
+"""LlamaIndex adapters over one engine; names load when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from bge_m3_integrations._optional import require
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.llama_index.embedding import BGEM3Embedding
+    from bge_m3_integrations.llama_index.filters import to_filter
+    from bge_m3_integrations.llama_index.nodes import node_to_record, record_to_node
+    from bge_m3_integrations.llama_index.reranker import BGEM3Reranker
+    from bge_m3_integrations.llama_index.retriever import BGEM3Retriever
+
+_HOME_OF = {
+    "BGEM3Embedding": "embedding",
+    "BGEM3Reranker": "reranker",
+    "BGEM3Retriever": "retriever",
+    "node_to_record": "nodes",
+    "record_to_node": "nodes",
+    "to_filter": "filters",
+}
+
+__all__ = [
+    "BGEM3Embedding",
+    "BGEM3Reranker",
+    "BGEM3Retriever",
+    "node_to_record",
+    "record_to_node",
+    "to_filter",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require("llama_index.core", extra="llama-index")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

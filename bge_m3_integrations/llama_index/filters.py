@@ -1,0 +1,133 @@
+"""LlamaIndex's `MetadataFilters` as this package's filter tree.
+
+Each operator means what `llama_index.core.vector_stores.utils` does with it, without its errors:
+a test that does not fit the held value is false. Nesting and NOT work at any depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llama_index.core.vector_stores.types import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+)
+
+from bge_m3_integrations.errors import FilterError
+from bge_m3_integrations.filters import (
+    And,
+    Compare,
+    Filter,
+    FilterLike,
+    Not,
+    Or,
+    Predicate,
+    as_filter,
+    lookup,
+)
+
+_COMPARISONS = {
+    FilterOperator.EQ: "$eq",
+    FilterOperator.NE: "$ne",
+    FilterOperator.GT: "$gt",
+    FilterOperator.GTE: "$gte",
+    FilterOperator.LT: "$lt",
+    FilterOperator.LTE: "$lte",
+    FilterOperator.IN: "$in",
+    FilterOperator.NIN: "$nin",
+    FilterOperator.CONTAINS: "$contains",
+}
+
+
+def to_filter(value: MetadataFilters | FilterLike | None) -> Filter | None:
+    """Read a filter in LlamaIndex's form, or in any form that this package takes.
+
+    Args:
+        value: `MetadataFilters`, a filter tree, a dict, a function over metadata, or None.
+
+    Returns:
+        The filter tree, or None for None.
+
+    Raises:
+        FilterError: An unknown operator or condition, or a value that does not fit its operator.
+    """
+    return _group(value) if isinstance(value, MetadataFilters) else as_filter(value)
+
+
+def _group(filters: MetadataFilters) -> Filter:
+    parts = [_group(f) if isinstance(f, MetadataFilters) else _one(f) for f in filters.filters]
+    condition = filters.condition or FilterCondition.AND
+    if condition is FilterCondition.AND:
+        return And(parts)
+    if condition is FilterCondition.OR:
+        return Or(parts) if parts else And(())  # no filters at all restrict nothing
+    if condition is FilterCondition.NOT:
+        return Not(Or(parts))
+    raise FilterError(f"unknown filter condition {condition!r}; known: and, or, not")
+
+
+def _one(item: MetadataFilter) -> Filter:
+    if item.operator in _COMPARISONS:
+        return Compare(item.key, _COMPARISONS[item.operator], item.value)
+    if item.operator in _BUILDERS:
+        return _BUILDERS[item.operator](item.key, item.value)
+    known = sorted(operator.value for operator in [*_COMPARISONS, *_BUILDERS])
+    raise FilterError(f"unknown filter operator {item.operator!r} for {item.key!r}; known: {known}")
+
+
+def _any(key: str, values: object) -> Filter:
+    return Or([Compare(key, "$contains", value) for value in _listed("any", key, values)])
+
+
+def _all(key: str, values: object) -> Filter:
+    return And([Compare(key, "$contains", value) for value in _listed("all", key, values)])
+
+
+def _empty(key: str, value: object) -> Filter:
+    del value  # the operator has none; LlamaIndex's type makes users write one
+    nothing: tuple[object, ...] = (None, "", [])
+    return Or([Compare(key, "$exists", False), *(Compare(key, "$eq", v) for v in nothing)])
+
+
+def _text(key: str, value: object) -> Filter:
+    wanted = _string("text_match", key, value)
+    return _held_text(key, lambda held: wanted in held)
+
+
+def _text_insensitive(key: str, value: object) -> Filter:
+    wanted = _string("text_match_insensitive", key, value).lower()
+    return _held_text(key, lambda held: wanted in held.lower())
+
+
+def _held_text(key: str, test: Callable[[str], bool]) -> Filter:
+    """A test of a held string; `$contains` would also look into lists."""
+
+    def run(metadata: Mapping[str, Any]) -> bool:
+        held = lookup(key, metadata)
+        return isinstance(held, str) and test(held)
+
+    return Predicate(run)
+
+
+def _listed(operator: str, key: str, values: object) -> list[object]:
+    if not isinstance(values, list) or not values:
+        raise FilterError(f"{key!r}: {operator} takes a list of at least one value, not {values!r}")
+    return values
+
+
+def _string(operator: str, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise FilterError(f"{key!r}: {operator} takes a string, not {value!r}")
+    return value
+
+
+_BUILDERS: Mapping[FilterOperator, Callable[[str, object], Filter]] = {
+    FilterOperator.ANY: _any,
+    FilterOperator.ALL: _all,
+    FilterOperator.IS_EMPTY: _empty,
+    FilterOperator.TEXT_MATCH: _text,
+    FilterOperator.TEXT_MATCH_INSENSITIVE: _text_insensitive,
+}

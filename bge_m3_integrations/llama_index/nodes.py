@@ -1,0 +1,89 @@
+"""LlamaIndex nodes to records and back; nothing given is changed or shared."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from llama_index.core.schema import BaseNode, MetadataMode, TextNode
+from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
+
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.types import Record
+
+PAYLOAD_KEY = "llama_index"
+"""Where the node's own JSON stands in a record's payload."""
+
+
+def node_to_record(node: BaseNode) -> Record:
+    """A record that holds all of a node but its embedding.
+
+    Args:
+        node: The text with the metadata that its EMBED mode shows is what gets encoded.
+
+    Returns:
+        A record of the same id.
+
+    Raises:
+        InputError: The node holds something that JSON cannot.
+    """
+    return Record(
+        node.node_id,
+        embedded_text(node),
+        metadata=copy.deepcopy(node.metadata),
+        content=node.get_content(metadata_mode=MetadataMode.NONE),
+        payload={PAYLOAD_KEY: _json_of(node)},
+    )
+
+
+def record_to_node(record: Record) -> BaseNode:
+    """The node that a record was made from, or a text node over another adapter's record.
+
+    The text node's metadata is kept out of its EMBED text, so that the text that a reranker
+    encodes is the text that was indexed.
+
+    Args:
+        record: A record of any adapter.
+
+    Returns:
+        A new node.
+    """
+    data = (record.payload or {}).get(PAYLOAD_KEY)
+    if data is not None:
+        return json_to_doc(copy.deepcopy(data))
+    return TextNode(
+        id_=record.id,
+        text=record.shown,
+        metadata=copy.deepcopy(dict(record.metadata)),
+        excluded_embed_metadata_keys=list(record.metadata),
+    )
+
+
+def with_score_metadata(node: BaseNode, key: str, value: object) -> BaseNode:
+    """A copy of a node with a score in its metadata, which neither a model nor an LLM reads."""
+    return node.model_copy(
+        update={
+            "metadata": {**copy.deepcopy(node.metadata), key: value},
+            "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, key],
+            "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, key],
+        }
+    )
+
+
+def embedded_text(node: BaseNode) -> str:
+    """What is encoded of a node, everywhere in LlamaIndex."""
+    return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def _json_of(node: BaseNode) -> dict[str, object]:
+    data = doc_to_json(node)
+    # the engine's own vectors are in the store; a foreign dense vector has no meaning there
+    data["__data__"] = {**data["__data__"], "embedding": None}
+    try:
+        plain: dict[str, object] = json.loads(json.dumps(data))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"node {node.node_id!r} cannot be kept as JSON ({error}); metadata takes null, "
+            "booleans, numbers, strings, lists and dicts"
+        ) from error
+    return plain
