@@ -1,0 +1,135 @@
+"""`pymilvus.model.hybrid.BGEM3EmbeddingFunction` over this engine, without FlagEmbedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bge_m3_integrations._optional import require
+from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel
+from bge_m3_integrations.engine import DEFAULT_MODEL
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.types import SparseRows
+
+
+class BGEM3EmbeddingFunction:
+    """pymilvus' BGE-M3 embedding function (pymilvus-model 0.3) over this engine.
+
+    Results are dicts with the keys "dense" (a list of `(dim,) float32` arrays), "sparse" (one
+    `scipy.sparse.csr_array` of shape `(texts, vocabulary)`, float32; extra "milvus-compat") and
+    "colbert_vecs" (a list of `(tokens - 1, colbert_dim) float32` arrays); a mode that is off has no
+    key. `docs/migration.md` lists every difference with its reason.
+
+    Args:
+        model_name: A folder or a hub id. Loaded at the first use, not here.
+        batch_size: Changes nothing: forward passes are batched by tokens.
+        device: One device such as "cpu" or "cuda:0"; None or "" chooses one.
+        normalize_embeddings: Only True; see `BGEM3FlagModel`.
+        use_fp16: float16 on a GPU; a CPU computes in float32.
+        return_dense: Whether to return dense vectors.
+        return_sparse: Whether to return lexical weights.
+        return_colbert_vecs: Whether to return token vectors.
+        max_length: Limit in tokens of queries and documents alike, in place of
+            `query_max_length` and `passage_max_length` (512 each).
+        **options: Further options of `compat.BGEM3FlagModel`, such as
+            `query_instruction_for_retrieval`; an unknown one is refused.
+
+    Raises:
+        InputError: An argument is unknown, or asks for what this engine does not do.
+    """
+
+    def __init__(  # noqa: PLR0917 - pymilvus' order
+        self,
+        model_name: str | Path = DEFAULT_MODEL,
+        batch_size: int = 16,
+        device: str | None = None,
+        normalize_embeddings: bool = True,
+        use_fp16: bool = False,
+        return_dense: bool = True,
+        return_sparse: bool = True,
+        return_colbert_vecs: bool = False,
+        *,
+        max_length: int | None = None,
+        **options: Any,
+    ) -> None:
+        if max_length is not None:
+            options = _with_limits(options, max_length)
+        self.model_name = model_name
+        self.model = BGEM3FlagModel(
+            model_name,
+            normalize_embeddings=normalize_embeddings,
+            use_fp16=use_fp16,
+            batch_size=batch_size,
+            return_dense=return_dense,
+            return_sparse=return_sparse,
+            return_colbert_vecs=return_colbert_vecs,
+            **{"devices": device or None, **options},
+        )
+
+    @property
+    def dim(self) -> dict[str, int]:
+        """Widths: "dense", "colbert_vecs", and "sparse" for the vocabulary; no weights are read."""
+        encoder = self.model.engine.encoder
+        kept = self.model.truncate_dim
+        return {
+            "dense": min(encoder.dim, kept or encoder.dim),
+            "colbert_vecs": min(encoder.colbert_dim, kept or encoder.colbert_dim),
+            "sparse": encoder.vocab_size,
+        }
+
+    def __call__(self, texts: Iterable[str]) -> dict[str, Any]:
+        """Encode texts without an instruction; see `encode_documents`.
+
+        Args:
+            texts: Any number of strings, also none.
+
+        Returns:
+            See the class.
+        """
+        return self._result(self.model.encode, texts)
+
+    def encode_queries(self, queries: Iterable[str]) -> dict[str, Any]:
+        """Encode queries, with the query instruction and limit if there are any."""
+        return self._result(self.model.encode_queries, queries)
+
+    def encode_documents(self, documents: Iterable[str]) -> dict[str, Any]:
+        """Encode documents, with the passage instruction and limit if there are any."""
+        return self._result(self.model.encode_corpus, documents)
+
+    def _result(
+        self, encode: Callable[[list[str]], dict[str, Any]], texts: Iterable[str]
+    ) -> dict[str, Any]:
+        if isinstance(texts, str):
+            raise InputError(f"texts must be a list of strings, not one string {texts!r}")
+        # before the forward pass: a missing extra must not cost one
+        scipy_sparse = require("scipy.sparse", extra=_EXTRA) if self.model.return_sparse else None
+        output = encode(list(texts))
+        result: dict[str, Any] = {}
+        if output["dense_vecs"] is not None:
+            result["dense"] = list(output["dense_vecs"])
+        if scipy_sparse is not None:
+            rows = _sparse_rows(output["lexical_weights"])
+            result["sparse"] = scipy_sparse.csr_array(
+                (rows.weights, rows.token_ids, rows.indptr), shape=(len(rows), self.dim["sparse"])
+            )
+        if output["colbert_vecs"] is not None:
+            result["colbert_vecs"] = output["colbert_vecs"]
+        return result
+
+
+_EXTRA = "milvus-compat"
+
+
+def _with_limits(options: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+    """The options with both limits set to one."""
+    names = ("query_max_length", "passage_max_length")
+    if given := [name for name in names if name in options]:
+        raise InputError(f"max_length={max_length} sets {given} too; give one or the other")
+    return {**options, **dict.fromkeys(names, max_length)}
+
+
+def _sparse_rows(lexical_weights: Sequence[Mapping[str, float]]) -> SparseRows:
+    return SparseRows.of(
+        {int(token_id): weight for token_id, weight in row.items()} for row in lexical_weights
+    )
