@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from bge_m3_integrations.errors import MissingExtraError
@@ -22,12 +23,26 @@ def require(module: str, *, extra: str) -> ModuleType:
         MissingExtraError: The module's package is not installed. A module that is there and
             fails inside its own imports raises its own error unchanged.
     """
+    check(module, extra=extra)
+    return importlib.import_module(module)
+
+
+def check(module: str, *, extra: str) -> None:
+    """Say how to install an optional module that is not there, without importing it.
+
+    Args:
+        module: Dotted name of the module.
+        extra: This distribution's extra that brings it.
+
+    Raises:
+        MissingExtraError: The module's package is not installed.
+    """
     try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not error.name or not module.startswith(error.name.partition(".")[0]):
-            raise
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # a parent package is not there
+        found = None
+    if found is None:
         raise MissingExtraError(
             f"{module.partition('.')[0]} is not installed; "
             f'run: pip install "bge-m3-integrations[{extra}]"'
-        ) from error
+        )

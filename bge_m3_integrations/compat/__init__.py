@@ -5,8 +5,9 @@ See `docs/migration.md` for what is the same, what differs on purpose, and the n
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from bge_m3_integrations._lazy import lazy_names
 
 if TYPE_CHECKING:
     from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel
@@ -17,13 +18,4 @@ _HOME_OF = {"BGEM3FlagModel": "flag_embedding", "BGEM3EmbeddingFunction": "pymil
 __all__ = ["BGEM3EmbeddingFunction", "BGEM3FlagModel"]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

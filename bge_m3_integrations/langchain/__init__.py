@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
-from bge_m3_integrations._optional import require
+from bge_m3_integrations._lazy import lazy_names
+from bge_m3_integrations._optional import check
 
 # every import of a module below comes by here first, so all of them give the pip line
-require("langchain_core", extra="langchain")
+check("langchain_core", extra="langchain")
 
 if TYPE_CHECKING:
     from bge_m3_integrations.langchain.compressor import BGEM3Reranker
@@ -27,13 +27,4 @@ _HOME_OF = {
 __all__ = ["BGEM3Embeddings", "BGEM3Reranker", "BGEM3Retriever", "to_document", "to_record"]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
