@@ -1,0 +1,229 @@
+"""The command line: bge-m3 demo, verify, score.
+
+Nothing here imports torch before a command runs, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from bge_m3_integrations import __version__
+from bge_m3_integrations.errors import BGEM3Error
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.types import Scores
+    from bge_m3_integrations.verify import Report
+
+PLAIN_WIDTH = 100
+_DEBUG = "bge_m3_debug"
+
+
+class _Commands(TyperGroup):
+    """Shows the package's errors and warnings as one readable line each."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; `--debug` lets errors through with their traceback."""
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except BGEM3Error as error:
+                if ctx.meta.get(_DEBUG):
+                    raise
+                _say(f"error: {error}", style="red")
+                raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="bge-m3",
+    cls=_Commands,
+    help="BGE-M3's dense, sparse and ColBERT retrieval for LangChain and LlamaIndex.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _remember_debug(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta[_DEBUG] = bool(ctx.meta.get(_DEBUG)) or value  # meta is shared with the parent
+    return value
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"bge-m3-integrations {__version__}")
+        raise typer.Exit
+
+
+Debug = Annotated[
+    bool, typer.Option("--debug", callback=_remember_debug, help="Show errors with traceback.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Hub id such as BAAI/bge-m3, or a folder. Default: the small demo model."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    *,
+    docs: Annotated[
+        Path | None, typer.Option(help="Folder with your own .md and .txt files.")
+    ] = None,
+    model: Model = None,
+    query: Annotated[
+        list[str] | None, typer.Option(help="What to ask; may be given several times.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Documents shown per query.")] = 5,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Index documents, ask questions, and see all scores side by side."""
+    if docs is not None and not query and not sys.stdin.isatty():
+        raise typer.BadParameter('--docs needs something to ask: add --query "..."')
+    from bge_m3_integrations.demo.run import read_records, run_demo
+
+    err = _console(stderr=True)
+    records = None if docs is None else read_records(docs, err)
+    typed = _typed_queries() if docs is not None and not query else iter(query or [])
+    run_demo(
+        out=_console(),
+        err=err,
+        records=records,
+        model=model,
+        queries=typed,
+        limit=limit,
+        device=device,
+        dtype=dtype,
+    )
+
+
+@app.command()
+def score(
+    *,
+    query: Annotated[str, typer.Argument(help="The query.")],
+    documents: Annotated[list[str], typer.Argument(help="One or more documents.")],
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Score documents for a query: dense, sparse, ColBERT and hybrid."""
+    from bge_m3_integrations.engine import BGEM3
+
+    engine = BGEM3(_chosen(model), device=device, dtype=dtype)
+    scores = engine.score([query], documents)
+    _show_scores(documents, scores, _console())
+
+
+@app.command()
+def verify(
+    *,
+    model: Model = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report to this JSON file.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    published: Annotated[
+        bool | None,
+        typer.Option(
+            help="Check the figures published for BAAI/bge-m3. Default: for that id only."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare this installation's numbers with FlagEmbedding's on the same weights."""
+    from bge_m3_integrations.verify import verify_model, write_report
+
+    report = verify_model(_chosen(model), device=device, dtype=dtype, published=published)
+    _show_report(report, _console())
+    if out is not None:
+        write_report(report, out)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point of `bge-m3` and of `python -m bge_m3_integrations.cli`."""
+    for stream in (sys.stdout, sys.stderr):
+        # a Windows pipe in a narrow code page cannot show Chinese; that is no reason to crash
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app(prog_name="bge-m3")
+
+
+def _chosen(model: str | None) -> str:
+    """The model's name or folder; says on stderr when it is the demo model."""
+    if model is not None:
+        return model
+    from bge_m3_integrations.demo import checkpoint_path
+
+    path = checkpoint_path()
+    _say("note: this is the small demo model, NOT BAAI/bge-m3; for real use pass --model")
+    return str(path)
+
+
+def _typed_queries() -> Iterator[str]:
+    while text := typer.prompt("\nAsk (empty line to end)", default="", show_default=False).strip():
+        yield text
+
+
+def _console(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PLAIN_WIDTH)
+
+
+def _say(message: str, *, style: str = "") -> None:
+    console = _console(stderr=True)
+    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_warning(message: Warning | str, *where: object, **rest: object) -> None:
+    del where, rest
+    _say(f"note: {message}")
+
+
+def _show_scores(documents: list[str], scores: Scores, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    parts = [*scores.components.items(), ("hybrid", scores.hybrid)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("document", overflow="ellipsis", no_wrap=True)
+    for name, _ in parts:
+        table.add_column(name, justify="right", no_wrap=True)
+    for i, document in enumerate(documents):
+        table.add_row(Text(document), *(f"{values[0, i]:.4f}" for _, values in parts))
+    console.print(table)
+
+
+def _show_report(report: Report, console: Console) -> None:
+    for line in report.lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What the README shows runs, with a tiny checkpoint in place of the real one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from bge_m3_integrations.cli import app
+from bge_m3_integrations.demo import load_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
+LANGCHAIN = [block for block in BLOCKS if ".langchain" in block]
+LLAMA_INDEX = [block for block in BLOCKS if ".llama_index" in block]
+PLAIN = [block for block in BLOCKS if block not in (*LANGCHAIN, *LLAMA_INDEX)]
+
+
+def run(block: str, checkpoint: Path) -> dict[str, Any]:
+    assert '"BAAI/bge-m3"' in block
+    names: dict[str, Any] = {}
+    exec(block.replace('"BAAI/bge-m3"', repr(str(checkpoint))), names)
+    return names
+
+
+def test_there_is_code_for_both_frameworks_in_both_languages() -> None:
+    assert (len(LANGCHAIN), len(LLAMA_INDEX), len(PLAIN)) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("block", LANGCHAIN)
+def test_the_langchain_code_finds_one_document_with_all_scores(
+    block: str, xlm_roberta: Path
+) -> None:
+    pytest.importorskip("langchain_core")
+    names = run(block, xlm_roberta)
+    (document,) = names["documents"]
+    assert document.page_content in names["texts"]
+    assert {"dense", "sparse", "colbert", "hybrid"} <= document.metadata["bge_m3_scores"].keys()
+
+
+@pytest.mark.parametrize("block", LLAMA_INDEX)
+def test_the_llama_index_code_finds_one_node(block: str, xlm_roberta: Path) -> None:
+    pytest.importorskip("llama_index.core")
+    names = run(block, xlm_roberta)
+    (node,) = names["nodes"]
+    assert node.score == names["index"].search(_query(block), limit=1)[0].score
+
+
+def test_the_plain_code_scores_and_reranks(xlm_roberta: Path) -> None:
+    names = run(PLAIN[0], xlm_roberta)
+    scores = names["scores"]
+    for values in (scores.dense, scores.sparse, scores.colbert, scores.hybrid):
+        assert values.shape == (1, 2)
+    assert [ranked.index in (0, 1) for ranked in names["best"]] == [True]
+
+
+@pytest.mark.parametrize("text", [README, (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")])
+def test_every_command_and_option_that_is_shown_exists(text: str) -> None:
+    commands = typer.main.get_group(app).commands
+    shown = re.findall(r"(?<!/)bge-m3 ([a-z]+)([^`\n#]*)", text) + re.findall(
+        r"bge_m3_integrations\.cli ([a-z]+)([^`\n#]*)", text
+    )
+    assert shown
+    for name, rest in shown:
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z]+", rest)) <= options
+
+
+def test_the_number_of_documents_is_the_corpus_own() -> None:
+    assert f"indexes {len(load_corpus())} short documents" in README
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def _query(block: str) -> str:
+    found = re.search(r'retrieve\("([^"]+)"\)', block)
+    assert found is not None
+    return found[1]
