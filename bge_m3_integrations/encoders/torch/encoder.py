@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from bge_m3_integrations.encoders.torch.devices import default_budget, is_out_of
 from bge_m3_integrations.encoders.torch.heads import lexical_rows
 from bge_m3_integrations.encoders.torch.load import CheckpointSource, Source, usable_positions
 from bge_m3_integrations.encoders.torch.modules import BatchOutput, run_batch
+from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.types import (
     ALL_MODES,
@@ -113,10 +114,7 @@ class TorchEncoder:
         self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
     ) -> TokenBatch:
         """See `Encoder.tokenize`."""
-        limit = self.max_length if max_length is None else self._checked_length(max_length)
-        return self.source.tokenizer.split(
-            texts, instruction=self._instructions[kind], max_length=limit
-        )
+        return self.source.tokenizer.split(texts, **self._limits(kind, max_length))
 
     def id_to_token(self, ids: Sequence[int]) -> list[str]:
         """See `Encoder.id_to_token`."""
@@ -127,16 +125,15 @@ class TorchEncoder:
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
         modes = as_modes(modes)
-        tokens = self.tokenize(texts, kind=kind, max_length=max_length)
+        tokens = self.source.tokenizer.pack(texts, **self._limits(kind, max_length))
         if not len(tokens):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
         work = _Work(self, tokens, modes)
-        lengths = np.diff(tokens.offsets)
         budget = self._own_budget()
-        run_in_batches(lengths, budget, work.run, is_out_of_memory=is_out_of_memory)
+        run_in_batches(tokens.lengths, budget, work.run, is_out_of_memory=is_out_of_memory)
         return work.result()
 
-    def run(self, tokens: TokenBatch, rows: IntArray, modes: Modes) -> BatchOutput:
+    def run(self, tokens: PackedIds, rows: IntArray, modes: Modes) -> BatchOutput:
         """One forward pass over some texts; a text with non-finite numbers is tried in float32.
 
         Args:
@@ -150,11 +147,11 @@ class TorchEncoder:
         Raises:
             EncodingError: A text's numbers are not finite in float32 arithmetic either.
         """
+        lengths = tokens.lengths[rows]
         output = self._forward(tokens, rows, modes)
-        bad = np.flatnonzero(~output.finite([len(tokens.row(int(i))) for i in rows]))
+        bad = np.flatnonzero(~output.finite(lengths))
         if not len(bad):
             return output
-        lengths = [len(tokens.row(int(i))) for i in rows]
         again = self._forward(tokens, rows, modes, upcast=True)
         still = rows[~again.finite(lengths)]
         if len(still):
@@ -165,7 +162,7 @@ class TorchEncoder:
         return _merged(output, again, bad, lengths)
 
     def _forward(
-        self, tokens: TokenBatch, rows: IntArray, modes: Modes, *, upcast: bool = False
+        self, tokens: PackedIds, rows: IntArray, modes: Modes, *, upcast: bool = False
     ) -> BatchOutput:
         return run_batch(
             self.source.modules,
@@ -175,6 +172,10 @@ class TorchEncoder:
             pad_token_id=self.pad_token_id,
             upcast=upcast,
         )
+
+    def _limits(self, kind: Kind, max_length: int | None) -> _Limits:
+        limit = self.max_length if max_length is None else self._checked_length(max_length)
+        return _Limits(instruction=self._instructions[kind], max_length=limit)
 
     def _own_budget(self) -> TokenBudget:
         if self._budget is None:
@@ -191,13 +192,18 @@ class TorchEncoder:
         return int(value)
 
 
+class _Limits(TypedDict):
+    instruction: str
+    max_length: int
+
+
 class _Work:
     """The results of one encode call, filled batch by batch in any order."""
 
-    def __init__(self, encoder: TorchEncoder, tokens: TokenBatch, modes: frozenset[Mode]) -> None:
+    def __init__(self, encoder: TorchEncoder, tokens: PackedIds, modes: frozenset[Mode]) -> None:
         self._encoder, self._tokens, self._modes = encoder, tokens, modes
         count = len(tokens)
-        self._offsets = offsets_of(np.diff(tokens.offsets) - 1)  # no vector for cls
+        self._offsets = offsets_of(tokens.lengths - 1)  # no vector for cls
         self._dense = np.empty((count, encoder.dim), np.float32) if "dense" in modes else None
         self._token_weights = np.empty(len(tokens.ids), np.float32) if "sparse" in modes else None
         shape = (int(self._offsets[-1]), encoder.colbert_dim)
@@ -215,7 +221,7 @@ class _Work:
                 _scatter(target, values, offsets, rows)
 
     def result(self) -> EmbeddingBatch:
-        lengths = np.diff(self._tokens.offsets)
+        lengths = self._tokens.lengths
         sparse: SparseRows | None = None
         if self._token_weights is not None:
             unweighted = self._encoder.source.tokenizer.unweighted
@@ -234,12 +240,12 @@ def _scatter(target: np.ndarray, values: np.ndarray, offsets: IntArray, rows: In
 
 
 def _merged(
-    output: BatchOutput, again: BatchOutput, bad: IntArray, lengths: list[int]
+    output: BatchOutput, again: BatchOutput, bad: IntArray, lengths: IntArray
 ) -> BatchOutput:
     """The first output with the texts at `bad` taken from the second."""
     texts = np.arange(len(lengths))
     tokens = np.repeat(texts, lengths)
-    vectors = np.repeat(texts, np.asarray(lengths) - 1)
+    vectors = np.repeat(texts, lengths - 1)
     for owner, old, new in (
         (texts, output.dense, again.dense),
         (tokens, output.sparse, again.sparse),

@@ -14,7 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from bge_m3_integrations.encoders.torch.heads import Pooling, normalised, pool
-from bge_m3_integrations.types import FloatArray, Modes
+from bge_m3_integrations.types import FloatArray, IntArray, Modes
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -56,7 +56,7 @@ class BatchOutput:
     sparse: FloatArray | None
     colbert: FloatArray | None
 
-    def finite(self, lengths: Sequence[int]) -> NDArray[np.bool_]:
+    def finite(self, lengths: IntArray) -> NDArray[np.bool_]:
         """`(b,)`: which texts have only finite numbers."""
         good = np.ones(len(lengths), bool)
         tokens = np.repeat(np.arange(len(lengths)), lengths)
@@ -65,7 +65,7 @@ class BatchOutput:
         if self.sparse is not None:
             good[tokens[~np.isfinite(self.sparse)]] = False
         if self.colbert is not None:
-            after_first = np.repeat(np.arange(len(lengths)), np.asarray(lengths) - 1)
+            after_first = np.repeat(np.arange(len(lengths)), lengths - 1)
             good[after_first[~np.isfinite(self.colbert).all(axis=1)]] = False
         return good
 

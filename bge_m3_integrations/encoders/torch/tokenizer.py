@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bge_m3_integrations.errors import CheckpointError, InputError
-from bge_m3_integrations.types import TokenBatch, offsets_of
+from bge_m3_integrations.types import IntArray, TokenBatch, offsets_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -23,6 +25,33 @@ if TYPE_CHECKING:
 # them: its tokenizer calls it sep, not eos.
 _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
 _PROBE = "a"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedIds:
+    """The token ids of `n` texts, end to end.
+
+    Attributes:
+        ids: `(t,) int32`, special tokens included.
+        offsets: `(n + 1,) int64`; text `i` owns `offsets[i]:offsets[i + 1]`.
+        truncated: `(n,) int64`, tokens dropped at the length limit.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: IntArray
+    truncated: IntArray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> IntArray:
+        """`(n,)` tokens per text."""
+        return np.diff(self.offsets)
+
+    def row(self, i: int) -> NDArray[np.int32]:
+        """The ids of text `i`, as a view."""
+        return self.ids[int(self.offsets[i]) : int(self.offsets[i + 1])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,42 +71,40 @@ class TextTokenizer:
     core: Tokenizer
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    unweighted: np.ndarray[Any, np.dtype[np.int64]]
+    unweighted: IntArray
     pad_token_id: int
     vocab_size: int
     length_limit: int | None
 
-    def split(self, texts: Sequence[str], *, instruction: str, max_length: int) -> TokenBatch:
-        """Tokenise texts; see `Encoder.tokenize`.
+    def pack(self, texts: Sequence[str], *, instruction: str, max_length: int) -> PackedIds:
+        """Tokenise texts to what a model reads.
 
         Args:
             texts: Strings, also empty ones.
-            instruction: Put in front of each text; its tokens get no span.
+            instruction: Put in front of each text.
             max_length: Most tokens of a text, special ones included; the text's end is dropped.
 
         Returns:
-            Packed tokens.
+            Packed ids.
 
         Raises:
             InputError: A text is no string, or cannot be written as UTF-8.
         """
-        check_texts(texts)
-        kept = max_length - len(self.prefix) - len(self.suffix)
-        encoded = self.core.encode_batch(
-            [instruction + text for text in texts], add_special_tokens=False
-        )
-        ids = [self.prefix + tuple(e.ids[:kept]) + self.suffix for e in encoded]
-        spans = [self._spans(e, kept, len(instruction)) for e in encoded]
-        offsets = offsets_of([len(row) for row in ids])
+        return self._packed(self._encoded(texts, instruction), self._room(max_length))
+
+    def split(self, texts: Sequence[str], *, instruction: str, max_length: int) -> TokenBatch:
+        """Tokenise texts and tell where each token stands; see `pack` and `Encoder.tokenize`."""
+        encoded, room = self._encoded(texts, instruction), self._room(max_length)
+        packed = self._packed(encoded, room)
+        spans = [self._spans(e, room, len(instruction)) for e in encoded]
+        places = np.arange(len(packed.ids)) - np.repeat(packed.offsets[:-1], packed.lengths)
         return TokenBatch(
-            ids=np.array([i for row in ids for i in row], np.int32),
+            ids=packed.ids,
             spans=np.array([s for row in spans for s in row], np.int32).reshape(-1, 2),
             # every token but the first (cls) has a vector
-            colbert_rows=np.arange(offsets[-1], dtype=np.int32)
-            - np.repeat(offsets[:-1], np.diff(offsets)).astype(np.int32)
-            - 1,
-            offsets=offsets,
-            truncated=np.array([max(0, len(e.ids) - kept) for e in encoded], np.int64),
+            colbert_rows=(places - 1).astype(np.int32),
+            offsets=packed.offsets,
+            truncated=packed.truncated,
         )
 
     def words(self, ids: Sequence[int]) -> list[str]:
@@ -87,6 +114,23 @@ class TextTokenizer:
             if piece is None:
                 raise InputError(f"token id {i} is not in the vocabulary of {self.vocab_size}")
         return [str(piece) for piece in pieces]
+
+    def _encoded(self, texts: Sequence[str], instruction: str) -> list[Encoding]:
+        check_texts(texts)
+        return self.core.encode_batch(
+            [instruction + text for text in texts], add_special_tokens=False
+        )
+
+    def _room(self, max_length: int) -> int:
+        """How many of a text's own tokens fit."""
+        return max_length - len(self.prefix) - len(self.suffix)
+
+    def _packed(self, encoded: Sequence[Encoding], room: int) -> PackedIds:
+        rows = [(*self.prefix, *e.ids[:room], *self.suffix) for e in encoded]
+        offsets = offsets_of([len(row) for row in rows])
+        ids = np.fromiter(chain.from_iterable(rows), np.int32, count=int(offsets[-1]))
+        cut = np.array([max(0, len(e) - room) for e in encoded], np.int64)
+        return PackedIds(ids, offsets, cut)
 
     def _spans(self, encoded: Encoding, kept: int, shift: int) -> list[tuple[int, int]]:
         own = [
