@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bge_m3_integrations import scoring
+from bge_m3_integrations.checks import check_texts, chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
-from bge_m3_integrations.encoders.memo import MemoEncoder, Needs, Stats
+from bge_m3_integrations.encoders.memo import MemoEncoder
+from bge_m3_integrations.encoders.needs import Needs, Stats
 from bge_m3_integrations.errors import InputError, TruncationWarning
 from bge_m3_integrations.types import (
     ALL_MODES,
     Components,
     EmbeddingBatch,
+    IntArray,
     Kind,
     Mode,
     Modes,
@@ -117,12 +120,18 @@ class BGEM3:
             offline,
             trust_remote_code,
         )
+        # the class is asked, not the object: its properties may read files
+        if self.over_encoder and not hasattr(type(model), "encode"):
+            raise InputError(
+                f"model must be a folder, a hub id or an encoder, not {type(model).__name__} "
+                f"{model!r}"
+            )
         if self.over_encoder and self._loading != _Loading():
             raise InputError(
                 f"an encoder ({type(model).__name__}) brings its own options; give them to it, "
                 "and BGEM3 only memo_bytes and clean"
             )
-        self._memo_bytes = memo_bytes
+        self._memo_bytes = whole("memo_bytes", memo_bytes, least=0)
         self._clean = clean
         self._needs = Needs()
         self._encoder: MemoEncoder | None = None
@@ -266,8 +275,14 @@ class BGEM3:
         """
         chosen = self.weights(weights)
         left = self.encode_queries(queries, modes=chosen.modes, max_length=max_length)
-        right = self.encode_documents(documents, modes=chosen.modes, max_length=max_length)
-        return scoring.hybrid(scoring.components(left, right, chosen.modes), chosen)
+        right = _Distinct(documents)
+        parts = []
+        for piece in chunks(right.texts):  # token vectors of one stretch at a time
+            batch = self.encode_documents(
+                right.texts[piece], modes=chosen.modes, max_length=max_length
+            )
+            parts.append(scoring.components(left, batch, chosen.modes))
+        return scoring.hybrid(_beside(parts, left, chosen).take(np.s_[:, right.places]), chosen)
 
     def score_pairs(
         self,
@@ -294,16 +309,16 @@ class BGEM3:
         left = _Distinct(queries)
         right = _Distinct(documents)
         query_batch = self.encode_queries(left.texts, modes=chosen.modes, max_length=max_length)
-        document_batch = self.encode_documents(
-            right.texts, modes=chosen.modes, max_length=max_length
-        )
         out = {mode: np.zeros(len(pairs), np.float32) for mode in chosen.modes}
-        for i in range(len(left.texts)):
-            rows = np.flatnonzero(left.places == i)
-            batch = document_batch.take(right.places[rows])
-            part = scoring.components(query_batch.take([i]), batch, chosen.modes)
-            for mode, scores in part.items():
-                out[mode][rows] = scores[0]
+        for piece in chunks(right.texts):  # token vectors of one stretch at a time
+            batch = self.encode_documents(
+                right.texts[piece], modes=chosen.modes, max_length=max_length
+            )
+            for i, rows in _by_query(left.places, right.places, piece):
+                some = batch.take(right.places[rows] - piece.start)
+                part = scoring.components(query_batch.take([i]), some, chosen.modes)
+                for mode, scores in part.items():
+                    out[mode][rows] = scores[0]
         return scoring.hybrid(Components(**out), chosen)
 
     def rerank(
@@ -373,8 +388,10 @@ class BGEM3:
         self, texts: Sequence[str], kind: Kind, modes: Modes, max_length: int | None
     ) -> EmbeddingBatch:
         modes = as_modes(modes)
+        texts = texts if isinstance(texts, str) else list(texts)
         if missing := modes - self.modes:
             raise InputError(f"{self.name} has no {sorted(missing)}; it has {sorted(self.modes)}")
+        check_texts(texts, surrogates=self._clean)
         batch = self.encoder.encode(texts, kind=kind, modes=modes, max_length=max_length)
         cut = int((batch.truncated > 0).sum())
         if cut:
@@ -402,8 +419,8 @@ def ranking(scores: Scores, *, limit: int | None = None) -> list[Ranked]:
     Raises:
         InputError: `limit` is below 1.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1, or None for all, not {limit}")
+    if limit is not None:
+        limit = whole("limit", limit)
     row = scores.hybrid[0]
     order = np.argsort(-row, kind="stable")[:limit]
     parts = scores.components.take(0)
@@ -417,6 +434,25 @@ class _Distinct:
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         self.texts = list(index)
         self.places = np.array([index[text] for text in texts], np.int64)
+
+
+def _beside(parts: list[Components], left: EmbeddingBatch, weights: Weights) -> Components:
+    """Scores of consecutive stretches of documents, as one table of `(q, n)`."""
+    none = np.zeros((len(left), 0), np.float32)
+    columns = {mode: [none, *(dict(p.items())[mode] for p in parts)] for mode in weights.modes}
+    return Components(**{mode: np.concatenate(held, axis=1) for mode, held in columns.items()})
+
+
+def _by_query(
+    queries: IntArray, documents: IntArray, piece: slice
+) -> Iterator[tuple[int, IntArray]]:
+    """The pairs whose document is in a stretch, grouped by query: its number, then the pairs."""
+    inside = np.flatnonzero((documents >= piece.start) & (documents < piece.stop))
+    inside = inside[np.argsort(queries[inside], kind="stable")]
+    borders = np.flatnonzero(np.diff(queries[inside])) + 1
+    for rows in np.split(inside, borders):
+        if len(rows):
+            yield int(queries[rows[0]]), rows
 
 
 def _unzip(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:

@@ -16,7 +16,22 @@ class CheckpointError(BGEM3Error, OSError):
 
 
 class EncodingError(BGEM3Error, RuntimeError):
-    """The model could not turn a text into finite numbers."""
+    """The model could not turn a text into finite numbers.
+
+    Args:
+        reason: What is wrong with the text's numbers.
+        position: The text's place in the caller's list.
+        name: What the caller knows the text by; None is "text" and its position.
+    """
+
+    def __init__(self, reason: str, position: int = 0, name: str | None = None) -> None:
+        super().__init__(reason, position, name)
+        self.reason = reason
+        self.position = position
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name or f'text {self.position}'} {self.reason}"
 
 
 class FilterError(InputError):

@@ -37,6 +37,7 @@ import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from bge_m3_integrations.errors import FilterError
@@ -192,7 +193,7 @@ def matches(where: Filter, metadata: Mapping[str, Any], *, record_id: str | None
         case Not(part):
             return not matches(part, metadata, record_id=record_id)
         case Predicate(fn):
-            return bool(fn(metadata))
+            return bool(fn(MappingProxyType(dict(metadata))))
         case Ids(ids):
             return record_id in ids
         case Compare(path, op, value):

@@ -75,6 +75,8 @@ class ScaledSum:
 class ReciprocalRank:
     """Reciprocal rank fusion, `sum of w / (k + rank)` with ranks from 1 (Cormack et al. 2009).
 
+    Ranks are among all candidates of the query; a lexical score of 0 adds nothing.
+
     Attributes:
         k: Damping of the first ranks; 60 in the paper.
         name: Reported in the hits.
@@ -98,5 +100,7 @@ class ReciprocalRank:
         for mode, scores in parts.items():
             ordered = np.sort(-scores)
             rank = np.searchsorted(ordered, -scores, side="left") + 1
-            total += np.float32(weights.of(mode)) / (np.float32(self.k) + rank.astype(np.float32))
+            share = np.float32(weights.of(mode)) / (np.float32(self.k) + rank.astype(np.float32))
+            # a document that shares no token with the query is in no lexical list
+            total += np.where(scores > 0, share, 0) if mode == "sparse" else share
         return total

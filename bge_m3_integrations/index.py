@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Self, Unpack
 
-from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.checks import check_text, chunks, whole
+from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.filters import And, Filter, FilterLike, Ids, as_filter, matches, operators
 from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.plan import Plan, Scored, SearchOptions, make_plan, ranking
@@ -73,8 +74,8 @@ class HybridIndex:
 
         Args:
             records: Records of distinct ids; read to the end before anything is encoded.
-            batch_size: Records encoded and written at a time. If one batch fails, those before
-                it are kept.
+            batch_size: Most records encoded and written at a time; long texts make batches
+                smaller. If one batch fails, those before it are kept.
             progress: Called with the number done and the total after each batch.
 
         Returns:
@@ -82,18 +83,16 @@ class HybridIndex:
 
         Raises:
             InputError: An id comes twice, or something is no record.
+            EncodingError: The model gives a record no finite numbers; the message has its id.
         """
-        taken = _distinct(records)
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        taken = _distinct(records, surrogates=bool(self._engine.options["clean"]))
+        batch_size = whole("batch_size", batch_size)
         modes = self.modes
-        for start in range(0, len(taken), batch_size):
-            batch = taken[start : start + batch_size]
-            texts = [record.text for record in batch]
-            embeddings = self._engine.encode_documents(texts, modes=modes)
-            self._store.upsert(batch, embeddings.only(modes))
+        for piece in chunks([record.text for record in taken], most=batch_size):
+            batch = taken[piece]
+            self._store.upsert(batch, self._encoded(batch, modes))
             if progress is not None:
-                progress(start + len(batch), len(taken))
+                progress(piece.stop, len(taken))
         return [record.id for record in taken]
 
     def search(
@@ -185,7 +184,24 @@ class HybridIndex:
         return self._run(embeddings, plan) if len(embeddings) else []
 
     def delete(self, *, ids: Sequence[str] | None = None, where: FilterLike | None = None) -> int:
-        """Delete by ids or by filter, exactly one of them; returns how many were there."""
+        """Delete by ids or by filter, exactly one of them.
+
+        Args:
+            ids: Which records; unknown ids are passed over.
+            where: Which records, by a filter.
+
+        Returns:
+            How many were there.
+
+        Raises:
+            InputError: Both are given, or none, or the filter is an empty dict: what a form with
+                nothing selected gives must not empty an index. `And([])` means all.
+        """
+        if isinstance(where, Mapping) and not where:
+            raise InputError(
+                f"delete(where={{}}) would delete all {self.count()} documents; pass "
+                "filters.And([]) if that is meant"
+            )
         return self._store.delete(ids=ids, where=self._runnable(as_filter(where)))
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
@@ -219,6 +235,13 @@ class HybridIndex:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _encoded(self, records: Sequence[Record], modes: Modes) -> EmbeddingBatch:
+        try:
+            return self._engine.encode_documents([r.text for r in records], modes=modes)
+        except EncodingError as error:
+            name = f"record {records[error.position].id!r}"
+            raise EncodingError(error.reason, error.position, name) from error
 
     def _plan(self, **options: Unpack[SearchOptions]) -> Plan:
         if unknown := options.keys() - SearchOptions.__annotations__.keys():
@@ -255,7 +278,8 @@ class HybridIndex:
     def _fill(self, pools: Sequence[dict[str, None]], limit: int, where: Filter | None) -> None:
         """Bring short pools up to the limit: no shared token is a low score, not a missing hit."""
         # of the first `limit` matching ids, at least as many are new as the pool lacks
-        spare = [record.id for record in islice(self._matching(where, page_size=limit), limit)]
+        page = min(limit, 1000)
+        spare = [record.id for record in islice(self._matching(where, page_size=page), limit)]
         for pool in pools:
             fresh = (record_id for record_id in spare if record_id not in pool)
             pool.update(dict.fromkeys(list(islice(fresh, max(0, limit - len(pool))))))
@@ -319,7 +343,7 @@ def _shared_modes(
     return chosen
 
 
-def _distinct(records: Iterable[Record]) -> list[Record]:
+def _distinct(records: Iterable[Record], *, surrogates: bool) -> list[Record]:
     taken = list(records)
     seen: set[str] = set()
     for i, record in enumerate(taken):
@@ -327,6 +351,7 @@ def _distinct(records: Iterable[Record]) -> list[Record]:
             raise InputError(f"record {i} is a {type(record).__name__}, not a Record")
         if record.id in seen:
             raise InputError(f"id {record.id!r} comes twice in one add; keep one record of it")
+        check_text(record.text, name=f"the text of record {record.id!r}", surrogates=surrogates)
         seen.add(record.id)
     return taken
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -9,6 +10,7 @@ from typing import TypedDict
 import numpy as np
 
 from bge_m3_integrations import scoring
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import Filter, FilterLike, as_filter
 from bge_m3_integrations.fusion import Fusion, WeightedSum
@@ -91,17 +93,19 @@ def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
     """
     limit, fusion = options.get("limit", 10), options.get("fusion")
     candidates, exact = options.get("candidates"), options.get("exact", False)
-    if limit < 1:
-        raise InputError(f"limit must be at least 1, not {limit}")
+    threshold = options.get("score_threshold")
+    if threshold is not None and not math.isfinite(threshold):
+        raise InputError(f"score_threshold must be a finite number, or None, not {threshold}")
     if exact and candidates is not None:
         raise InputError(f"exact search has no candidates, but was given {dict(candidates)}")
+    limit = whole("limit", limit)
     return Plan(
         limit,
         _weights(options.get("weights"), modes),
         None if exact else _candidates(candidates, limit, findable),
         WeightedSum() if fusion is None else fusion,
         as_filter(options.get("where")),
-        options.get("score_threshold"),
+        threshold,
     )
 
 
@@ -147,11 +151,14 @@ def _candidates(
     if candidates is None:
         usual = {mode: n for mode, n in USUAL_CANDIDATES.items() if mode in findable}
         candidates = usual or COLBERT_CANDIDATES
-    if not candidates or not set(candidates) <= set(findable):
+    if (
+        not isinstance(candidates, Mapping)
+        or not set(candidates)
+        or set(candidates) - set(findable)
+    ):
         raise InputError(
-            f"candidates {dict(candidates)} must name one or more of "
+            f"candidates {candidates!r} must be a mapping that names one or more of "
             f"{ordered_modes(findable)}, which this index can look up"
         )
-    if min(candidates.values()) < 1:
-        raise InputError(f"candidates must be counts of at least 1, not {dict(candidates)}")
-    return {mode: max(candidates[mode], limit) for mode in ordered_modes(candidates)}
+    counts = {mode: whole(f"candidates[{mode!r}]", candidates[mode]) for mode in candidates}
+    return {mode: max(counts[mode], limit) for mode in ordered_modes(counts)}

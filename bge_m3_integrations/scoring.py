@@ -1,6 +1,7 @@
 """BGE-M3's three scores as pure numpy: the reference that every kernel and store must match.
 
-Formulas: Chen et al. 2024, "BGE M3-Embedding", section 3.2. All sums are in float32.
+Formulas: Chen et al. 2024, "BGE M3-Embedding", section 3.2. Half-precision inputs are read as
+float32; sums are in float32, those of the lexical score in float64.
 """
 
 from __future__ import annotations
@@ -61,7 +62,6 @@ def lexical(queries: SparseRows, documents: SparseRows) -> FloatArray:
         ids, weights = queries.row(i)
         shared, query_weights = _lookup(ids, weights, documents.token_ids)
         products = documents.weights[shared] * query_weights
-        # bincount sums in float64: the reference is better than what it checks
         scores[i] = np.bincount(owner[shared], weights=products, minlength=len(documents))
     return scores
 

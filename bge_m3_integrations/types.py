@@ -40,10 +40,10 @@ def as_modes(modes: Modes | Mode) -> frozenset[Mode]:
     Raises:
         InputError: The choice is empty or holds a name that is no mode.
     """
-    chosen = frozenset([modes] if isinstance(modes, str) else modes)
-    if not chosen or not chosen <= ALL_MODES:
-        raise InputError(f"modes must be one or more of {list(MODES)}, not {sorted(chosen)}")
-    return chosen
+    given: Collection[Any] = [modes] if isinstance(modes, str) else modes
+    if not isinstance(given, Collection) or not given or not all(m in MODES for m in given):
+        raise InputError(f"modes must be one or more of {list(MODES)}, not {modes!r}")
+    return frozenset(given)
 
 
 def ordered_modes(modes: Modes) -> list[Mode]:
@@ -51,7 +51,7 @@ def ordered_modes(modes: Modes) -> list[Mode]:
     return [mode for mode in MODES if mode in modes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SparseRows:
     """Lexical weights of `n` texts in compressed sparse row form.
 
@@ -107,7 +107,7 @@ class SparseRows:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenVectors:
     """ColBERT vectors of `n` texts, packed end to end without padding.
 
@@ -140,7 +140,7 @@ class TokenVectors:
         return cls(np.concatenate([part.vectors for part in parts]), offsets_of(lengths))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
     """One text's view of a batch; a mode that was not asked for is None.
 
@@ -159,7 +159,7 @@ class Embedding:
     truncated: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingBatch:
     """Embeddings of `n` texts, packed; a mode that was not asked for is None.
 
@@ -277,7 +277,7 @@ class EmbeddingBatch:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenBatch:
     """The tokens of `n` texts, packed end to end; text `i` owns `offsets[i]:offsets[i + 1]`.
 
@@ -324,8 +324,11 @@ class Weights:
             bad = isinstance(value, bool) or not isinstance(value, int | float | np.number)
             if bad or not math.isfinite(value) or value < 0:
                 raise InputError(f"weights must be finite numbers of at least 0, not {values}")
-        if sum(values) <= 0:
-            raise InputError("weights must not all be 0; give one mode a positive weight")
+        if not 0 < sum(values) < math.inf:
+            raise InputError(
+                f"weights must have a positive, finite sum, not {values}; give one mode a "
+                "positive weight"
+            )
 
     @property
     def modes(self) -> frozenset[Mode]:
@@ -403,7 +406,7 @@ PRESETS: Mapping[str, Weights] = MappingProxyType(
 None of them is right for every collection: measure on your own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Components:
     """Component scores; a mode that was not asked for is None.
 
@@ -448,7 +451,7 @@ class Components:
         return {mode: float(array[i]) for mode, array in self.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scores:
     """Component scores, their raw weighted mean, and the weights that made it.
 
@@ -518,6 +521,11 @@ class Record:
         if not isinstance(self.text, str):
             raise InputError(
                 f"record {self.id!r}: text must be str, not {type(self.text).__name__}"
+            )
+        if not isinstance(self.metadata, Mapping):
+            raise InputError(
+                f"record {self.id!r}: metadata must be a mapping, not "
+                f"{type(self.metadata).__name__}; leave it out for none"
             )
 
     @property

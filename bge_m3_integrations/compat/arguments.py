@@ -24,13 +24,6 @@ def refuse_unknown(unknown: Iterable[str], known: Sequence[str]) -> None:
         raise InputError(f"unknown argument {name!r}; {hint}")
 
 
-def positive(name: str, value: int) -> int:
-    """The value, if it is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
-
-
 def one_device(devices: str | int | list[str] | list[int] | None) -> str:
     """The engine's name for what FlagEmbedding calls devices."""
     if isinstance(devices, list):

@@ -11,8 +11,9 @@ from typing import Any, overload
 import numpy as np
 
 from bge_m3_integrations import scoring
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.compat import conversions
-from bge_m3_integrations.compat.arguments import dtype_name, one_device, positive, refuse_unknown
+from bge_m3_integrations.compat.arguments import dtype_name, one_device, refuse_unknown
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import (
@@ -112,14 +113,14 @@ class BGEM3FlagModel:
         self.passage_instruction_for_retrieval = passage_instruction_for_retrieval
         self.passage_instruction_format = passage_instruction_format
         self.pooling_method = pooling_method
-        self.batch_size = positive("batch_size", batch_size)
+        self.batch_size = whole("batch_size", batch_size)
         self.query_max_length = query_max_length
         self.passage_max_length = passage_max_length
         self.return_dense = return_dense
         self.return_sparse = return_sparse
         self.return_colbert_vecs = return_colbert_vecs
         if truncate_dim is not None:
-            positive("truncate_dim", truncate_dim)
+            whole("truncate_dim", truncate_dim)
         self.truncate_dim = truncate_dim
         self._device = one_device(devices)
         self._colbert_dim = colbert_dim
@@ -167,7 +168,7 @@ class BGEM3FlagModel:
         Raises:
             InputError: No mode is on, or a text is no encodable string.
         """
-        positive("batch_size", self.batch_size if batch_size is None else batch_size)
+        whole("batch_size", self.batch_size if batch_size is None else batch_size)
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
         texts = conversions.instructed(texts, instruction, instruction_format)
         limit = self.passage_max_length if max_length is None else max_length
@@ -247,7 +248,7 @@ class BGEM3FlagModel:
         pairs, alone = conversions.as_pairs(sentence_pairs)
         given = weights_for_different_modes
         weights = Weights(1.0, 1.0, 1.0) if given is None else Weights.parse(given)
-        step = positive("batch_size", self.batch_size if batch_size is None else batch_size)
+        step = whole("batch_size", self.batch_size if batch_size is None else batch_size)
         first = self.query_max_length if max_query_length is None else max_query_length
         second = self.passage_max_length if max_passage_length is None else max_passage_length
         scores: dict[str, list[float]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.types import IntArray
 
 
@@ -22,9 +22,7 @@ class TokenBudget:
     """
 
     def __init__(self, tokens: int) -> None:
-        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-            raise InputError(f"token_budget must be a positive integer, not {tokens!r}")
-        self._tokens = tokens
+        self._tokens = whole("token_budget", tokens)
         self._lock = threading.Lock()
 
     @property

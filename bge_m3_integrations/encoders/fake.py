@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_m3_integrations.checks import check_texts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import (
     ALL_MODES,
@@ -165,14 +166,11 @@ class FakeEncoder:
         limit = self.max_length if max_length is None else max_length
         if not 2 <= limit <= self.max_length:
             raise InputError(f"max_length must be from 2 to {self.max_length}, not {limit}")
-        if isinstance(texts, str):
-            raise InputError(f"texts must be a list of strings, not one string {texts!r}")
+        check_texts(texts)
         prefix = self.query_instruction if kind == "query" else ""
-        return [self._row(i, text, prefix, limit) for i, text in enumerate(texts)]
+        return [self._row(text, prefix, limit) for text in texts]
 
-    def _row(self, position: int, text: str, prefix: str, limit: int) -> _Tokens:
-        if not isinstance(text, str):
-            raise InputError(f"text {position} must be str, not {type(text).__name__}")
+    def _row(self, text: str, prefix: str, limit: int) -> _Tokens:
         words = [(self._id(m[0]), _NO_SPAN) for m in _WORD.finditer(prefix)]
         words += [(self._id(m[0]), m.span()) for m in _WORD.finditer(text)]
         kept = [(_CLS, _NO_SPAN), *words[: limit - 2], (_EOS, _NO_SPAN)]

@@ -76,9 +76,8 @@ class FlagSource:
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the tensors in memory; rounded weights differ from the file's."""
-        return fingerprint.weights_digest(
-            pair for part in self._parts for pair in part.state_dict().items()
-        )
+        backbone, colbert, sparse = (part.state_dict().items() for part in self._parts)
+        return fingerprint.weights_digest(backbone=backbone, colbert=colbert, sparse=sparse)
 
 
 class FlagEncoder(TorchEncoder):

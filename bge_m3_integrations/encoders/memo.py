@@ -1,8 +1,8 @@
 """One forward pass for several callers: remembers embeddings, bounded in bytes.
 
-Two adapters over one engine ask for the same text a moment apart: dense, then sparse; retriever,
-then reranker. Each declares the modes that it will ask for, the first call computes their union,
-and the later ones find it here.
+Two adapters over one engine ask for the same text a moment apart, or at once: dense and sparse,
+retriever and reranker. Each declares the modes that it will ask for, the first call computes their
+union, and the others find it here, or wait for it while it runs.
 """
 
 from __future__ import annotations
@@ -11,95 +11,87 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.encoders.base import Encoder
+from bge_m3_integrations.encoders.needs import Needs, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
-from bge_m3_integrations.types import (
-    MODES,
-    EmbeddingBatch,
-    Kind,
-    Mode,
-    Modes,
-    as_modes,
-)
+from bge_m3_integrations.errors import EncodingError
+from bge_m3_integrations.types import MODES, EmbeddingBatch, Kind, Mode, Modes, as_modes
 
-_Key = tuple[Kind, int | None, str]
+_QUERY_SHARE = 0.25
 _REMEMBERED_EVICTIONS = 100_000
+
+_Key = tuple[int, str]
+"""Length limit and text."""
+
+
+class _Shelf:
+    """The embeddings of one kind, least recently used first out; its user holds the lock."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._rows: OrderedDict[_Key, EmbeddingBatch] = OrderedDict()
+        self._evicted: OrderedDict[bytes, None] = OrderedDict()
+        self.running: dict[_Key, tuple[frozenset[Mode], Future[EmbeddingBatch]]] = {}
+
+    def find(self, key: _Key, modes: frozenset[Mode]) -> EmbeddingBatch | None:
+        row = self._rows.get(key)
+        if row is None or not modes <= row.modes:
+            return None
+        self._rows.move_to_end(key)
+        return row
+
+    def was_evicted(self, key: _Key) -> bool:
+        return key not in self._rows and _digest(key) in self._evicted
+
+    def put(self, key: _Key, row: EmbeddingBatch) -> None:
+        old = self._rows.pop(key, None)
+        if old is not None:
+            self._bytes -= _nbytes(old)
+            row = replace(row, **{m: getattr(old, m) for m in MODES if getattr(row, m) is None})
+        self._rows[key] = row
+        self._bytes += _nbytes(row)
+        while self._bytes > self._max_bytes:
+            self._evict_oldest()
+
+    def _evict_oldest(self) -> None:
+        key, row = self._rows.popitem(last=False)
+        self._bytes -= _nbytes(row)
+        self._evicted[_digest(key)] = None
+        if len(self._evicted) > _REMEMBERED_EVICTIONS:
+            self._evicted.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """What an engine did so far.
+class _Ask:
+    """One call's question, the same for all its texts."""
 
-    Attributes:
-        texts: Texts that callers asked for.
-        forwards: Texts that went through the model.
-        memo_hits: Distinct texts of a call that were remembered.
-        evicted_forwards: Forwards that a larger memo would have saved.
-        truncated_texts: Texts cut at the length limit.
-        truncated_tokens: Tokens dropped there.
-    """
-
-    texts: int = 0
-    forwards: int = 0
-    memo_hits: int = 0
-    evicted_forwards: int = 0
-    truncated_texts: int = 0
-    truncated_tokens: int = 0
-
-
-class Needs:
-    """Which modes the users of an engine will ask for: what makes sharing a forward possible."""
-
-    def __init__(self) -> None:
-        self._declared: dict[str, dict[Kind, frozenset[Mode]]] = {}
-        self._lock = threading.Lock()
-
-    def declare(self, role: str, *, query: Modes = (), document: Modes = ()) -> None:
-        """Say what one kind of caller will ask for.
-
-        Args:
-            role: Who asks, such as "langchain.retriever". Declaring a role again widens it, so an
-                adapter that its framework rebuilds for every call counts once.
-            query: Modes that the caller needs of queries.
-            document: Modes that it needs of documents.
-        """
-        with self._lock:
-            old = self._declared.get(role, {"query": frozenset(), "document": frozenset()})
-            self._declared[role] = {
-                "query": old["query"] | frozenset(query),
-                "document": old["document"] | frozenset(document),
-            }
-
-    @property
-    def shared(self) -> bool:
-        """Whether two roles have declared their needs."""
-        return len(self._declared) > 1
-
-    def of(self, kind: Kind) -> frozenset[Mode]:
-        """The union of what all roles need."""
-        with self._lock:
-            return frozenset[Mode]().union(*(needs[kind] for needs in self._declared.values()))
+    kind: Kind
+    modes: frozenset[Mode]
+    limit: int
 
 
 class MemoEncoder(EncoderWrapper):
-    """An encoder that runs equal texts once per call and, when sharing, across calls.
+    """An encoder that runs equal texts once per call and, when shared, across calls and threads.
 
     Args:
         encoder: Does the work.
         needs: What the callers will ask for. Nothing is remembered before two roles have declared
             theirs, so a lone caller pays no memory.
-        max_bytes: Most bytes of embeddings remembered.
+        max_bytes: Most bytes of embeddings remembered: a quarter for queries, which documents in
+            bulk must not push out, the rest for documents.
     """
 
     def __init__(self, encoder: Encoder, needs: Needs, *, max_bytes: int) -> None:
         super().__init__(encoder)
-        self._max_bytes = max_bytes
-        self._bytes = 0
+        max_bytes = whole("memo_bytes", max_bytes, least=0)
+        queries = int(max_bytes * _QUERY_SHARE)
         self._needs = needs
-        self._rows: OrderedDict[_Key, EmbeddingBatch] = OrderedDict()
-        self._evicted: OrderedDict[bytes, None] = OrderedDict()
+        self._shelves = {"query": _Shelf(queries), "document": _Shelf(max_bytes - queries)}
         self._stats = Stats()
         self._lock = threading.Lock()
 
@@ -112,72 +104,94 @@ class MemoEncoder(EncoderWrapper):
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
-        modes = as_modes(modes)
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            return self.encoder.encode(texts, kind=kind, modes=modes, max_length=max_length)
+        limit = self.max_length if max_length is None else max_length
+        ask = _Ask(kind, as_modes(modes), limit)
         distinct = list(dict.fromkeys(texts))
-        found = self._recall(distinct, kind, max_length, modes)
-        missing = [text for text in distinct if text not in found]
-        parts = [row.only(modes) for row in found.values()]
-        if missing or not distinct:
-            parts.append(self._run(missing, kind, max_length, modes))
-        self._count(texts=len(texts), forwards=len(missing), memo_hits=len(found))
-        place = {text: i for i, text in enumerate([*found, *missing])}
-        batch = parts[0] if len(parts) == 1 else EmbeddingBatch.concat(parts)
-        if len(place) == len(texts) and not found:
-            return batch
-        return batch.take([place[text] for text in texts])
+        self._count(texts=len(texts))
+        try:
+            found, fresh = self._shared(distinct, ask) if self._needs.shared else ({}, distinct)
+            parts = [row.only(ask.modes) for row in found.values()]
+            if fresh or not distinct:
+                parts.append(self._run(fresh, ask, ask.modes))
+        except EncodingError as error:
+            text = distinct[error.position]
+            raise EncodingError(error.reason, list(texts).index(text)) from error
+        return _in_order(texts, [*found, *fresh], parts)
 
-    def _run(
-        self, texts: list[str], kind: Kind, max_length: int | None, modes: frozenset[Mode]
-    ) -> EmbeddingBatch:
-        wanted = modes | (self._needs.of(kind) & self.modes) if self._needs.shared else modes
-        fresh = self.encoder.encode(texts, kind=kind, modes=wanted, max_length=max_length)
-        cut = fresh.truncated > 0
-        self._count(truncated_texts=int(cut.sum()), truncated_tokens=int(fresh.truncated.sum()))
-        if self._needs.shared and texts:
-            self._remember(texts, fresh, kind, max_length)
-        return fresh.only(modes)
+    def _shared(self, texts: list[str], ask: _Ask) -> tuple[dict[str, EmbeddingBatch], list[str]]:
+        """What is remembered or computed for all callers, and what is left for this one alone."""
+        found, running, mine = self._claim(texts, ask)
+        found |= self._run_for_all(mine, texts, ask)
+        left = []
+        for text, future in running.items():
+            try:
+                found[text] = future.result()
+            except Exception:  # another caller's batch failed, perhaps for another text in it
+                left.append(text)
+        self._count(memo_hits=len(texts) - len(mine) - len(left))
+        return found, left
 
-    def _recall(
-        self, texts: list[str], kind: Kind, max_length: int | None, modes: frozenset[Mode]
-    ) -> dict[str, EmbeddingBatch]:
+    def _claim(
+        self, texts: list[str], ask: _Ask
+    ) -> tuple[dict[str, EmbeddingBatch], dict[str, Future[EmbeddingBatch]], list[str]]:
+        """Split texts: remembered, being computed by another caller, and now claimed by this."""
         found: dict[str, EmbeddingBatch] = {}
-        if not self._needs.shared:
-            return found
-        lost = 0
+        running: dict[str, Future[EmbeddingBatch]] = {}
+        mine: list[str] = []
+        shelf, wanted, lost = self._shelves[ask.kind], self._wanted(ask), 0
         with self._lock:
             for text in texts:
-                row = self._rows.get((kind, max_length, text))
-                if row is not None and modes <= row.modes:
-                    self._rows.move_to_end((kind, max_length, text))
+                key = (ask.limit, text)
+                modes, future = shelf.running.get(key, (frozenset(), None))
+                if (row := shelf.find(key, ask.modes)) is not None:
                     found[text] = row
-                lost += row is None and _digest(kind, max_length, text) in self._evicted
+                elif future is not None and ask.modes <= modes:
+                    running[text] = future
+                else:
+                    mine.append(text)
+                    lost += shelf.was_evicted(key)
+                    shelf.running[key] = (wanted, Future())
         self._count(evicted_forwards=lost)
-        return found
+        return found, running, mine
 
-    def _remember(
-        self, texts: list[str], fresh: EmbeddingBatch, kind: Kind, max_length: int | None
-    ) -> None:
+    def _run_for_all(
+        self, mine: list[str], texts: list[str], ask: _Ask
+    ) -> dict[str, EmbeddingBatch]:
+        """Compute the claimed texts in all declared modes, and hand them to whoever waits."""
+        if not mine:
+            return {}
+        shelf, keys = self._shelves[ask.kind], [(ask.limit, text) for text in mine]
+        try:
+            fresh = self._run(mine, ask, self._wanted(ask))
+        except BaseException as error:
+            with self._lock:
+                futures = [shelf.running.pop(key)[1] for key in keys]
+            for future in futures:
+                future.set_exception(error)
+            if isinstance(error, EncodingError):
+                position = texts.index(mine[error.position])
+                raise EncodingError(error.reason, position) from error
+            raise
+        rows = [fresh.take([i]) for i in range(len(mine))]
         with self._lock:
-            for i, text in enumerate(texts):
-                key: _Key = (kind, max_length, text)
-                row, old = fresh.take([i]), self._rows.pop(key, None)
-                if old is not None:
-                    self._bytes -= _nbytes(old)
-                    kept = {m: getattr(old, m) for m in MODES if getattr(row, m) is None}
-                    row = replace(row, **kept)
-                self._rows[key] = row
-                self._bytes += _nbytes(row)
-            while self._bytes > self._max_bytes:
-                self._evict_oldest()
+            for key, row in zip(keys, rows, strict=True):
+                shelf.put(key, row)
+            futures = [shelf.running.pop(key)[1] for key in keys]
+        for future, row in zip(futures, rows, strict=True):
+            future.set_result(row)
+        return dict(zip(mine, rows, strict=True))
 
-    def _evict_oldest(self) -> None:
-        key, row = self._rows.popitem(last=False)
-        self._bytes -= _nbytes(row)
-        self._evicted[_digest(*key)] = None
-        if len(self._evicted) > _REMEMBERED_EVICTIONS:
-            self._evicted.popitem(last=False)
+    def _run(self, texts: list[str], ask: _Ask, modes: frozenset[Mode]) -> EmbeddingBatch:
+        fresh = self.encoder.encode(texts, kind=ask.kind, modes=modes, max_length=ask.limit)
+        self._count(
+            forwards=len(texts),
+            truncated_texts=int((fresh.truncated > 0).sum()),
+            truncated_tokens=int(fresh.truncated.sum()),
+        )
+        return fresh
+
+    def _wanted(self, ask: _Ask) -> frozenset[Mode]:
+        return ask.modes | (self._needs.of(ask.kind) & self.modes)
 
     def _count(self, **more: int) -> None:
         with self._lock:
@@ -185,9 +199,18 @@ class MemoEncoder(EncoderWrapper):
             self._stats = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
 
 
-def _digest(kind: Kind, max_length: int | None, text: str) -> bytes:
-    key = f"{kind} {max_length} {text}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(key, digest_size=16).digest()
+def _in_order(texts: Sequence[str], held: list[str], parts: list[EmbeddingBatch]) -> EmbeddingBatch:
+    """The parts, which hold the distinct texts, as one row per text."""
+    batch = parts[0] if len(parts) == 1 else EmbeddingBatch.concat(parts)
+    if held == list(texts):
+        return batch
+    place = {text: i for i, text in enumerate(held)}
+    return batch.take([place[text] for text in texts])
+
+
+def _digest(key: _Key) -> bytes:
+    limit, text = key
+    return hashlib.blake2b(f"{limit} {text}".encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def _nbytes(row: EmbeddingBatch) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import (
     EmbeddingBatch,
@@ -33,9 +35,7 @@ def check_batch(records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
     """
     if len(records) != len(embeddings):
         raise InputError(f"{len(records)} records with {len(embeddings)} rows of embeddings")
-    ids = [record.id for record in records]
-    if len(set(ids)) < len(ids):
-        twice = sorted({key for key in ids if ids.count(key) > 1})
+    if twice := sorted(key for key, n in Counter(r.id for r in records).items() if n > 1):
         raise InputError(f"ids twice in one upsert: {twice[:5]}; keep one record of each")
     if records and not embeddings.modes:
         raise InputError(f"{len(records)} records with embeddings of no mode")
@@ -83,7 +83,11 @@ def _check_colbert(colbert: TokenVectors, owner: str) -> None:
 def _check_offsets(mode: Mode, offsets: IntArray, lengths: Sequence[int]) -> None:
     sound = offsets[0] == 0 and (np.diff(offsets) >= 0).all()
     if not sound or any(length != offsets[-1] for length in lengths):
-        raise InputError(f"{mode} offsets must ascend from 0 to {lengths}, not {offsets.tolist()}")
+        bad = int(np.argmin(np.diff(offsets, prepend=0)))
+        raise InputError(
+            f"{mode} offsets must ascend from 0 to {lengths}, but start at {offsets[0]}, end at "
+            f"{offsets[-1]} and step least at row {bad}"
+        )
 
 
 def _check_finite(
@@ -96,9 +100,8 @@ def _check_finite(
 
 
 def check_limit(limit: int) -> None:
-    """Raise `InputError` for a limit below 1."""
-    if limit < 1:
-        raise InputError(f"limit must be at least 1, not {limit}")
+    """Raise `InputError` for a limit that is no whole number of at least 1."""
+    whole("limit", limit)
 
 
 def id_list(ids: Sequence[str]) -> Sequence[str]:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
 from bge_m3_integrations import BGEM3, Weights, scoring
+from bge_m3_integrations import engine as engine_module
+from bge_m3_integrations.checks import chunks
 from bge_m3_integrations.errors import InputError, TruncationWarning
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -111,6 +116,37 @@ def test_truncation_is_counted_and_warned_about() -> None:
 def test_a_bare_string_is_refused_where_a_list_is_wanted(engine: BGEM3) -> None:
     with pytest.raises(InputError, match="list of strings"):
         engine.encode_documents("text")
+
+
+def test_long_lists_are_scored_in_stretches_with_the_same_result(
+    engine: BGEM3, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [f"document {i} about {i % 7}" for i in range(40)] * 2
+    pairs = [(f"query {i % 3}", document) for i, document in enumerate(documents)]
+    whole_table, whole_pairs = engine.score(["document 3"], documents), engine.score_pairs(pairs)
+    fake.calls.clear()
+    monkeypatch.setattr(engine_module, "chunks", partial(chunks, characters=90))
+    table, flat = engine.score(["document 3"], documents), engine.score_pairs(pairs)
+    assert max(len(call.texts) for call in fake.calls) < 8
+    np.testing.assert_allclose(table.hybrid, whole_table.hybrid, atol=1e-6)
+    np.testing.assert_allclose(flat.hybrid, whole_pairs.hybrid, atol=1e-6)
+    assert all(count <= 4 for count in fake.forwards.values())
+
+
+@pytest.mark.parametrize("model", [42, None, object()])
+def test_what_is_neither_a_name_nor_an_encoder_is_refused_at_once(model: Any) -> None:
+    with pytest.raises(InputError, match="a folder, a hub id or an encoder"):
+        BGEM3(model)
+
+
+def test_a_generator_of_texts_is_read_once(engine: BGEM3) -> None:
+    assert len(engine.encode_documents(text for text in ("a", "b"))) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("modes", [None, [], ["dense", "bm25"], [1, "dense"], 5])
+def test_modes_that_are_none_are_refused(engine: BGEM3, modes: Any) -> None:
+    with pytest.raises(InputError, match="modes must be one or more"):
+        engine.encode_documents(["a"], modes=modes)
 
 
 def test_scores_equal_the_reference_formulas(engine: BGEM3) -> None:

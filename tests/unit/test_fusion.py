@@ -50,8 +50,10 @@ def test_scaled_sum_does_not_depend_on_who_else_was_found() -> None:
 
 def test_reciprocal_rank_adds_one_over_k_plus_rank() -> None:
     given = values(ReciprocalRank(k=10), PARTS)
-    ranks = [(1, 3, 2), (2, 1, 2), (3, 2, 1)]
-    expected = [0.4 / (10 + d) + 0.2 / (10 + s) + 0.4 / (10 + c) for d, s, c in ranks]
+    ranks = [(1, None, 2), (2, 1, 2), (3, 2, 1)]  # the first shares no token with the query
+    expected = [
+        0.4 / (10 + d) + (0.2 / (10 + s) if s else 0.0) + 0.4 / (10 + c) for d, s, c in ranks
+    ]
     assert given == pytest.approx(expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from bge_m3_integrations import scoring
 from bge_m3_integrations.encoders.fake import FakeEncoder
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
-from bge_m3_integrations.filters import Filter, Ids, matches, operators, parse
+from bge_m3_integrations.filters import And, Filter, Ids, matches, operators, parse
 from bge_m3_integrations.fusion import ReciprocalRank, ScaledSum
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.stores.base import Capabilities, Page
@@ -464,3 +465,61 @@ def test_the_index_closes_its_store_at_the_end_of_with() -> None:
         index.optimize()
     with pytest.raises(StoreError, match="closed"):
         index.search("fox")
+
+
+def test_an_empty_filter_deletes_nothing_unless_it_is_spelled_out() -> None:
+    index, _ = make()
+    with pytest.raises(InputError, match=f"would delete all {len(RECORDS)}"):
+        index.delete(where={})
+    assert index.count() == len(RECORDS)
+    assert index.delete(where=And([])) == len(RECORDS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limit": 2.5},
+        {"limit": True},
+        {"limit": "3"},
+        {"candidates": {"dense": 5.5}},
+        {"candidates": ["dense"]},
+        {"score_threshold": float("nan")},
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_by_name(options: dict[str, Any]) -> None:
+    index, _ = make()
+    with pytest.raises(InputError, match=next(iter(options))):
+        index.search("fox", **options)
+
+
+def test_a_huge_limit_gives_all_documents() -> None:
+    index, _ = make()
+    assert len(index.search("fox", limit=sys.maxsize)) == len(RECORDS)
+
+
+def test_a_function_as_filter_cannot_change_what_the_index_holds() -> None:
+    index, _ = make()
+    before = index.get([record.id for record in RECORDS])
+    with pytest.raises((AttributeError, TypeError)):
+        index.count(lambda metadata: metadata.clear() or True)  # type: ignore[attr-defined]
+    assert index.get([record.id for record in RECORDS]) == before
+
+
+def test_long_texts_make_smaller_batches() -> None:
+    fake = FakeEncoder()
+    index = HybridIndex(BGEM3(fake))
+    index.add([Record(str(i), f"{i} " + "long " * 20_000) for i in range(6)])
+    assert [len(call.texts) for call in fake.calls] == [2, 2, 2]
+
+
+def test_a_text_that_no_tokenizer_reads_is_named_by_its_record_before_anything_is_encoded() -> None:
+    fake = FakeEncoder()
+    index = HybridIndex(BGEM3(fake))
+    with pytest.raises(InputError, match="record 'b' holds the lone surrogate"):
+        index.add([Record("a", "fine"), Record("b", "x\ud800")])
+    assert fake.calls == []
+
+
+def test_metadata_must_be_a_mapping() -> None:
+    with pytest.raises(InputError, match="'a': metadata must be a mapping, not list"):
+        Record("a", "text", metadata=[1])  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.encoders.batching import TokenBudget, run_in_batches
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.devices import default_budget, is_out_of_memory
@@ -20,6 +21,7 @@ from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.types import (
     ALL_MODES,
     EmbeddingBatch,
+    FloatArray,
     IntArray,
     Kind,
     Mode,
@@ -156,8 +158,9 @@ class TorchEncoder:
         still = rows[~again.finite(lengths)]
         if len(still):
             raise EncodingError(
-                f"text {int(still[0])} gives numbers that are not finite, in float32 too; the "
-                "checkpoint's weights are damaged or overflow on this text"
+                "gives numbers that are not finite, in float32 too; the checkpoint's weights are "
+                "damaged or overflow on this text",
+                int(still[0]),
             )
         return _merged(output, again, bad, lengths)
 
@@ -184,12 +187,13 @@ class TorchEncoder:
 
     def _checked_length(self, value: int) -> int:
         special = len(self.source.tokenizer.prefix) + len(self.source.tokenizer.suffix)
-        if isinstance(value, bool) or not special <= value <= self.model_max_length:
+        length = whole("max_length", value, least=0)
+        if not special <= length <= self.model_max_length:
             raise InputError(
-                f"max_length={value!r} is not between {special} (the special tokens) and "
+                f"max_length={length} is not between {special} (the special tokens) and "
                 f"{self.model_max_length} (what this model takes)"
             )
-        return int(value)
+        return length
 
 
 class _Limits(TypedDict):
@@ -205,7 +209,7 @@ class _Work:
         count = len(tokens)
         self._offsets = offsets_of(tokens.lengths - 1)  # no vector for cls
         self._dense = np.empty((count, encoder.dim), np.float32) if "dense" in modes else None
-        self._token_weights = np.empty(len(tokens.ids), np.float32) if "sparse" in modes else None
+        self._sparse: list[tuple[IntArray, SparseRows]] = []
         shape = (int(self._offsets[-1]), encoder.colbert_dim)
         self._vectors = np.empty(shape, np.float32) if "colbert" in modes else None
 
@@ -213,21 +217,29 @@ class _Work:
         output = self._encoder.run(self._tokens, rows, self._modes)
         if self._dense is not None and output.dense is not None:
             self._dense[rows] = output.dense
-        for target, values, offsets in (
-            (self._token_weights, output.sparse, self._tokens.offsets),
-            (self._vectors, output.colbert, self._offsets),
-        ):
-            if target is not None and values is not None:
-                _scatter(target, values, offsets, rows)
+        if output.sparse is not None:
+            self._sparse.append((rows, self._lexical(output.sparse, rows)))
+        if self._vectors is not None and output.colbert is not None:
+            _scatter(self._vectors, output.colbert, self._offsets, rows)
 
     def result(self) -> EmbeddingBatch:
-        lengths = self._tokens.lengths
-        sparse: SparseRows | None = None
-        if self._token_weights is not None:
-            unweighted = self._encoder.source.tokenizer.unweighted
-            sparse = lexical_rows(self._token_weights, self._tokens.ids, lengths, unweighted)
         colbert = None if self._vectors is None else TokenVectors(self._vectors, self._offsets)
-        return EmbeddingBatch(self._dense, sparse, colbert, lengths, self._tokens.truncated)
+        return EmbeddingBatch(
+            self._dense,
+            self._ordered_sparse() if "sparse" in self._modes else None,
+            colbert,
+            self._tokens.lengths,
+            self._tokens.truncated,
+        )
+
+    def _lexical(self, weights: FloatArray, rows: IntArray) -> SparseRows:
+        ids = np.concatenate([self._tokens.row(int(i)) for i in rows])
+        unweighted = self._encoder.source.tokenizer.unweighted
+        return lexical_rows(weights, ids, self._tokens.lengths[rows], unweighted)
+
+    def _ordered_sparse(self) -> SparseRows:
+        order = np.argsort(np.concatenate([rows for rows, _ in self._sparse]))
+        return SparseRows.concat([part for _, part in self._sparse]).take(order)
 
 
 def _scatter(target: np.ndarray, values: np.ndarray, offsets: IntArray, rows: IntArray) -> None:

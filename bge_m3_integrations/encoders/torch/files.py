@@ -104,7 +104,7 @@ def read_folder(folder: Path, place: Place, *, name: str, revision: str | None) 
     choice = choose(names, place)
     for file in choice.small:
         _check_content(folder / file)
-    _read_json(folder / CONFIG)
+    read_json(folder / CONFIG)
     weights = weight_names(folder, choice.entry, names)
     for file in weights:
         _check_content(folder / file)
@@ -171,7 +171,7 @@ def weight_names(folder: Path, entry: str, names: Collection[str]) -> list[str]:
     """The weights file, or the shards that its index names."""
     if not entry.endswith(_INDEX_SUFFIX):
         return [entry]
-    weight_map = _read_json(folder / entry).get("weight_map")
+    weight_map = read_json(folder / entry).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{folder / entry} has no weight_map; download it again")
     shards = sorted({str(shard) for shard in weight_map.values()})
@@ -184,7 +184,8 @@ def weight_names(folder: Path, entry: str, names: Collection[str]) -> list[str]:
     return shards
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a `CheckpointError` that says what is there instead."""
     _check_content(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

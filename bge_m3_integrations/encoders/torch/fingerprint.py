@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -31,36 +31,61 @@ _ARCHITECTURE = (
     "type_vocab_size",
     "vocab_size",
     "pad_token_id",
+    "position_embedding_type",
+    "layer_norm_type",
+    "norm_eps",
+    "hidden_activation",
+    "rope_theta",
+    "rope_parameters",
+    "rope_scaling",
+    "layer_types",
+    "local_attention",
+    "global_attn_every_n_layers",
 )
 # Tensors that a checkpoint may carry and that no embedding depends on.
 _UNUSED = ("pooler.", "lm_head.", "cls.predictions", "cls.seq_relationship", "position_ids")
-_PROBE = "What is BGE M3? BGE-M3 ist ein Modell: 稠密向量、稀疏权重。 \tﬁ é ١٢٣ 🙂 <mask>"
 _CHUNK = 4 * 1024 * 1024
+
+NamedTensors: TypeAlias = Iterable[tuple[str, torch.Tensor]]
 
 
 def tokenizer_digest(tokenizer: TextTokenizer) -> str:
-    """Digest of the vocabulary with its scores, the special ids, and what a probe becomes."""
-    model = json.loads(tokenizer.core.to_str())["model"]
-    parts = [
-        json.dumps(model, sort_keys=True),
-        repr((tokenizer.prefix, tokenizer.suffix, sorted(tokenizer.unweighted.tolist()))),
-        repr(tokenizer.core.encode(_PROBE).ids),
-    ]
-    return _sha256(part.encode() for part in parts)
+    """Digest of everything that turns text into ids, and of the ids without lexical weight."""
+    parts = json.loads(tokenizer.core.to_str())
+    del parts["truncation"], parts["padding"]
+    special = (tokenizer.prefix, tokenizer.suffix, sorted(tokenizer.unweighted.tolist()))
+    return _sha256([json.dumps(parts, sort_keys=True).encode(), repr(special).encode()])
 
 
-def weights_digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Digest of the tensors that embeddings depend on, whatever their order and prefix.
+def weights_digest(*, backbone: NamedTensors, colbert: NamedTensors, sparse: NamedTensors) -> str:
+    """Digest of the tensors that embeddings depend on, with their names.
 
     Args:
-        tensors: Names and tensors; names only decide what is left out, because formats differ in
-            their prefixes.
+        backbone: Names and tensors, in any order; a prefix that all share does not count, because
+            a task model's file has one and the bare backbone's has none.
+        colbert: The ColBERT head's.
+        sparse: The sparse head's.
 
     Returns:
         A sha256 in hex.
     """
-    used = [t for name, t in tensors if not any(part in name for part in _UNUSED)]
-    return _sha256(digest.encode() for digest in sorted(map(_tensor_digest, used)))
+    digests = {name: _tensor_digest(t) for name, t in backbone if not _is_unused(name)}
+    heads = [
+        f"{name} {_tensor_digest(t)}" for head in (colbert, sparse) for name, t in sorted(head)
+    ]
+    body = [f"{name} {digest}" for name, digest in sorted(_without_prefix(digests).items())]
+    return combine(*body, *heads)
+
+
+def _without_prefix(digests: dict[str, str]) -> dict[str, str]:
+    firsts = {name.partition(".")[0] for name in digests}
+    if len(firsts) > 1:
+        return digests
+    return {name.partition(".")[2]: digest for name, digest in digests.items()}
+
+
+def _is_unused(name: str) -> bool:
+    return any(part in name for part in _UNUSED)
 
 
 def architecture_digest(config: Any) -> str:

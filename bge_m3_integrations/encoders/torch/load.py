@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import threading
 import warnings
 import weakref
@@ -11,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.devices import pick_device, pick_dtype
-from bge_m3_integrations.encoders.torch.files import CheckpointFiles
+from bge_m3_integrations.encoders.torch.files import CONFIG, CheckpointFiles, read_json
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
 from bge_m3_integrations.encoders.torch.modules import M3Modules
@@ -32,13 +31,15 @@ _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm"}
     | {"xlm-roberta", "xlm-roberta-xl", "xmod"}
 )
-# Flags of sentence-transformers' pooling config, in the form before and since its version 5.
-_POOLING_FLAGS: dict[str, Pooling] = {
+# What sentence-transformers' pooling config says, in the form before and since its version 5.
+_POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last_token",
+    "cls": "cls",
+    "mean": "mean",
+    "lasttoken": "last_token",
 }
-_POOLING_NAMES: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last_token"}
 
 
 class Source(Protocol):
@@ -153,8 +154,9 @@ class CheckpointSource:
     @cached_property
     def pooling(self) -> Pooling:
         """How the dense vector is made; warns where an explicit choice contradicts the files."""
-        stated = _stated_pooling(self.files.pooling_config)
-        if self._pooling == "auto":
+        auto = self._pooling == "auto"
+        stated = _stated_pooling(self.files.pooling_config, strict=auto)
+        if auto:
             return stated or "cls"
         chosen = POOLINGS[POOLINGS.index(self._pooling)]
         if stated not in (None, chosen):
@@ -184,7 +186,7 @@ class CheckpointSource:
 
     @cached_property
     def _modules(self) -> M3Modules:
-        key = (str(self.files.folder.resolve()), str(self.device), str(self.dtype), self._trust)
+        key = (_state(self.files), str(self.device), str(self.dtype), self._trust)
         with _LOADING:
             modules = _LOADED.get(key)
             if modules is None:
@@ -195,18 +197,29 @@ class CheckpointSource:
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the files' tensors; computed once per process and file state."""
-        paths = (*self.files.weights, self.files.colbert_head, self.files.sparse_head)
-        key = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
+        files, key = self.files, _state(self.files)
         if key not in _DIGESTS:
-            _DIGESTS[key] = fingerprint.weights_digest(fingerprint.file_tensors(paths))
+            _DIGESTS[key] = fingerprint.weights_digest(
+                backbone=fingerprint.file_tensors(files.weights),
+                colbert=fingerprint.file_tensors([files.colbert_head]),
+                sparse=fingerprint.file_tensors([files.sparse_head]),
+            )
         return _DIGESTS[key]
 
 
 _LOADING = threading.RLock()
-_LOADED: weakref.WeakValueDictionary[tuple[str, str, str, bool], M3Modules] = (
+_FileState: TypeAlias = tuple[tuple[str, int, int], ...]
+_LOADED: weakref.WeakValueDictionary[tuple[_FileState, str, str, bool], M3Modules] = (
     weakref.WeakValueDictionary()
 )
-_DIGESTS: dict[tuple[tuple[str, int, int], ...], str] = {}
+_DIGESTS: dict[_FileState, str] = {}
+
+
+def _state(files: CheckpointFiles) -> _FileState:
+    """Path, size and time of what a model is made of: a folder written anew is another model."""
+    paths = (*files.weights, files.colbert_head, files.sparse_head, files.folder / CONFIG)
+    stats = [(path.resolve(), path.stat()) for path in paths]
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
 
 def usable_positions(config: Any) -> int | None:
@@ -301,10 +314,17 @@ def _load_head(path: Path, *, hidden: int, out: int | None, dtype: torch.dtype) 
     return head.eval().requires_grad_(False)
 
 
-def _stated_pooling(path: Path | None) -> Pooling | None:
+def _stated_pooling(path: Path | None, *, strict: bool) -> Pooling | None:
+    """What the checkpoint says, or None; `strict` refuses what this package cannot do."""
     if path is None:
         return None
-    stated = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(stated.get("pooling_mode"), str):
-        return _POOLING_NAMES.get(stated["pooling_mode"])
-    return next((name for flag, name in _POOLING_FLAGS.items() if stated.get(flag)), None)
+    config = read_json(path)
+    stated = {flag for flag, on in config.items() if on is True and flag.startswith("pooling_mode")}
+    stated |= {str(config["pooling_mode"])} if "pooling_mode" in config else set()
+    found = _POOLINGS.get(next(iter(stated))) if len(stated) == 1 else None
+    if strict and found is None:
+        raise CheckpointError(
+            f"{path} asks for the pooling {sorted(stated)}, which is not one of {list(POOLINGS)}; "
+            "pass pooling= to choose one of these"
+        )
+    return found

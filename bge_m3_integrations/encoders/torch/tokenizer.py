@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_m3_integrations.checks import check_texts
 from bge_m3_integrations.errors import CheckpointError, InputError
 from bge_m3_integrations.types import IntArray, TokenBatch, offsets_of
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # them: its tokenizer calls it sep, not eos.
 _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
 _PROBE = "a"
+_SLICE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,17 @@ class PackedIds:
     def lengths(self) -> IntArray:
         """`(n,)` tokens per text."""
         return np.diff(self.offsets)
+
+    @classmethod
+    def concat(cls, parts: Sequence[PackedIds]) -> PackedIds:
+        """Lay parts end to end; no parts give no texts."""
+        if not parts:
+            return cls(np.zeros(0, np.int32), offsets_of([]), np.zeros(0, np.int64))
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            offsets_of(np.concatenate([part.lengths for part in parts])),
+            np.concatenate([part.truncated for part in parts]),
+        )
 
     def row(self, i: int) -> NDArray[np.int32]:
         """The ids of text `i`, as a view."""
@@ -90,10 +103,17 @@ class TextTokenizer:
         Raises:
             InputError: A text is no string, or cannot be written as UTF-8.
         """
-        return self._packed(self._encoded(texts, instruction), self._room(max_length))
+        check_texts(texts)
+        # in slices: the tokenizer's own objects weigh a hundred bytes a token
+        slices = [texts[i : i + _SLICE] for i in range(0, len(texts), _SLICE)]
+        parts = [
+            self._packed(self._encoded(s, instruction), self._room(max_length)) for s in slices
+        ]
+        return PackedIds.concat(parts)
 
     def split(self, texts: Sequence[str], *, instruction: str, max_length: int) -> TokenBatch:
         """Tokenise texts and tell where each token stands; see `pack` and `Encoder.tokenize`."""
+        check_texts(texts)
         encoded, room = self._encoded(texts, instruction), self._room(max_length)
         packed = self._packed(encoded, room)
         spans = [self._spans(e, room, len(instruction)) for e in encoded]
@@ -116,7 +136,6 @@ class TextTokenizer:
         return [str(piece) for piece in pieces]
 
     def _encoded(self, texts: Sequence[str], instruction: str) -> list[Encoding]:
-        check_texts(texts)
         return self.core.encode_batch(
             [instruction + text for text in texts], add_special_tokens=False
         )
@@ -138,31 +157,6 @@ class TextTokenizer:
             for start, end in encoded.offsets[:kept]
         ]
         return [(-1, -1)] * len(self.prefix) + own + [(-1, -1)] * len(self.suffix)
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse what no tokenizer can read.
-
-    Args:
-        texts: The caller's input.
-
-    Raises:
-        InputError: It is a bare string, holds something that is no string, or a text holds a lone
-            surrogate (half of a UTF-16 pair, as broken decoding leaves it).
-    """
-    if isinstance(texts, str | bytes):
-        raise InputError(f"texts must be a list of strings, not one {type(texts).__name__}")
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {position} must be str, not {type(text).__name__}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"text {position} holds the lone surrogate {text[error.start]!r} at character "
-                f"{error.start}, which is no Unicode text; repair it with "
-                'text.encode("utf-8", "replace").decode(), or pass clean=True to BGEM3'
-            ) from error
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> TextTokenizer:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import pytest
 
 from bge_m3_integrations import BGEM3
-from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.testing import FakeEncoder
+from bge_m3_integrations.types import EmbeddingBatch, Kind, Modes
 
 
 def shared_engine(fake: FakeEncoder, **options: int) -> BGEM3:
@@ -85,6 +91,87 @@ def test_the_memo_is_bounded_and_counts_what_an_eviction_cost() -> None:
     engine.encode_documents(["text 0"], modes={"dense"})
     assert fake.forwards["text 0"] == 2
     assert engine.stats.evicted_forwards == 1
+
+
+def test_documents_in_bulk_do_not_push_queries_out() -> None:
+    fake = FakeEncoder()
+    engine = shared_engine(fake, memo_bytes=40_000)
+    engine.encode_queries(["the question"])
+    engine.encode_documents([f"document {i}" for i in range(300)])
+    engine.encode_queries(["the question"])
+    assert fake.forwards["the question"] == 1
+
+
+class Gated(FakeEncoder):
+    """Waits before its first text is encoded, until another call had the time to come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def encode(
+        self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        self.entered.set()
+        assert self.go.wait(10)
+        return super().encode(texts, kind=kind, modes=modes, max_length=max_length)
+
+
+def test_two_threads_that_ask_at_once_share_one_forward() -> None:
+    fake = Gated()
+    engine = shared_engine(fake)
+    with ThreadPoolExecutor(2) as pool:
+        dense = pool.submit(engine.encode_queries, ["a b"], modes={"dense"})
+        assert fake.entered.wait(10)
+        sparse = pool.submit(engine.encode_queries, ["a b", "c"], modes={"sparse"})
+        fake.go.set()
+        assert dense.result().modes == {"dense"}
+        assert sparse.result().modes == {"sparse"}
+    assert fake.forwards == {"a b": 1, "c": 1}
+
+
+class Failing(Gated):
+    """Fails for every batch that holds the word "bad"."""
+
+    def encode(
+        self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        batch = super().encode(texts, kind=kind, modes=modes, max_length=max_length)
+        if "bad" in texts:
+            raise EncodingError("is not finite", list(texts).index("bad"))
+        return batch
+
+
+def test_a_failed_batch_fails_its_caller_and_not_the_one_who_waited_for_a_good_text() -> None:
+    fake = Failing()
+    engine = shared_engine(fake)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(engine.encode_queries, ["good", "good", "bad"], modes={"dense"})
+        assert fake.entered.wait(10)
+        second = pool.submit(engine.encode_queries, ["good"], modes={"dense"})
+        fake.go.set()
+        assert len(second.result()) == 1
+        with pytest.raises(EncodingError, match="text 2 is not finite"):
+            first.result()
+    assert len(engine.encode_queries(["good"], modes={"dense"})) == 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_error_names_the_callers_position_also_behind_duplicates(shared: bool) -> None:
+    fake = Failing()
+    fake.go.set()
+    engine = shared_engine(fake) if shared else BGEM3(fake)
+    with pytest.raises(EncodingError, match="text 3"):
+        engine.encode_documents(["a", "a", "a", "bad"])
+    with pytest.raises(InputError, match="text 3 holds the lone surrogate"):
+        engine.encode_documents(["a", "a", "a", "x\ud800"])
+
+
+@pytest.mark.parametrize("memo_bytes", [-1, 2.5, None])
+def test_a_memo_of_no_size_is_refused(memo_bytes: Any) -> None:
+    with pytest.raises(InputError, match="memo_bytes"):
+        BGEM3(FakeEncoder(), memo_bytes=memo_bytes)
 
 
 def test_stats_count_truncation(recwarn: pytest.WarningsRecorder) -> None:

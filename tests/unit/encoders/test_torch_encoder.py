@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import unicodedata
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bge_m3_integrations import BGEM3
+from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.encoders.torch import devices, load
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
 from bge_m3_integrations.errors import (
@@ -110,9 +111,15 @@ def test_cleaning_mends_what_would_be_refused(xlm_roberta: Path) -> None:
     assert clean.fingerprint != BGEM3(xlm_roberta).fingerprint
 
 
-@pytest.mark.parametrize("length", [1, POSITIONS + 1, True])
+@pytest.mark.parametrize("length", [1, POSITIONS + 1])
 def test_a_length_that_the_model_cannot_take_names_the_range(engine: BGEM3, length: int) -> None:
     with pytest.raises(InputError, match=f"between 2 .* {POSITIONS}"):
+        engine.encode_documents(["a"], max_length=length)
+
+
+@pytest.mark.parametrize("length", [True, 8.5, "8"])
+def test_a_length_that_is_no_whole_number_is_refused(engine: BGEM3, length: Any) -> None:
+    with pytest.raises(InputError, match=r"max_length must be a whole number .* not "):
         engine.encode_documents(["a"], max_length=length)
 
 
@@ -210,6 +217,14 @@ def test_a_text_that_is_not_finite_in_float32_either_is_named(copy: Path) -> Non
     blow_up(copy, float("nan"))
     with pytest.raises(EncodingError, match="text 0"):
         BGEM3(copy, device="cpu", dtype="float32").encode_documents(["dense vector"])
+
+
+def test_an_index_names_the_record_whose_numbers_are_not_finite(copy: Path) -> None:
+    blow_up(copy, float("nan"))
+    index = HybridIndex(BGEM3(copy, device="cpu", dtype="float32"))
+    with pytest.raises(EncodingError, match="record 'the one'"):
+        index.add([Record("the one", "dense vector")])
+    assert index.count() == 0
 
 
 def blow_up(folder: Path, factor: float) -> None:
@@ -368,6 +383,14 @@ def test_an_explicit_pooling_that_contradicts_the_files_wins_with_a_warning(copy
         BGEM3(copy, device="cpu", pooling="mean").encode_documents(["dense"])
 
 
+@pytest.mark.parametrize("stated", ["max_tokens", "weightedmean_tokens"])
+def test_a_pooling_that_is_not_known_is_refused_and_not_replaced(copy: Path, stated: str) -> None:
+    write_pooling(copy, stated)
+    with pytest.raises(CheckpointError, match=f"{stated}.*pass pooling="):
+        BGEM3(copy, device="cpu").encode_documents(["dense"])
+    BGEM3(copy, device="cpu", pooling="mean").encode_documents(["dense"], modes={"sparse"})
+
+
 def test_an_unknown_pooling_device_or_dtype_names_the_choices(xlm_roberta: Path) -> None:
     for options, words in (
         ({"pooling": "max"}, "last_token"),
@@ -411,6 +434,38 @@ def test_the_fingerprint_changes_with_weights_pooling_and_document_instruction(
     ]
     prints = {engine.fingerprint, *(other.fingerprint for other in others)}
     assert len(prints) == 4
+
+
+def test_the_fingerprint_changes_with_the_tokenizers_rules(copy: Path, engine: BGEM3) -> None:
+    tokenizer = json.loads((copy / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["normalizer"] = {"type": "Lowercase"}
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    assert BGEM3(copy).fingerprint != engine.fingerprint
+
+
+def test_the_fingerprint_changes_when_two_layers_trade_places(copy: Path, engine: BGEM3) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copy / "model.safetensors")
+    swapped = {
+        name.replace("layer.0.", "layer.x.")
+        .replace("layer.1.", "layer.0.")
+        .replace(".x.", ".1."): t
+        for name, t in tensors.items()
+    }
+    save_file(swapped, copy / "model.safetensors", metadata={"format": "pt"})
+    assert BGEM3(copy).fingerprint != engine.fingerprint
+
+
+def test_a_checkpoint_written_anew_is_loaded_anew(copy: Path, tmp_path: Path) -> None:
+    first = BGEM3(copy, device="cpu", dtype="float32").encode_documents(["dense vector"])
+    kept = BGEM3(copy, device="cpu", dtype="float32")
+    kept.encode_documents(["dense"])  # its model stays in memory
+    shutil.copytree(make_xlm_roberta(tmp_path / "new", seed=9), copy, dirs_exist_ok=True)
+    again = BGEM3(copy, device="cpu", dtype="float32").encode_documents(["dense vector"])
+    assert first.dense is not None
+    assert again.dense is not None
+    assert np.abs(first.dense - again.dense).max() > 0.01
 
 
 def test_the_fingerprint_changes_when_a_head_is_replaced(copy: Path, engine: BGEM3) -> None:

@@ -1,0 +1,64 @@
+"""What the users of an engine will ask for, and what the engine did for them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from bge_m3_integrations.types import Kind, Mode, Modes
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an engine did so far.
+
+    Attributes:
+        texts: Texts that callers asked for.
+        forwards: Texts that went through the model.
+        memo_hits: Distinct texts of a call that were remembered, or being computed by another.
+        evicted_forwards: Forwards that a larger memo would have saved.
+        truncated_texts: Texts cut at the length limit.
+        truncated_tokens: Tokens dropped there.
+    """
+
+    texts: int = 0
+    forwards: int = 0
+    memo_hits: int = 0
+    evicted_forwards: int = 0
+    truncated_texts: int = 0
+    truncated_tokens: int = 0
+
+
+class Needs:
+    """Which modes the users of an engine will ask for: what makes sharing a forward possible."""
+
+    def __init__(self) -> None:
+        self._declared: dict[str, dict[Kind, frozenset[Mode]]] = {}
+        self._lock = threading.Lock()
+
+    def declare(self, role: str, *, query: Modes = (), document: Modes = ()) -> None:
+        """Say what one kind of caller will ask for.
+
+        Args:
+            role: Who asks, such as "langchain.retriever". Declaring a role again widens it, so an
+                adapter that its framework rebuilds for every call counts once.
+            query: Modes that the caller needs of queries.
+            document: Modes that it needs of documents.
+        """
+        with self._lock:
+            old = self._declared.get(role, {"query": frozenset(), "document": frozenset()})
+            self._declared[role] = {
+                "query": old["query"] | frozenset(query),
+                "document": old["document"] | frozenset(document),
+            }
+
+    @property
+    def shared(self) -> bool:
+        """Whether two roles have declared their needs."""
+        with self._lock:
+            return len(self._declared) > 1
+
+    def of(self, kind: Kind) -> frozenset[Mode]:
+        """The union of what all roles need."""
+        with self._lock:
+            return frozenset[Mode]().union(*(needs[kind] for needs in self._declared.values()))
