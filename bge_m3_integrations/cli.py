@@ -102,6 +102,10 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Index documents, ask questions, and see all scores side by side."""
+    if query is not None and not all(text.strip() for text in query):
+        raise typer.BadParameter(
+            '--query is empty; ask something, such as --query "hybrid weights"'
+        )
     if docs is not None and not query and not sys.stdin.isatty():
         raise typer.BadParameter('--docs needs something to ask: add --query "..."')
     from bge_m3_integrations.demo.run import read_records, run_demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "BAAI/bge-m3"
 MEMO_BYTES = 64 * 1024 * 1024
+_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,17 @@ class BGEM3:
             token_budget=token_budget,
         )
         return cls(encoder)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # one thread-safe service: frameworks copy the objects that hold it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.over_encoder:
+            raise InputError(
+                f"an engine over an encoder object ({self.name}) cannot be pickled; make it from "
+                "a model name or folder"
+            )
+        return _rebuilt, (self._model, {**self.options, "memo_bytes": self._memo_bytes})
 
     @property
     def encoder(self) -> MemoEncoder:
@@ -401,9 +414,26 @@ class BGEM3:
                 f"{int(batch.truncated.sum())} tokens were dropped. Split long texts into chunks, "
                 "or raise max_length",
                 TruncationWarning,
-                stacklevel=3,
+                stacklevel=_stacklevel(),
             )
         return batch
+
+
+def _rebuilt(model: str | Path, options: Mapping[str, Any]) -> BGEM3:
+    """The engine that was pickled; a hub token is not among the options."""
+    return BGEM3(model, **options)
+
+
+def _stacklevel() -> int:
+    """How far up the first caller outside this package is, for a warning raised by the caller."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _is_ours(module: str) -> bool:
+    return module == _PACKAGE or module.startswith(f"{_PACKAGE}.")
 
 
 def ranking(scores: Scores, *, limit: int | None = None) -> list[Ranked]:

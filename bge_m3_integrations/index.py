@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Self, Unpack
 
 from bge_m3_integrations.checks import check_text, chunks, whole
+from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.filters import And, Filter, FilterLike, Ids, as_filter, matches, operators
 from bge_m3_integrations.fusion import Fusion
@@ -24,7 +25,6 @@ from bge_m3_integrations.types import (
 )
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.engine import BGEM3
     from bge_m3_integrations.stores.base import Page, Store
 
 
@@ -40,6 +40,11 @@ class HybridIndex:
     def __init__(
         self, engine: BGEM3, store: Store | None = None, *, modes: Modes | None = None
     ) -> None:
+        if not isinstance(engine, BGEM3):
+            raise InputError(
+                f"engine must be a BGEM3, not {type(engine).__name__}; write BGEM3(...), or take "
+                "the .engine of an adapter"
+            )
         self._engine = engine
         self._store = MemoryStore(modes=modes) if store is None else store
         self._wanted = None if modes is None else as_modes(modes)
@@ -229,6 +234,9 @@ class HybridIndex:
     def close(self) -> None:
         """Close the store; the engine stays usable."""
         self._store.close()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a handle on one collection: frameworks copy the objects that hold it
 
     def __enter__(self) -> Self:
         return self

@@ -18,4 +18,5 @@ _HOME_OF = {"BGEM3FlagModel": "flag_embedding", "BGEM3EmbeddingFunction": "pymil
 __all__ = ["BGEM3EmbeddingFunction", "BGEM3FlagModel"]
 
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
+if not TYPE_CHECKING:  # a checker would take every misspelt name for one of ours
+    __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

@@ -27,4 +27,5 @@ _HOME_OF = {
 __all__ = ["BGEM3Embeddings", "BGEM3Reranker", "BGEM3Retriever", "to_document", "to_record"]
 
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
+if not TYPE_CHECKING:  # a checker would take every misspelt name for one of ours
+    __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

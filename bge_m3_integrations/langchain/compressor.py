@@ -39,7 +39,9 @@ class BGEM3Reranker(BaseDocumentCompressor):
         score_threshold: Documents with a lower score are left out.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
+    )
 
     engine: BGEM3 = Field(exclude=True, repr=False)
     top_n: int | None = Field(default=3, ge=1)
@@ -70,6 +72,7 @@ class BGEM3Reranker(BaseDocumentCompressor):
             Deep copies, best first, with the hybrid score as `metadata["relevance_score"]`.
         """
         del callbacks
+        documents = list(documents)
         return [
             _scored(documents[found["index"]], found["relevance_score"])
             for found in self.rerank(documents, query)
@@ -88,6 +91,7 @@ class BGEM3Reranker(BaseDocumentCompressor):
         Returns:
             Positions in `documents` with their hybrid scores, best first, ties by position.
         """
+        documents = list(documents)
         if not documents:
             return []
         texts = [d.page_content if isinstance(d, Document) else d for d in documents]

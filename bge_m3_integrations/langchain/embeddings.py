@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,8 +20,9 @@ class BGEM3Embeddings(BaseModel, Embeddings):
     """Dense vectors for any LangChain class that takes `Embeddings`.
 
     Give either `engine`, to share one model with other adapters, or the options of a model of its
-    own, which mean what they mean to `BGEM3`. Nothing is loaded before the first text. The async
-    methods run in a thread, a whole list in one call. Texts are encoded as they are.
+    own, which mean what they mean to `BGEM3`. For `CacheBackedEmbeddings`, take `fingerprint` as
+    the namespace: a name can stand for two models. Nothing is loaded before the first text. The
+    async methods run in a thread, a whole list in one call. Texts are encoded as they are.
 
     Attributes:
         engine: An engine that brings its own options.
@@ -64,7 +66,22 @@ class BGEM3Embeddings(BaseModel, Embeddings):
                 f"an engine brings its own options, but {sorted(ignored)} came with it; "
                 "give them to BGEM3, or leave out engine"
             )
+        if self.engine is not None:  # what a user reads here is what runs
+            options = {n: v for n, v in self.engine.options.items() if n in type(self).model_fields}
+            self.__dict__.update(options, model_name=self.engine.name)
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; an update makes a new object, whose engine has the new options."""
+        if not update:
+            return super().model_copy(deep=deep)
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **update})
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the model's numbers: the `namespace` for LangChain's embedding cache."""
+        return self._engine.fingerprint
 
     def model_post_init(self, context: Any, /) -> None:
         """Make the engine, which loads nothing yet."""
@@ -81,7 +98,11 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         Returns:
             One vector of norm 1 per text, in order.
         """
-        return _rows(self._engine.encode_documents(texts, modes=["dense"])) if texts else []
+        given: Sequence[str] = texts
+        held = given if isinstance(given, str) else list(given)  # the engine refuses a string
+        if not held:
+            return []  # and no model is loaded for nothing
+        return _rows(self._engine.encode_documents(held, modes=["dense"]))
 
     def embed_query(self, text: str) -> list[float]:
         """Embed one query, as a vector of norm 1."""

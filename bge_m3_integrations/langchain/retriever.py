@@ -69,7 +69,9 @@ class BGEM3Retriever(BaseRetriever):
             see `documents.with_scores`.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
+    )
 
     index: HybridIndex = Field(exclude=True, repr=False)
     k: int = Field(default=4, ge=1)

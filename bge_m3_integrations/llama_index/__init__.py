@@ -36,4 +36,5 @@ __all__ = [
 ]
 
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME_OF)
+if not TYPE_CHECKING:  # a checker would take every misspelt name for one of ours
+    __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

@@ -1,8 +1,9 @@
 """What the serialisable adapters share: an engine, and the fields that it can be rebuilt from."""
 
 # no postponed annotations: pydantic reads them
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from llama_index.core.schema import BaseComponent
 from pydantic import (
@@ -89,6 +90,14 @@ class EngineOptions(BaseComponent):
             data["engine_fingerprint"] = self._engine.fingerprint
         return data
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; an update makes a new object, whose engine has the new options."""
+        if not update:
+            return super().model_copy(deep=deep)
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        engine = {"engine": self._engine} if self._engine.over_encoder else {}
+        return type(self)(**{**engine, **given, **update})
+
     def __getstate__(self) -> dict[str, Any]:
         if self._engine.over_encoder:
             raise InputError(
@@ -122,6 +131,10 @@ def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) ->
                 "cannot be rebuilt from fields; give it: from_dict(data, engine=BGEM3(encoder))"
             )
         return given
+    if not isinstance(engine, BGEM3):
+        raise InputError(
+            f"engine must be a BGEM3, not {type(engine).__name__}; write engine=BGEM3(...)"
+        )
     held = _description(engine, model=model)
     for name, value in held.items():
         if name in given and _as_text(given[name]) != value:

@@ -21,6 +21,7 @@ from llama_index.core.schema import (
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores.types import MetadataFilters
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import FilterLike
@@ -101,13 +102,11 @@ class BGEM3Retriever(BaseRetriever):
         verbose: bool = False,
     ) -> None:
         super().__init__(callback_manager, object_map, objects, verbose)
-        if similarity_top_k < 1:
-            raise InputError(f"similarity_top_k must be at least 1, not {similarity_top_k}")
         parsed = None if weights is None else Weights.parse(weights)
         self._index = index
         self._include_scores = include_scores
         self._options = SearchOptions(
-            limit=similarity_top_k,
+            limit=whole("similarity_top_k", similarity_top_k),
             weights=parsed,
             candidates=candidates,
             fusion=fusion,
@@ -163,6 +162,15 @@ class BGEM3Retriever(BaseRetriever):
         # not in place: some steps write into the list or the nodes they are given
         copies = [document.model_copy(deep=True) for document in documents]
         return cls.from_nodes(run_transformations(copies, steps), engine, **options)
+
+    @property
+    def similarity_top_k(self) -> int:
+        """Most nodes."""
+        return self._options["limit"]
+
+    @similarity_top_k.setter
+    def similarity_top_k(self, value: int) -> None:
+        self._options["limit"] = whole("similarity_top_k", value)
 
     @property
     def index(self) -> HybridIndex:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from functools import partial
 from typing import Any
 
@@ -159,3 +161,24 @@ def test_scores_equal_the_reference_formulas(engine: BGEM3) -> None:
     ):
         assert mode == other
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_engine_over_a_name_pickles_without_its_token() -> None:
+    engine = BGEM3("some/model", dtype="float32", token="secret", clean=True)
+    data = pickle.dumps(engine)
+    again = pickle.loads(data)
+    assert b"secret" not in data
+    assert (again.name, dict(again.options)) == (engine.name, dict(engine.options))
+    assert copy.deepcopy(engine) is engine
+
+
+def test_an_engine_over_an_encoder_object_does_not_pickle(engine: BGEM3) -> None:
+    with pytest.raises(InputError, match="cannot be pickled"):
+        pickle.dumps(engine)
+
+
+def test_a_truncation_warning_points_at_the_callers_line() -> None:
+    engine = BGEM3(FakeEncoder(max_length=4))
+    with pytest.warns(TruncationWarning) as caught:
+        engine.rerank("a query that is long", ["and a document too"])
+    assert {warning.filename for warning in caught} == {__file__}

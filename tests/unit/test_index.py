@@ -523,3 +523,9 @@ def test_a_text_that_no_tokenizer_reads_is_named_by_its_record_before_anything_i
 def test_metadata_must_be_a_mapping() -> None:
     with pytest.raises(InputError, match="'a': metadata must be a mapping, not list"):
         Record("a", "text", metadata=[1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", ["BAAI/bge-m3", FakeEncoder(), None])
+def test_what_is_no_engine_is_refused_at_once(engine: Any) -> None:
+    with pytest.raises(InputError, match="engine must be a BGEM3, not "):
+        HybridIndex(engine)

@@ -278,14 +278,19 @@ def _load_backbone(files: CheckpointFiles, dtype: torch.dtype, *, trust: bool) -
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bar, which it shows unasked."""
+    """Without transformers' progress bar and its report of keys, which are judged here.
+
+    Both switches are global: the caller holds the loading lock.
+    """
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
 from bge_m3_integrations import BGEM3
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.langchain import BGEM3Embeddings
 from bge_m3_integrations.testing import FakeEncoder
 from tests.integration.langchain.gated import GatedEncoder
@@ -118,3 +121,41 @@ def test_any_vector_store_can_use_them() -> None:
     _, embeddings = fake()
     store = InMemoryVectorStore.from_texts(TEXTS, embeddings)
     assert [d.page_content for d in store.similarity_search("lazy dog", k=1)] == ["lazy dog"]
+
+
+def test_the_fields_describe_the_engine_that_runs() -> None:
+    embeddings = BGEM3Embeddings(engine=BGEM3("some/model", max_length=77, dtype="float32"))
+    assert (embeddings.model_name, embeddings.max_length, embeddings.dtype) == (
+        "some/model",
+        77,
+        "float32",
+    )
+
+
+def test_two_models_in_one_cache_keep_apart_by_fingerprint() -> None:
+    from langchain_classic.embeddings import CacheBackedEmbeddings
+    from langchain_core.stores import InMemoryByteStore
+
+    store = InMemoryByteStore()
+    for dim in (8, 16):
+        inner = BGEM3Embeddings(engine=BGEM3(FakeEncoder(dim=dim)))
+        cached = CacheBackedEmbeddings.from_bytes_store(
+            inner, store, namespace=inner.fingerprint, key_encoder="sha256"
+        )
+        assert len(cached.embed_documents(["same text"])[0]) == dim
+
+
+def test_a_copy_with_an_update_runs_with_the_update() -> None:
+    embeddings = BGEM3Embeddings(model="some/model", max_length=64)
+    other = embeddings.model_copy(update={"max_length": 128})
+    assert other._engine.options["max_length"] == 128
+    assert embeddings._engine.options["max_length"] == 64
+    assert copy.deepcopy(embeddings)._engine.options["max_length"] == 64
+    assert pickle.loads(pickle.dumps(embeddings)).model_dump() == embeddings.model_dump()
+
+
+def test_an_iterator_of_texts_is_embedded() -> None:
+    embeddings = BGEM3Embeddings(engine=BGEM3(FakeEncoder()))
+    assert len(embeddings.embed_documents(iter(["a", "b"]))) == 2  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="list of strings"):
+        embeddings.embed_documents("one text")  # type: ignore[arg-type]

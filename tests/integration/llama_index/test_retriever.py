@@ -240,3 +240,11 @@ def test_langchain_and_llama_index_find_the_same_in_one_index(
     assert [
         (n.node.node_id, n.node.get_content(), n.node.metadata["bge_m3_scores"]) for n in ours
     ] == [(d.id, d.page_content, d.metadata["bge_m3_scores"]) for d in theirs]
+
+
+def test_the_number_of_nodes_can_be_set_later(engine: BGEM3, nodes: list[TextNode]) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine, similarity_top_k=1)
+    retriever.similarity_top_k = 3
+    assert retriever.similarity_top_k == len(retriever.retrieve("cat")) == 3
+    with pytest.raises(InputError, match="similarity_top_k"):
+        retriever.similarity_top_k = 0

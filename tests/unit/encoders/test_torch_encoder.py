@@ -284,6 +284,18 @@ def test_an_engine_loads_nothing_before_it_is_used(tmp_path: Path) -> None:
         engine.encode_documents(["a"])
 
 
+def test_loading_a_model_prints_nothing(
+    xlm_roberta: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModel
+
+    folder = Path(shutil.copytree(xlm_roberta, tmp_path / "with_pooler"))
+    AutoModel.from_pretrained(xlm_roberta).save_pretrained(folder)  # unlike ours, with a pooler
+    capfd.readouterr()
+    BGEM3(folder, device="cpu").encode_documents(["dense"])
+    assert capfd.readouterr() == ("", "")
+
+
 def test_engines_of_one_checkpoint_device_and_dtype_share_the_weights(xlm_roberta: Path) -> None:
     first, second = (BGEM3(xlm_roberta, device="cpu", dtype="float32") for _ in range(2))
     assert inner(first).source.modules is inner(second).source.modules
