@@ -1,40 +1,55 @@
 # Two commands: `make demo` and `make test`. Both set up .venv first, from exact pins.
+#
+#   PYTHON       the interpreter to start from: make demo PYTHON=python3.12
+#   TORCH_FLAGS  further pip options for torch alone. On Linux the default index serves torch with
+#                CUDA libraries (several GB); PyTorch's own index of CPU wheels has it without:
+#                make demo TORCH_FLAGS='--index-url URL'
 PYTHON ?= python3
+TORCH_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
+PIP := $(BIN)/python -m pip install -q -c constraints.txt
+PINS := $(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
+BASE := $(VENV)/.base-$(PINS)
+DEV := $(VENV)/.dev-$(PINS)
 
 .PHONY: setup demo test check wheel-test clean
 .DEFAULT_GOAL := setup
 
-setup: $(STAMP)
+setup: $(DEV)
 
-# torch comes first and pinned: an unpinned one may bring gigabytes that a CPU never uses.
-$(STAMP):
+# torch first, by itself, so that its flags touch nothing else
+$(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else \
 	  "This is Python %d.%d; bge_m3_integrations needs 3.11, 3.12 or 3.13. Try: make PYTHON=python3.12" \
 	  % sys.version_info[:2])'
 	@$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	@rm -f $(VENV)/.installed-*
+	$(PIP) $(TORCH_FLAGS) torch
+	$(PIP) -e '.[langchain,llama-index]'
+	@rm -f $(VENV)/.base-* $(VENV)/.dev-*
 	@touch $@
 
-demo: setup
-	$(BIN)/bge-m3 demo
+$(DEV): $(BASE)
+	$(PIP) -e '.[dev]'
+	@touch $@
 
-test: setup
+demo: $(BASE)
+	$(BIN)/bge-m3 demo
+	@echo
+	@echo "To use the commands and the package yourself: . $(BIN)/activate"
+
+test: $(DEV)
 	$(BIN)/python -m pytest
 
-check: setup
+check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pydoclint --config=pyproject.toml -q bge_m3_integrations
 
 # The wheel, in two empty environments: one framework each.
-wheel-test: setup
-	$(BIN)/python scripts/wheel_test.py
+wheel-test: $(DEV)
+	TORCH_FLAGS='$(TORCH_FLAGS)' $(BIN)/python scripts/wheel_test.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,8 @@ small program must index and retrieve through the framework's adapters.
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -61,12 +63,14 @@ def build(folder: Path) -> Path:
 def try_extra(wheel: Path, folder: Path, *, extra: str, absent: str, program: str) -> None:
     """Install the wheel with one extra into a new environment and run a program there."""
     venv.create(folder, with_pip=True)
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    binaries = folder / ("Scripts" if sys.platform == "win32" else "bin")
+    python = binaries / "python"
     pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
-    run([*pip, "torch"])
+    run([*pip, *shlex.split(os.environ.get("TORCH_FLAGS", "")), "torch"])
     run([*pip, f"{wheel}[{extra}]"])
     # from another folder, and isolated: the checkout must not be importable
     run([str(python), "-I", "-c", COMMON.format(absent=absent) + program], cwd=folder)
+    run([str(binaries / "bge-m3"), "demo", "--limit", "1", "--query", "half precision"], cwd=folder)
 
 
 def run(command: list[str], cwd: Path | None = None) -> None:
