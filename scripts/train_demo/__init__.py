@@ -1,0 +1,1 @@
+"""Training of the small demo checkpoint in BGE-M3's format."""

@@ -1,0 +1,123 @@
+"""Batches for the distillation of the teacher."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scripts.train_demo.synth import Vocabulary
+from scripts.train_demo.tasks import Tasks, Words
+from scripts.train_demo.teacher import Targets, Teacher
+
+
+@dataclass
+class Batch:
+    """One batch.
+
+    Attributes:
+        rows: Token ids of each text.
+        owners: For each token the row of its word in `states`, or -1.
+        vectors: The teacher's vector for each text.
+        states: The teacher's word states.
+    """
+
+    rows: list[list[int]]
+    owners: list[list[int]]
+    vectors: Tensor
+    states: Tensor
+
+
+class Distillation:
+    """Texts with the teacher's answers, and Chinese texts that share an English one's answer."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        vocabulary: Vocabulary,
+        tasks: Tasks,
+        count: int,
+        seed: int,
+    ) -> None:
+        rng = random.Random(seed)
+        texts: list[Words] = [left for left, _ in tasks.parallel]
+        twins = [right for _, right in tasks.parallel]
+        for key, doc in tasks.docs.items():
+            if key.startswith("en-"):
+                texts.append(doc)
+                twins.append(tasks.docs["zh" + key[2:]])
+        real = [part for parts in tasks.english for part in parts]
+        texts += real
+        base = [*real, *(text for text, _ in tasks.asked["en"]), *tasks.simple]
+        texts += [[word] for word in vocabulary.words]
+        texts += [vocabulary.text(rng, base) for _ in range(count)]
+        for _ in range(count // 100):
+            parts = vocabulary.substitute(rng.choice(tasks.english), rng, rng.choice([0.5, 0.9]))
+            texts.append([word for part in parts for word in part])
+        # A text may bring repeated words only; nothing is too short.
+        self.targets: Targets = teacher.encode([text for text in texts if text])
+        self._pieces = tasks.pieces
+        lengths = [len(tasks.pieces.text(text)) for text in self.targets.texts]
+        chinese = [len(tasks.pieces.text(text)) for text in twins]
+        # A twin that is much longer is a slip of the sentence alignment.
+        self.twins = {i: twin for i, twin in enumerate(twins) if chinese[i] < 2 * lengths[i] + 6}
+        for i in self.twins:
+            lengths[i] = max(lengths[i], chinese[i])
+        self._lengths = np.asarray(lengths)
+        self._with_twin = list(self.twins)
+        self._to_chinese = tasks.to_chinese
+        self._chinese_ids = {
+            source: tasks.pieces.ids(word)[1:] for source, word in tasks.to_chinese.items()
+        }
+
+    def batch(self, rng: random.Random, tokens: int, bilingual: float) -> Batch:
+        """Draws texts of about equal length.
+
+        Args:
+            rng: The source of chance.
+            tokens: About how many tokens.
+            bilingual: Which share of the texts that have a Chinese twin uses it.
+
+        Returns:
+            The batch.
+        """
+        picked = [rng.randrange(len(self._lengths)) for _ in range(512)]
+        picked += rng.choices(self._with_twin, k=int(256 * bilingual))
+        picked.sort(key=lambda i: self._lengths[i])
+        start = rng.randrange(len(picked) - 8)
+        size = min(max(8, int(tokens / self._lengths[picked[start]])), 160)
+        while (
+            size > 4 and size * self._lengths[picked[min(start + size, len(picked)) - 1]] > tokens
+        ):
+            size -= 4
+        picked = picked[start : start + size]
+        rows, owners, slices, base = [], [], [], 0
+        for i in picked:
+            if i in self.twins and rng.random() < bilingual:
+                row = self._pieces.text(self.twins[i], 300)
+                owner = [-1] * len(row)
+            else:
+                row, owner = self._english(self.targets.texts[i], base, rng.random() < 0.2, rng)
+                states = self.targets.states[self.targets.offsets[i] : self.targets.offsets[i + 1]]
+                slices.append(states)
+                base += len(states)
+            rows.append(row)
+            owners.append(owner)
+        states = np.concatenate(slices) if slices else np.zeros((1, 384), dtype=np.float16)
+        vectors = torch.from_numpy(self.targets.vectors[picked].astype(np.float32))
+        return Batch(rows, owners, vectors, torch.from_numpy(states.astype(np.float32)))
+
+    def _english(
+        self, words: Words, base: int, switch: bool, rng: random.Random
+    ) -> tuple[list[int], list[int]]:
+        row, owner = [0], [-1]
+        for position, word in enumerate(words):
+            ids = self._pieces.ids(word)
+            if switch and len(ids) < 3 and ids[0] in self._chinese_ids and rng.random() < 0.85:
+                ids = self._chinese_ids[ids[0]]
+            row += ids
+            owner += [base + position] * len(ids)
+        return [*row[:511], 2], [*owner[:511], -1]
