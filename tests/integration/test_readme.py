@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import typer.main
 
 from bge_m3_integrations.cli import app
-from bge_m3_integrations.demo import load_corpus
+from bge_m3_integrations.demo import checkpoint_path, load_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,9 +75,23 @@ def test_the_number_of_documents_is_the_corpus_own() -> None:
     assert f"indexes {len(load_corpus())} short documents" in README
 
 
-def test_every_link_to_a_file_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def test_the_demo_models_numbers_are_those_of_its_evaluation() -> None:
+    names = {"ColBERT": "checkpoint colbert", "BM25": "bm25"}
+    names |= {"untrained, hybrid": "random hybrid 0.4/0.2/0.4"}
+    report = json.loads((checkpoint_path() / "evaluation.json").read_text(encoding="utf-8"))
+    part = README.split("<!-- demo numbers -->")[1].split("<!-- end of demo numbers -->")[0]
+    rows = re.findall(r"^\| ([^|]+) \| (0\.\d+) \|.* (0\.\d+) \|$", part, re.M)
+    assert len(rows) == 6
+    for name, cranfield, handbook in rows:
+        key = names.get(name, f"checkpoint {name}")
+        assert f"{report['cranfield'][key]['all']['ndcg@10']:.3f}" == cranfield
+        assert f"{report['handbook'][key]['all']['hit@3']:.2f}" == handbook
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def _query(block: str) -> str:

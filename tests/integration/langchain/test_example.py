@@ -5,12 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-import bge_m3_integrations
-
 ROOT = Path(__file__).parents[3]
-CHECKPOINT = Path(bge_m3_integrations.__file__).parent / "demo" / "checkpoint"
 
 
 def output_of_the_example(**env: str) -> str:
@@ -37,7 +32,6 @@ def test_the_rag_example_answers_with_any_checkpoint_and_one_forward(xlm_roberta
     assert_answered(output_of_the_example(BGE_M3_MODEL=str(xlm_roberta)))
 
 
-@pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="the demo checkpoint is not there yet")
 def test_the_rag_example_answers_offline_with_the_demo_checkpoint() -> None:
     output = output_of_the_example()
     assert_answered(output)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from llama_index.core import VectorStoreIndex
 from llama_index.core.base.response.schema import Response
 from llama_index.core.llms import MockLLM
@@ -15,7 +14,6 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode, TextNode
 
 from bge_m3_integrations import BGEM3
-from bge_m3_integrations.demo import FOLDER
 from bge_m3_integrations.llama_index import BGEM3Embedding, BGEM3Reranker, BGEM3Retriever
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -91,9 +89,6 @@ def test_all_stages_fire_their_events_in_order(
     ]
 
 
-@pytest.mark.skipif(
-    not (FOLDER / "checkpoint" / "config.json").is_file(), reason="no demo checkpoint here"
-)
 def test_the_example_answers_offline() -> None:
     offline = {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "", "BGE_M3_EXAMPLE_LLM": ""}
     done = subprocess.run(
