@@ -273,7 +273,7 @@ class HybridIndex:
     ) -> list[list[str]]:
         """The ids to score for each query."""
         if plan.candidates is None:
-            return [[record.id for record in self._matching(where)]] * len(embeddings)
+            return [list(self._store.ids(where))] * len(embeddings)
         pools: list[dict[str, None]] = [{} for _ in range(len(embeddings))]
         for mode, count in plan.candidates.items():
             found = self._store.find(embeddings, mode, limit=count, where=where)
@@ -286,8 +286,7 @@ class HybridIndex:
     def _fill(self, pools: Sequence[dict[str, None]], limit: int, where: Filter | None) -> None:
         """Bring short pools up to the limit: no shared token is a low score, not a missing hit."""
         # of the first `limit` matching ids, at least as many are new as the pool lacks
-        page = min(limit, 1000)
-        spare = [record.id for record in islice(self._matching(where, page_size=page), limit)]
+        spare = list(islice(self._store.ids(where), limit))
         for pool in pools:
             fresh = (record_id for record_id in spare if record_id not in pool)
             pool.update(dict.fromkeys(list(islice(fresh, max(0, limit - len(pool))))))
@@ -330,11 +329,11 @@ class HybridIndex:
         known = self._store.capabilities.operators
         return And([part for part in where.parts if operators(part) <= known])
 
-    def _matching(self, where: Filter | None, *, page_size: int = 1000) -> Iterable[Record]:
-        page = self._store.scroll(where, limit=page_size)
+    def _matching(self, where: Filter | None) -> Iterable[Record]:
+        page = self._store.scroll(where)
         yield from page.records
         while page.after is not None:
-            page = self._store.scroll(where, after=page.after, limit=page_size)
+            page = self._store.scroll(where, after=page.after)
             yield from page.records
 
 

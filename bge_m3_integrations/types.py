@@ -250,7 +250,7 @@ class EmbeddingBatch:
 
     @classmethod
     def concat(cls, parts: Sequence[EmbeddingBatch]) -> EmbeddingBatch:
-        """Lay batches of the same modes end to end.
+        """Lay batches of the same modes end to end; a single one is itself.
 
         Args:
             parts: At least one batch.
@@ -265,6 +265,8 @@ class EmbeddingBatch:
             raise InputError(
                 f"concat needs parts of one set of modes, not {len(parts)} mixed parts"
             )
+        if len(parts) == 1:
+            return parts[0]
         dense = [part.dense for part in parts if part.dense is not None]
         sparse = [part.sparse for part in parts if part.sparse is not None]
         colbert = [part.colbert for part in parts if part.colbert is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -68,6 +68,10 @@ class Store(Protocol):
         self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """Matching records in ascending order of id, from behind `after`."""
+        ...
+
+    def ids(self, where: Filter | None = None) -> Iterator[str]:
+        """The ids of matching records, ascending: a scroll that fetches nothing else."""
         ...
 
     def find(

@@ -153,6 +153,13 @@ class StoreConformance:
         assert _listed(store.scroll(after=last)) == ([], None)
         assert store.scroll(limit=len(RECORDS)).after is None
 
+    def test_ids_are_those_of_the_scroll(self, store: Store) -> None:
+        assert list(store.ids()) == []
+        self._fill(store)
+        assert list(store.ids()) == _sorted(RECORDS)
+        where = Ids(frozenset(["a", "b2", "nowhere"]))
+        assert list(store.ids(where)) == self._ids(store, where=where, limit=3)
+
     def test_find_gives_the_reference_scores_best_first(self, store: Store) -> None:
         self._fill(store)
         queries = self._queries(store, QUERIES)

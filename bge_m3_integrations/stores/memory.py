@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -126,6 +126,10 @@ class MemoryStore:
         found = list(islice((held for held in behind if passes(where, held)), limit + 1))
         page = [_own(record) for record in found[:limit]]
         return Page(page, page[-1].id if len(found) > limit else None)
+
+    def ids(self, where: Filter | None = None) -> Iterator[str]:
+        """See `Store.ids`; of the moment of the call."""
+        return (record.id for record in self._records() if passes(where, record))
 
     def find(
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
@@ -255,7 +259,9 @@ class MemoryStore:
             starts = offsets_of([len(block) for block in self._blocks])
             slots = [self._slots[key] for key in keys]
             rows = [int(starts[slot.block]) + slot.row for slot in slots]
-            packed = EmbeddingBatch.concat(self._blocks).take(rows)
+            packed = EmbeddingBatch.concat(self._blocks)
+            if rows != list(range(len(packed))):
+                packed = packed.take(rows)
         else:
             widths = {mode: self._widths.get(mode, 0) for mode in ALL_MODES}
             packed = EmbeddingBatch.empty(

@@ -25,6 +25,9 @@ from bge_m3_integrations.types import (
     offsets_of,
 )
 
+_WIDENED_ROWS = 4096
+"""Rows that are in memory in float64 at a time."""
+
 _Part = TypeVar("_Part", FloatArray, SparseRows, TokenVectors)
 
 
@@ -190,8 +193,11 @@ def _kth_best(scores: FloatArray, k: int) -> float:
 
 def _exact_dots(query: FloatArray, rows: FloatArray) -> FloatArray:
     """Dot products whose last bit does not depend on a row's place: no BLAS, float64 sums."""
-    wide = query.astype(np.float64)
-    return np.asarray(np.einsum("nd,d->n", rows.astype(np.float64), wide), np.float32)
+    wide, dots = query.astype(np.float64), np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _WIDENED_ROWS):
+        part = rows[start : start + _WIDENED_ROWS].astype(np.float64)
+        dots[start : start + _WIDENED_ROWS] = np.einsum("nd,d->n", part, wide)
+    return dots
 
 
 def _dense(batch: EmbeddingBatch) -> FloatArray:
