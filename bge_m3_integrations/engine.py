@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bge_m3_integrations import scoring
-from bge_m3_integrations.checks import check_texts, chunks, whole
+from bge_m3_integrations.checks import check_text, check_texts, chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.memo import MemoEncoder
 from bge_m3_integrations.encoders.needs import Needs, Stats
@@ -287,6 +287,8 @@ class BGEM3:
             Arrays of shape `(q, n)`.
         """
         chosen = self.weights(weights)
+        documents = documents if isinstance(documents, str) else list(documents)
+        check_texts(documents, surrogates=self._clean)
         left = self.encode_queries(queries, modes=chosen.modes, max_length=max_length)
         right = _Distinct(documents)
         parts = []
@@ -318,7 +320,7 @@ class BGEM3:
             InputError: An item is not a pair of strings.
         """
         chosen = self.weights(weights)
-        queries, documents = _unzip(pairs)
+        queries, documents = _unzip(pairs, surrogates=self._clean)
         left = _Distinct(queries)
         right = _Distinct(documents)
         query_batch = self.encode_queries(left.texts, modes=chosen.modes, max_length=max_length)
@@ -485,9 +487,10 @@ def _by_query(
             yield int(queries[rows[0]]), rows
 
 
-def _unzip(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+def _unzip(pairs: Sequence[tuple[str, str]], *, surrogates: bool) -> tuple[list[str], list[str]]:
     for i, pair in enumerate(pairs):
-        texts = isinstance(pair, tuple | list) and all(isinstance(text, str) for text in pair)
-        if not texts or len(pair) != 2:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(f"pair {i} must be (query, document), two strings, not {pair!r}")
+        for name, text in zip(("query", "document"), pair, strict=True):
+            check_text(text, name=f"the {name} of pair {i}", surrogates=surrogates)
     return [query for query, _ in pairs], [document for _, document in pairs]

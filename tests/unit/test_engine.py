@@ -107,6 +107,20 @@ def test_what_is_no_pair_is_named(engine: BGEM3) -> None:
         engine.score_pairs(["ab"])  # type: ignore[list-item]
 
 
+def test_one_string_is_no_list_of_documents(engine: BGEM3, fake: FakeEncoder) -> None:
+    for call in (engine.score, engine.rerank):
+        with pytest.raises(InputError, match="list of strings"):
+            call("query" if call == engine.rerank else ["query"], "document")  # type: ignore[arg-type]
+    assert fake.calls == []
+
+
+def test_a_broken_text_of_a_pair_is_named(engine: BGEM3) -> None:
+    with pytest.raises(InputError, match="the document of pair 1 holds the lone surrogate"):
+        engine.score_pairs([("q", "d"), ("q", "x\ud800")])
+    with pytest.raises(InputError, match="the query of pair 0 must be str, not NoneType"):
+        engine.score_pairs([(None, "d")])  # type: ignore[list-item]
+
+
 def test_truncation_is_counted_and_warned_about() -> None:
     engine = BGEM3(FakeEncoder(max_length=4))
     with pytest.warns(TruncationWarning, match="1 of 2 texts"):
