@@ -63,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(2)
     kit = pickle.loads(args.prepared.read_bytes())
     student: Student = kit["student"]
-    student.load_state_dict(export.load(args.checkpoint))
+    student.load_state_dict(export.load(args.checkpoint, kit["tokenizer"]))
     result = calibrate(student, kit["dev"])
     result["dev"] = kit["dev"].run(student)
     print(json.dumps(result, indent=1))

@@ -75,15 +75,23 @@ def save(student: Student, tokenizer: XLMRobertaTokenizer, out: Path) -> None:
     _write(out / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": False})
 
 
-def load(folder: Path) -> dict[str, torch.Tensor]:
+def load(folder: Path, tokenizer: XLMRobertaTokenizer) -> dict[str, torch.Tensor]:
     """Reads the weights of a checkpoint that `save` wrote.
 
     Args:
         folder: The folder.
+        tokenizer: The tokenizer that the weights are wanted for.
 
     Returns:
         The student's state.
+
+    Raises:
+        ValueError: If the checkpoint numbers its pieces in another way. Two preparations may do
+            so: the Unigram training is not quite deterministic for the rarest characters.
     """
+    there = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    if [piece for piece, _ in there] != tokenizer.convert_ids_to_tokens(range(len(tokenizer))):
+        raise ValueError(f"{folder} was trained with other prepared data: its pieces differ")
     state = {
         f"encoder.{name}": value.float()
         for name, value in load_file(folder / "model.safetensors").items()

@@ -177,7 +177,7 @@ def _kit(args: argparse.Namespace) -> dict[str, Any]:
             args.cache.mkdir(parents=True, exist_ok=True)
             cached.write_bytes(pickle.dumps(kit))
     if args.start:
-        kit["student"].load_state_dict(export.load(args.start))
+        kit["student"].load_state_dict(export.load(args.start, kit["tokenizer"]))
     return kit
 
 
