@@ -114,6 +114,7 @@ def bert_with_eos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bert(tmp_path_factory.mktemp("bert_eos"), eos=True)
 
 
+@pytest.mark.filterwarnings("ignore::bge_m3_integrations.errors.TruncationWarning")
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("backbone", ["xlm_roberta", "bert_with_eos"])
 def test_all_five_scores_equal_flag_embeddings(

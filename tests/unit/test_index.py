@@ -505,6 +505,7 @@ def test_a_function_as_filter_cannot_change_what_the_index_holds() -> None:
     assert index.get([record.id for record in RECORDS]) == before
 
 
+@pytest.mark.filterwarnings("ignore::bge_m3_integrations.errors.TruncationWarning")
 def test_long_texts_make_smaller_batches() -> None:
     fake = FakeEncoder()
     index = HybridIndex(BGEM3(fake))
