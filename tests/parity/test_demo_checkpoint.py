@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -62,8 +61,7 @@ def test_bfloat16_keeps_a_cosine_of_0_999_for_every_vector(folder: Path, engine:
     assert (full.dense * half.dense).sum(axis=1).min() >= 0.999
     assert full.colbert is not None
     assert half.colbert is not None
-    cosines = (full.colbert.vectors * half.colbert.vectors).sum(axis=1)
-    assert np.quantile(cosines, 0.01) >= 0.999
+    assert (full.colbert.vectors * half.colbert.vectors).sum(axis=1).min() >= 0.999
 
 
 def test_its_sparse_head_weighs_content_above_function_words(engine: BGEM3) -> None:
