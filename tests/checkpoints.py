@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertModel,
@@ -21,6 +22,8 @@ WORDS = (  # noqa: SIM905 (a paragraph of words is what it is)
     "the of and is what how in for a with not are where hybrid rank retrieval language "
     "稠密 稀疏 向量 检索 文档 查询 模型 权重 什么 是 的 如何"
 ).split()
+
+CHARACTERS = [*string.ascii_letters, *string.digits, *"?.,-'", *dict.fromkeys("".join(WORDS[-12:]))]
 
 
 def make_xlm_roberta(
@@ -78,21 +81,25 @@ def _save(folder: Path, backbone: torch.nn.Module, tokenizer: PreTrainedTokenize
     backbone.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     colbert, sparse = torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.Linear(HIDDEN, 1)
-    torch.nn.init.normal_(sparse.weight, std=0.2)
+    torch.nn.init.normal_(sparse.weight, std=0.1)
+    torch.nn.init.constant_(sparse.bias, 0.8)  # most tokens of any text get a weight
     torch.save(colbert.state_dict(), folder / "colbert_linear.pt")
     torch.save(sparse.state_dict(), folder / "sparse_linear.pt")
     return folder
 
 
 def _unigram_tokenizer(positions: int) -> PreTrainedTokenizerFast:
-    core = Tokenizer(models.Unigram())
+    # written out, not trained: the trainers break ties differently from run to run
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = [(f"\u2581{word}", -4 - i / 100) for i, word in enumerate(WORDS) if word.isascii()]
+    han = [(word, -4 - i / 100) for i, word in enumerate(WORDS) if not word.isascii()]
+    pieces = [(piece, -8 - i / 100) for i, piece in enumerate(["\u2581", *CHARACTERS])]
+    vocabulary = [(token, 0.0) for token in special]
+    vocabulary += list(dict([*pieces, *words, *han]).items())
+    core = Tokenizer(models.Unigram([*vocabulary, ("<mask>", 0.0)], unk_id=3))
     core.normalizer = normalizers.NFKC()
     core.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
-    core.train_from_iterator([" ".join(WORDS)] * 20 + list("abcdefghijklmnopqrstuvwxyz"), trainer)
+    core.add_special_tokens([*special, "<mask>"])
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
@@ -112,12 +119,12 @@ def _unigram_tokenizer(positions: int) -> PreTrainedTokenizerFast:
 
 
 def _wordpiece_tokenizer(positions: int) -> PreTrainedTokenizerFast:
-    core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = dict.fromkeys([*special, *WORDS, *CHARACTERS, *(f"##{c}" for c in CHARACTERS)])
+    core = Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer()
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
-    core.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    core.add_special_tokens(special)
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B [SEP]",
