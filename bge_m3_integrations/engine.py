@@ -14,14 +14,16 @@ import numpy as np
 
 from bge_m3_integrations import scoring
 from bge_m3_integrations.checks import check_text, check_texts, chunks, whole
-from bge_m3_integrations.encoders.base import Encoder
+from bge_m3_integrations.encoders.base import Encoder, OffersMaxsim
 from bge_m3_integrations.encoders.memo import MemoEncoder
 from bge_m3_integrations.encoders.needs import Needs, Stats
+from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import InputError, TruncationWarning
 from bge_m3_integrations.types import (
     ALL_MODES,
     Components,
     EmbeddingBatch,
+    FloatArray,
     IntArray,
     Kind,
     Mode,
@@ -29,6 +31,7 @@ from bge_m3_integrations.types import (
     Ranked,
     Scores,
     TokenBatch,
+    TokenVectors,
     Weights,
     WeightsLike,
     as_modes,
@@ -266,6 +269,25 @@ class BGEM3:
         """The tokens that encoding would see, with their place in each text."""
         return self.encoder.tokenize(texts, kind=kind, max_length=max_length)
 
+    def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
+        """ColBERT scores by the encoder's kernel where it offers one, else by `scoring.maxsim`.
+
+        Args:
+            queries: Token vectors of `q` texts, each of at least one vector.
+            documents: Token vectors of `n` texts, each of at least one vector.
+
+        Returns:
+            `(q, n) float32` in [-1, 1].
+
+        Raises:
+            InputError: The widths differ, or a text has no vector.
+        """
+        encoder: object = self.encoder
+        while isinstance(encoder, EncoderWrapper):  # those in front do not change token vectors
+            encoder = encoder.encoder
+        kernel = encoder.maxsim if isinstance(encoder, OffersMaxsim) else scoring.maxsim
+        return kernel(queries, documents)
+
     def score(
         self,
         queries: Sequence[str],
@@ -296,7 +318,7 @@ class BGEM3:
             batch = self.encode_documents(
                 right.texts[piece], modes=chosen.modes, max_length=max_length
             )
-            parts.append(scoring.components(left, batch, chosen.modes))
+            parts.append(self._components(left, batch, chosen))
         return scoring.hybrid(_beside(parts, left, chosen).take(np.s_[:, right.places]), chosen)
 
     def score_pairs(
@@ -331,7 +353,7 @@ class BGEM3:
             )
             for i, rows in _by_query(left.places, right.places, piece):
                 some = batch.take(right.places[rows] - piece.start)
-                part = scoring.components(query_batch.take([i]), some, chosen.modes)
+                part = self._components(query_batch.take([i]), some, chosen)
                 for mode, scores in part.items():
                     out[mode][rows] = scores[0]
         return scoring.hybrid(Components(**out), chosen)
@@ -398,6 +420,11 @@ class BGEM3:
 
             encoder = CleaningEncoder(encoder)
         return encoder
+
+    def _components(
+        self, queries: EmbeddingBatch, documents: EmbeddingBatch, weights: Weights
+    ) -> Components:
+        return scoring.components(queries, documents, weights.modes, maxsim=self.maxsim)
 
     def _encode(
         self, texts: Sequence[str], kind: Kind, modes: Modes, max_length: int | None

@@ -6,8 +6,8 @@ float32; sums are in float32, those of the lexical score in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,10 @@ from bge_m3_integrations.types import (
 )
 
 MAXSIM_ELEMENTS = 4 * 1024 * 1024
-"""Largest number of float32 similarities that MaxSim holds at once: 16 MiB."""
+"""Largest number of float32 elements that MaxSim holds at once: 16 MiB."""
+
+Maxsim: TypeAlias = Callable[[TokenVectors, TokenVectors], FloatArray]
+"""Computes what `maxsim` computes: queries, documents, `(q, n)` scores."""
 
 
 def dense(queries: FloatArray, documents: FloatArray) -> FloatArray:
@@ -78,7 +81,8 @@ def maxsim(
     Args:
         queries: Token vectors of `q` texts, each of at least one vector.
         documents: Token vectors of `n` texts, each of at least one vector.
-        max_elements: Most similarities held at once; one query against one document may exceed it.
+        max_elements: Most similarities, and most elements of document vectors widened to float32,
+            held at once; one query against one document may exceed it.
 
     Returns:
         `(q, n) float32` in [-1, 1].
@@ -86,25 +90,30 @@ def maxsim(
     Raises:
         InputError: The widths differ, or a text has no vector.
     """
-    _same_width(queries.vectors, documents.vectors)
-    for name, side in (("query", queries), ("document", documents)):
-        if (np.diff(side.offsets) < 1).any():
-            raise InputError(f"a {name} without token vectors has no ColBERT score")
+    check_token_vectors(queries, documents)
     scores = np.empty((len(queries), len(documents)), np.float32)
     for i in range(len(queries)):
         query = queries.row(i).astype(np.float32, copy=False)
-        for start, end in _blocks(documents.offsets, max(1, max_elements // len(query))):
+        rows = max_elements // _elements_per_row(query, documents)
+        for start, end in _blocks(documents.offsets, max(1, rows)):
             scores[i, start:end] = _best_per_document(query, documents, start, end).mean(axis=0)
     return scores
 
 
-def components(queries: EmbeddingBatch, documents: EmbeddingBatch, modes: Modes) -> Components:
+def components(
+    queries: EmbeddingBatch,
+    documents: EmbeddingBatch,
+    modes: Modes,
+    *,
+    maxsim: Maxsim = maxsim,
+) -> Components:
     """All pairs' scores in the given modes.
 
     Args:
         queries: `q` texts that hold the modes.
         documents: `n` texts that hold the modes.
         modes: What to score by.
+        maxsim: What computes ColBERT scores: this module's function, or an encoder's kernel.
 
     Returns:
         Arrays of shape `(q, n)`.
@@ -122,6 +131,36 @@ def components(queries: EmbeddingBatch, documents: EmbeddingBatch, modes: Modes)
         if left.colbert is None or right.colbert is None
         else maxsim(left.colbert, right.colbert),
     )
+
+
+class PackedRows(Protocol):
+    """Token vectors of several texts, end to end, in the arrays of any library."""
+
+    @property
+    def vectors(self) -> Any:
+        """`(t, dim)`."""
+        ...
+
+    @property
+    def offsets(self) -> IntArray:
+        """`(n + 1,) int64`."""
+        ...
+
+
+def check_token_vectors(queries: PackedRows, documents: PackedRows) -> None:
+    """Check that MaxSim is defined for all pairs.
+
+    Args:
+        queries: Token vectors of any number of texts.
+        documents: Token vectors of any number of texts.
+
+    Raises:
+        InputError: The widths differ, or a text has no vector.
+    """
+    _same_width(queries.vectors, documents.vectors)
+    for name, side in (("query", queries), ("document", documents)):
+        if (np.diff(side.offsets) < 1).any():
+            raise InputError(f"a {name} without token vectors has no ColBERT score")
 
 
 def hybrid(parts: Components, weights: Weights) -> Scores:
@@ -168,6 +207,12 @@ def _blocks(offsets: IntArray, rows: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
+def _elements_per_row(query: FloatArray, documents: TokenVectors) -> int:
+    """What a document vector costs: its similarities, and its copy if it is not float32."""
+    widened = 0 if documents.vectors.dtype == np.float32 else documents.vectors.shape[1]
+    return max(len(query), widened)
+
+
 def _best_per_document(
     query: FloatArray, documents: TokenVectors, start: int, end: int
 ) -> FloatArray:
@@ -179,7 +224,7 @@ def _best_per_document(
     return best
 
 
-def _same_width(queries: NDArray[Any], documents: NDArray[Any]) -> None:
+def _same_width(queries: Any, documents: Any) -> None:
     if queries.shape[1] != documents.shape[1]:
         raise InputError(
             f"queries are {queries.shape[1]} wide and documents {documents.shape[1]}: "

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes, TokenBatch
+from bge_m3_integrations.types import (
+    EmbeddingBatch,
+    FloatArray,
+    Kind,
+    Mode,
+    Modes,
+    TokenBatch,
+    TokenVectors,
+)
 
 
 @runtime_checkable
@@ -82,4 +90,24 @@ class Encoder(Protocol):
 
     def id_to_token(self, ids: Sequence[int]) -> list[str]:
         """The readable form of token ids."""
+        ...
+
+
+@runtime_checkable
+class OffersMaxsim(Protocol):
+    """An encoder that also computes ColBERT scores faster than plain numpy does."""
+
+    def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
+        """The scores of `scoring.maxsim`, to 1e-5.
+
+        Args:
+            queries: Token vectors of `q` texts.
+            documents: Token vectors of `n` texts.
+
+        Returns:
+            `(q, n) float32`.
+
+        Raises:
+            InputError: The widths differ, or a text has no vector.
+        """
         ...

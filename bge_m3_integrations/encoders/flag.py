@@ -13,8 +13,17 @@ import torch
 
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
+from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
-from bge_m3_integrations.encoders.torch.modules import M3Modules
+from bge_m3_integrations.encoders.torch.layers import (
+    PackedBackbone,
+    Weights,
+    expected_shapes,
+    in_place,
+    is_packable,
+)
+from bge_m3_integrations.encoders.torch.linear import PlainLinear
+from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, wrap_tokenizer
 from bge_m3_integrations.errors import InputError
 
@@ -64,20 +73,39 @@ class FlagSource:
 
     @property
     def modules(self) -> M3Modules:
-        """The modules themselves."""
-        backbone, colbert, sparse = self._parts
-        return M3Modules(backbone, colbert, sparse)
+        """The modules themselves: packed over their tensors where they are a plain encoder."""
+        module, colbert, sparse = self._parts
+        heads = (PlainLinear((head.weight,), (head.bias,)) for head in (colbert, sparse))
+        backbone: Backbone
+        if is_packable(module.config) and _is_plain(module):
+            weights = Weights.in_memory(dict(module.named_parameters()))
+            backbone = PackedBackbone(
+                weights, module.config, dtype=module.dtype, device=module.device, linear=in_place
+            )
+        else:
+            backbone = PaddedBackbone(module, pad_token_id=self.tokenizer.pad_token_id)
+        return M3Modules(backbone, *heads)
 
     @property
     def device(self) -> torch.device:
         """Where the modules are now."""
-        return self.modules.device
+        found: torch.device = self._parts[2].weight.device
+        return found
 
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the tensors in memory; rounded weights differ from the file's."""
         backbone, colbert, sparse = (part.state_dict().items() for part in self._parts)
         return fingerprint.weights_digest(backbone=backbone, colbert=colbert, sparse=sparse)
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether the tensors are all there is: no class of the user's own, hook or adapter."""
+    kind = type(module)
+    known = kind.__module__.startswith("transformers.") and kind.__name__ in _PLAIN_MODELS
+    untouched = all(not m._forward_hooks and not m._forward_pre_hooks for m in module.modules())
+    found = {name: tuple(t.shape) for name, t in module.named_parameters() if "pooler" not in name}
+    return known and untouched and found == expected_shapes(module.config)
 
 
 class FlagEncoder(TorchEncoder):
@@ -88,7 +116,7 @@ class FlagEncoder(TorchEncoder):
         query_instruction: Put in front of every query; None takes the model's own.
         document_instruction: Put in front of every document; None takes the model's own.
         max_length: Default length limit in tokens; None is all that the model takes.
-        token_budget: Most padded tokens of one batch; None chooses by device.
+        token_budget: Most tokens of one batch; None chooses by device.
 
     Raises:
         InputError: It is no such model, it is in training mode, or its own instruction is
@@ -137,3 +165,4 @@ def _prefix(instruction: str | None, form: str) -> str:
 
 
 _TEXT = "\0"
+_PLAIN_MODELS = ("BertModel", "CamembertModel", "RobertaModel", "XLMRobertaModel")

@@ -28,6 +28,7 @@ from bge_m3_integrations.compat import BGEM3FlagModel
 from bge_m3_integrations.compat.arguments import dtype_name
 from bge_m3_integrations.encoders.torch.devices import pick_dtype
 from tests.checkpoints import HIDDEN, POSITIONS, WORDS
+from tests.counting import counted_packs
 
 FlagEmbedding = pytest.importorskip("FlagEmbedding")
 
@@ -83,22 +84,18 @@ def models(folder: Path, **options: Any) -> tuple[Any, Any]:
     )
 
 
-def backbone(model: Any) -> torch.nn.Module:
-    """The transformers model inside either class."""
-    if isinstance(model, BGEM3FlagModel):
-        return model.engine.encoder.encoder.source.modules.backbone  # type: ignore[attr-defined]
-    return model.model.model
-
-
 @contextmanager
 def counted_rows(model: Any) -> Iterator[list[int]]:
-    """The number of texts in each forward pass."""
+    """The number of texts in each forward pass of either class."""
     rows: list[int] = []
-
-    def note(_: Any, __: Any, output: Any) -> None:
-        rows.append(len(output.last_hidden_state))
-
-    handle = backbone(model).register_forward_hook(note)
+    if isinstance(model, BGEM3FlagModel):
+        with counted_packs() as packs:
+            yield rows
+        rows += [len(pack.lengths) for pack in packs]
+        return
+    handle = model.model.model.register_forward_hook(
+        lambda _, __, output: rows.append(len(output.last_hidden_state))
+    )
     yield rows
     handle.remove()
 
@@ -471,8 +468,8 @@ def test_bf16_on_a_cpu_is_native_where_there_is_any_and_theirs_is_float32(
     theirs, mine = models(xlm_roberta, use_bf16=True)
     for m in (theirs, mine):
         m.encode(QUESTIONS)
-    assert backbone(theirs).dtype == torch.float32
-    assert backbone(mine).dtype == pick_dtype("auto", CPU)
+    assert theirs.model.model.dtype == torch.float32
+    assert mine.engine.encoder.encoder.source.dtype == pick_dtype("auto", CPU)
 
 
 def test_fp16_on_a_gpu_is_float16_as_in_flag_embedding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.devices import default_budget, is_out_of_memory
 from bge_m3_integrations.encoders.torch.heads import lexical_rows
 from bge_m3_integrations.encoders.torch.load import CheckpointSource, Source, usable_positions
-from bge_m3_integrations.encoders.torch.modules import BatchOutput, run_batch
+from bge_m3_integrations.encoders.torch.maxsim import maxsim
+from bge_m3_integrations.encoders.torch.modules import BatchOutput, run_pack
+from bge_m3_integrations.encoders.torch.packing import Pack
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.types import (
@@ -42,7 +44,7 @@ class TorchEncoder:
         query_instruction: Put in front of every query.
         document_instruction: Put in front of every document.
         max_length: Default length limit in tokens; None is all that the model takes.
-        token_budget: Most padded tokens of one batch; None chooses by device.
+        token_budget: Most tokens of one batch; None chooses by device.
     """
 
     def __init__(
@@ -118,6 +120,10 @@ class TorchEncoder:
         """See `Encoder.tokenize`."""
         return self.source.tokenizer.split(texts, **self._limits(kind, max_length))
 
+    def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
+        """See `encoders.base.OffersMaxsim`."""
+        return maxsim(queries, documents, device=self.source.device)
+
     def id_to_token(self, ids: Sequence[int]) -> list[str]:
         """See `Encoder.id_to_token`."""
         return self.source.tokenizer.words(ids)
@@ -131,8 +137,13 @@ class TorchEncoder:
         if not len(tokens):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
         work = _Work(self, tokens, modes)
-        budget = self._own_budget()
-        run_in_batches(tokens.lengths, budget, work.run, is_out_of_memory=is_out_of_memory)
+        run_in_batches(
+            tokens.lengths,
+            self._own_budget(),
+            work.run,
+            padded=self.source.modules.backbone.padded,
+            is_out_of_memory=is_out_of_memory,
+        )
         return work.result()
 
     def run(self, tokens: PackedIds, rows: IntArray, modes: Modes) -> BatchOutput:
@@ -154,7 +165,7 @@ class TorchEncoder:
         bad = np.flatnonzero(~output.finite(lengths))
         if not len(bad):
             return output
-        again = self._forward(tokens, rows, modes, upcast=True)
+        again = self._forward(tokens, rows, modes, wide=True)
         still = rows[~again.finite(lengths)]
         if len(still):
             raise EncodingError(
@@ -165,16 +176,10 @@ class TorchEncoder:
         return _merged(output, again, bad, lengths)
 
     def _forward(
-        self, tokens: PackedIds, rows: IntArray, modes: Modes, *, upcast: bool = False
+        self, tokens: PackedIds, rows: IntArray, modes: Modes, *, wide: bool = False
     ) -> BatchOutput:
-        return run_batch(
-            self.source.modules,
-            [tokens.row(int(i)) for i in rows],
-            modes,
-            pooling=self.source.pooling,
-            pad_token_id=self.pad_token_id,
-            upcast=upcast,
-        )
+        pack = Pack.of([tokens.row(int(i)) for i in rows])
+        return run_pack(self.source.modules, pack, modes, pooling=self.source.pooling, wide=wide)
 
     def _limits(self, kind: Kind, max_length: int | None) -> _Limits:
         limit = self.max_length if max_length is None else self._checked_length(max_length)
@@ -220,7 +225,7 @@ class _Work:
         if output.sparse is not None:
             self._sparse.append((rows, self._lexical(output.sparse, rows)))
         if self._vectors is not None and output.colbert is not None:
-            _scatter(self._vectors, output.colbert, self._offsets, rows)
+            self._vectors[_places(self._offsets, rows)] = output.colbert
 
     def result(self) -> EmbeddingBatch:
         colbert = None if self._vectors is None else TokenVectors(self._vectors, self._offsets)
@@ -242,13 +247,12 @@ class _Work:
         return SparseRows.concat([part for _, part in self._sparse]).take(order)
 
 
-def _scatter(target: np.ndarray, values: np.ndarray, offsets: IntArray, rows: IntArray) -> None:
-    """Copy the packed values of some texts to their places."""
-    start = 0
-    for row in rows:
-        first, last = int(offsets[row]), int(offsets[row + 1])
-        target[first:last] = values[start : start + last - first]
-        start += last - first
+def _places(offsets: IntArray, rows: IntArray) -> IntArray:
+    """Where the packed values of some texts stand among those of all."""
+    counts = offsets[rows + 1] - offsets[rows]
+    own = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    places: IntArray = np.repeat(offsets[rows], counts) + own
+    return places
 
 
 def _merged(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from bge_m3_integrations.encoders.torch.tensors import MappedTensors
+
 if TYPE_CHECKING:
     from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer
 
@@ -108,15 +110,11 @@ def file_tensors(paths: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
     Yields:
         Names and tensors on the CPU.
     """
-    from safetensors import safe_open
-
     for path in paths:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as reader:
-                for name in reader.keys():  # noqa: SIM118 (a safetensors reader is no mapping)
-                    yield name, reader.get_tensor(name)
-        else:
-            yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+        tensors = MappedTensors([path])
+        for name, tensor in tensors.items():
+            yield name, tensor
+            tensors.release(name)
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:

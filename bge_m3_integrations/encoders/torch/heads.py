@@ -12,36 +12,39 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bge_m3_integrations.encoders.torch.packing import Pack
 from bge_m3_integrations.types import FloatArray, IntArray, SparseRows, offsets_of
 
 Pooling: TypeAlias = Literal["cls", "mean", "last_token"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
-def pool(hidden: torch.Tensor, lengths: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+def pool(hidden: torch.Tensor, pack: Pack, pooling: Pooling) -> torch.Tensor:
     """One vector per text.
 
     Args:
-        hidden: `(b, l, h)`, right-padded.
-        lengths: `(b,)` tokens per text.
+        hidden: `(t, h)`, the tokens' states.
+        pack: Which tokens are whose.
         pooling: The first token's state, the mean over the tokens, or the last token's state.
 
     Returns:
-        `(b, h)` float32, not normalised.
+        `(n, h)` float32, not normalised.
     """
+    device = hidden.device
     if pooling == "cls":
-        return hidden[:, 0].float()
+        return hidden[pack.first.to(device)].float()
     if pooling == "last_token":
-        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1].float()
-    real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
-    # where, not a product: a non-finite padding state times 0 would be NaN
-    total = torch.where(real[..., None], hidden.float(), 0.0).sum(dim=1)
-    return total / lengths[:, None]
+        return hidden[torch.from_numpy(pack.offsets[1:] - 1).to(device)].float()
+    lengths = torch.from_numpy(pack.lengths).to(device)
+    owner = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+    total = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32)
+    return total.index_add_(0, owner, hidden.float()) / lengths[:, None]
 
 
 def normalised(vectors: torch.Tensor) -> torch.Tensor:
-    """Rows of L2 norm 1, in float32."""
-    return torch.nn.functional.normalize(vectors.float(), dim=-1)
+    """Rows of L2 norm 1, in float32; float32 rows are changed in place."""
+    rows = vectors.float()
+    return rows.div_(rows.norm(dim=-1, keepdim=True).clamp_min_(1e-12))
 
 
 def lexical_rows(

@@ -17,9 +17,19 @@ import torch
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.devices import pick_device, pick_dtype
 from bge_m3_integrations.encoders.torch.files import CONFIG, CheckpointFiles, read_json
+from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
-from bge_m3_integrations.encoders.torch.modules import M3Modules
+from bge_m3_integrations.encoders.torch.layers import (
+    PackedBackbone,
+    Weights,
+    expected_shapes,
+    is_packable,
+    owned,
+)
+from bge_m3_integrations.encoders.torch.linear import PlainLinear
+from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
+from bge_m3_integrations.encoders.torch.tensors import MappedTensors
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, load_tokenizer
 from bge_m3_integrations.errors import CheckpointError, InputError, PoolingWarning
 
@@ -31,6 +41,8 @@ _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm"}
     | {"xlm-roberta", "xlm-roberta-xl", "xmod"}
 )
+# Stands in every checkpoint of a packable backbone, behind the prefix that all its tensors share.
+_ANCHOR = "embeddings.word_embeddings.weight"
 # What sentence-transformers' pooling config says, in the form before and since its version 5.
 _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
@@ -190,7 +202,7 @@ class CheckpointSource:
         with _LOADING:
             modules = _LOADED.get(key)
             if modules is None:
-                modules = _load(self.files, self.device, self.dtype, trust=self._trust)
+                modules = _load(self.files, self.config, self.device, self.dtype, trust=self._trust)
                 _LOADED[key] = modules
             return modules
 
@@ -232,16 +244,59 @@ def usable_positions(config: Any) -> int | None:
 
 
 def _load(
-    files: CheckpointFiles, device: torch.device, dtype: torch.dtype, *, trust: bool
+    files: CheckpointFiles, config: Any, device: torch.device, dtype: torch.dtype, *, trust: bool
 ) -> M3Modules:
-    backbone = _load_backbone(files, dtype, trust=trust)
-    hidden = int(backbone.config.hidden_size)
-    colbert = _load_head(files.colbert_head, hidden=hidden, out=None, dtype=dtype)
-    sparse = _load_head(files.sparse_head, hidden=hidden, out=1, dtype=dtype)
-    return M3Modules(backbone.to(device), colbert.to(device), sparse.to(device))
+    heads = [
+        _load_head(path, hidden=int(config.hidden_size), out=out).to(device, dtype)
+        for path, out in ((files.colbert_head, None), (files.sparse_head, 1))
+    ]
+    backbone: Backbone
+    if is_packable(config):
+        weights = _backbone_weights(files, config)
+        linear = owned(dtype, device)
+        backbone = PackedBackbone(weights, config, dtype=dtype, device=device, linear=linear)
+    else:
+        module = _load_module(files, dtype, trust=trust).to(device)
+        backbone = PaddedBackbone(module, pad_token_id=int(config.pad_token_id or 0))
+    colbert, sparse = (PlainLinear((head.weight,), (head.bias,)) for head in heads)
+    return M3Modules(backbone, colbert, sparse)
 
 
-def _load_backbone(files: CheckpointFiles, dtype: torch.dtype, *, trust: bool) -> Any:
+def _backbone_weights(files: CheckpointFiles, config: Any) -> Weights:
+    """The mapped tensors of a packed backbone, all there and of the right shape."""
+    try:
+        tensors = MappedTensors(files.weights)
+    except Exception as error:
+        raise CheckpointError(_unreadable(files, error)) from error
+    shapes = expected_shapes(config)
+    prefix = next((n.removesuffix(_ANCHOR) for n in tensors if n.endswith(_ANCHOR)), "")
+    names = {name: prefix + name for name in shapes}
+    missing = [name for name in names.values() if name not in tensors]
+    misshapen = [
+        f"{names[name]} {tuple(tensors[names[name]].shape)} instead of {shape}"
+        for name, shape in shapes.items()
+        if names[name] in tensors and tensors[names[name]].shape != shape
+    ]
+    _check_fit(files, missing, misshapen)
+    return Weights(tensors, names, tensors.release)
+
+
+def _unreadable(files: CheckpointFiles, error: Exception) -> str:
+    return (
+        f"the weights {[p.name for p in files.weights]} in {files.folder} cannot be loaded: {error}"
+    )
+
+
+def _check_fit(files: CheckpointFiles, missing: list[str], misshapen: list[str]) -> None:
+    if missing or misshapen:
+        raise CheckpointError(
+            f"the weights in {files.folder} do not fit config.json: missing {missing[:5]}, "
+            f"misshapen {misshapen[:5]}; without them the numbers would be random. Is this the "
+            "checkpoint that the config belongs to?"
+        )
+
+
+def _load_module(files: CheckpointFiles, dtype: torch.dtype, *, trust: bool) -> Any:
     from transformers import AutoConfig, AutoModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
@@ -262,17 +317,9 @@ def _load_backbone(files: CheckpointFiles, dtype: torch.dtype, *, trust: bool) -
                 **({"add_pooling_layer": False} if poolerless else {}),
             )
     except Exception as error:
-        raise CheckpointError(
-            f"the weights {[p.name for p in files.weights]} in {files.folder} cannot be loaded: "
-            f"{error}"
-        ) from error
+        raise CheckpointError(_unreadable(files, error)) from error
     missing = [name for name in report["missing_keys"] if "pooler" not in name]
-    if missing or report.get("mismatched_keys"):
-        raise CheckpointError(
-            f"the weights in {files.folder} do not fit config.json: missing {missing[:5]}, "
-            f"misshapen {list(report.get('mismatched_keys') or [])[:5]}; without them the numbers "
-            "would be random. Is this the checkpoint that the config belongs to?"
-        )
+    _check_fit(files, missing, [str(key) for key in report.get("mismatched_keys") or ()])
     return backbone.eval().requires_grad_(False)
 
 
@@ -305,7 +352,7 @@ def _head_state(path: Path, device: str) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _load_head(path: Path, *, hidden: int, out: int | None, dtype: torch.dtype) -> nn.Linear:
+def _load_head(path: Path, *, hidden: int, out: int | None) -> nn.Linear:
     state = _head_state(path, "cpu")
     shape = tuple(state["weight"].shape)
     wanted = (out if out is not None else shape[0], hidden)
@@ -314,9 +361,9 @@ def _load_head(path: Path, *, hidden: int, out: int | None, dtype: torch.dtype) 
             f"{path} holds a head of shape {shape}, but this backbone is {hidden} wide and needs "
             f"{wanted}; the head belongs to another checkpoint"
         )
-    head = torch.nn.Linear(hidden, wanted[0], dtype=dtype, device="meta")
-    head.load_state_dict({n: t.to(dtype) for n, t in state.items()}, assign=True)
-    return head.eval().requires_grad_(False)
+    head = torch.nn.Linear(hidden, wanted[0], device="meta")
+    head.load_state_dict(state, assign=True)
+    return head.requires_grad_(False)
 
 
 def _stated_pooling(path: Path | None, *, strict: bool) -> Pooling | None:

@@ -9,7 +9,7 @@ from bge_m3_integrations.types import IntArray
 
 
 class Device:
-    """Records the batches that ran, and has room for so many padded tokens."""
+    """Records the batches that ran, and has room for so many tokens, padding included."""
 
     def __init__(self, lengths: IntArray, room: int = 10**9) -> None:
         self.lengths, self.room = lengths, room
@@ -27,8 +27,10 @@ def is_memory_error(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
-def go(device: Device, budget: TokenBudget) -> None:
-    run_in_batches(device.lengths, budget, device.run, is_out_of_memory=is_memory_error)
+def go(device: Device, budget: TokenBudget, *, padded: bool = True) -> None:
+    run_in_batches(
+        device.lengths, budget, device.run, padded=padded, is_out_of_memory=is_memory_error
+    )
 
 
 def test_every_text_runs_once_and_no_batch_is_larger_than_the_budget() -> None:
@@ -44,6 +46,14 @@ def test_texts_of_similar_length_run_together() -> None:
     device = Device(lengths)
     go(device, TokenBudget(303))
     assert [sorted(batch) for batch in device.ran] == [[1, 3, 5], [0, 2, 4]]
+
+
+def test_without_padding_a_batch_costs_its_own_tokens_only() -> None:
+    lengths = np.array([500, 10, 300, 20, 200, 470])
+    device = Device(lengths)
+    go(device, TokenBudget(1000), padded=False)
+    assert [sorted(batch) for batch in device.ran] == [[0, 5], [1, 2, 3, 4]]
+    assert all(lengths[batch].sum() <= 1000 for batch in device.ran)
 
 
 def test_a_text_longer_than_the_budget_runs_alone() -> None:
@@ -82,7 +92,9 @@ def test_any_other_error_is_raised_at_once() -> None:
         raise RuntimeError("wrong shape")
 
     with pytest.raises(RuntimeError, match="wrong shape"):
-        run_in_batches(np.full(9, 3), TokenBudget(100), run, is_out_of_memory=is_memory_error)
+        run_in_batches(
+            np.full(9, 3), TokenBudget(100), run, padded=False, is_out_of_memory=is_memory_error
+        )
     assert tries == 1
 
 

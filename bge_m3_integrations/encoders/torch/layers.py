@@ -1,0 +1,257 @@
+"""BERT's family of encoders over packed tokens: BERT, RoBERTa, XLM-R, CamemBERT.
+
+Devlin et al. 2019; the numbers are those of transformers' modules, without padding, with query,
+key and value as one product, and with texts told apart in attention only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch.nn.functional import embedding, layer_norm
+
+from bge_m3_integrations.encoders.torch.attention import Attention, plan
+from bge_m3_integrations.encoders.torch.linear import Linear, PlainLinear, make_linear
+from bge_m3_integrations.encoders.torch.packing import Pack
+
+Tensors: TypeAlias = Mapping[str, torch.Tensor]
+MakeLinear: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], bool], Linear]
+
+# Whether a family's position table starts behind the padding id.
+_FAMILIES = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
+_TABLES = tuple(
+    f"embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")
+)
+_PAIR = ("weight", "bias")
+# Rows read from a mapped table before its pages are given back: each brings up to 64 KiB along.
+_ROWS_KEPT = 1 << 10
+
+
+def is_packable(config: Any) -> bool:
+    """Whether a backbone of this config is one of the family, computed the plain way."""
+    return (
+        config.model_type in _FAMILIES
+        and config.hidden_act == "gelu"
+        and getattr(config, "position_embedding_type", None) in (None, "absolute")
+        and not getattr(config, "is_decoder", False)
+        and not getattr(config, "auto_map", None)
+    )
+
+
+def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """The tensors that a packed backbone reads, with their shapes."""
+    width, inner = config.hidden_size, config.intermediate_size
+    sizes = (config.vocab_size, config.max_position_embeddings, config.type_vocab_size)
+    shapes: dict[str, tuple[int, ...]] = {
+        table: (size, width) for table, size in zip(_TABLES, sizes, strict=True)
+    }
+    shapes |= _pair("embeddings.LayerNorm", (width,))
+    for i in range(config.num_hidden_layers):
+        at = f"encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            shapes |= _pair(f"{at}.attention.self.{part}", (width, width))
+        shapes |= _pair(f"{at}.attention.output.dense", (width, width))
+        shapes |= _pair(f"{at}.attention.output.LayerNorm", (width,))
+        shapes |= _pair(f"{at}.intermediate.dense", (inner, width))
+        shapes |= _pair(f"{at}.output.dense", (width, inner))
+        shapes |= _pair(f"{at}.output.LayerNorm", (width,))
+    return shapes
+
+
+def _pair(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Layer normalisation (Ba et al. 2016)."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """`(t, width)` to `(t, width)`."""
+        return layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One transformer layer with normalisation behind each half."""
+
+    qkv: Linear
+    mix: Linear
+    mix_norm: Norm
+    up: Linear
+    down: Linear
+    down_norm: Norm
+
+    def __call__(self, hidden: torch.Tensor, attend: Attention) -> torch.Tensor:
+        """`(t, width)` to `(t, width)`."""
+        hidden = self.mix_norm(self.mix(attend(self.qkv(hidden))).add_(hidden))
+        return self.down_norm(self.down(self.up(hidden)).add_(hidden))
+
+
+class Embeddings:
+    """Word, position and type vectors, summed and normalised in float32.
+
+    Args:
+        weights: The tables' source. On the CPU the tables stay where they are, memory-mapped from
+            a checkpoint, and only the rows of the tokens at hand are read.
+        config: The backbone's config.
+        dtype: What the tables are kept in, off the CPU.
+        device: Where the model computes.
+    """
+
+    def __init__(
+        self, weights: Weights, config: Any, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._weights = weights
+        tables = [weights.tensor(name) for name in _TABLES]
+        self._tables = tables if device.type == "cpu" else [t.to(device, dtype) for t in tables]
+        self._norm = weights.norm("embeddings.LayerNorm", config, torch.float32, device)
+        self._pad = config.pad_token_id if _FAMILIES[config.model_type] else None
+        self._rows_read = 0
+
+    def __call__(self, pack: Pack, dtype: torch.dtype) -> torch.Tensor:
+        """The first layer's input, `(t, width)`."""
+        words, positions, types = self._tables
+        device = words.device
+        total = embedding(pack.ids.to(device), words).float()
+        total += types[0].float()
+        total += embedding(pack.positions(self._pad).to(device), positions).float()
+        self._release(len(pack.ids))
+        return self._norm(total).to(dtype)
+
+    def _release(self, rows: int) -> None:
+        # a race between threads loses a count and costs a page read again, no number
+        self._rows_read += rows
+        if self._rows_read > _ROWS_KEPT:
+            self._rows_read = 0
+            for name in _TABLES:
+                self._weights.release(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A checkpoint's tensors as a backbone asks for them.
+
+    Attributes:
+        tensors: Names to tensors.
+        names: A backbone's own names to those.
+        give_back: Called with a name in `tensors` once its content is no longer needed in memory.
+    """
+
+    tensors: Tensors
+    names: Mapping[str, str]
+    give_back: Callable[[str], None]
+
+    @classmethod
+    def in_memory(cls, tensors: Tensors) -> Weights:
+        """Tensors that stay where they are."""
+        return cls(tensors, {name: name for name in tensors}, lambda name: None)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor by the backbone's own name."""
+        return self.tensors[self.names[name]]
+
+    def release(self, name: str) -> None:
+        """Say that a tensor's content is no longer needed in memory."""
+        self.give_back(self.names[name])
+
+    def norm(self, name: str, config: Any, dtype: torch.dtype, device: torch.device) -> Norm:
+        """A normalisation with weights in a dtype on a device."""
+        weight, bias = (self.tensor(f"{name}.{part}").to(device, dtype) for part in _PAIR)
+        return Norm(weight, bias, config.layer_norm_eps)
+
+
+class PackedBackbone:
+    """An encoder over packs.
+
+    Args:
+        weights: The checkpoint's tensors.
+        config: The backbone's config; `is_packable`.
+        dtype: What to compute in.
+        device: Where to compute.
+        linear: Makes a layer's products.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        config: Any,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        linear: MakeLinear,
+    ) -> None:
+        self._weights, self._config, self._dtype, self._device = weights, config, dtype, device
+        self._embeddings = Embeddings(weights, config, dtype=dtype, device=device)
+        self._layers = [self._layer(i, linear, dtype) for i in range(config.num_hidden_layers)]
+
+    @property
+    def padded(self) -> bool:
+        """Packs are computed without padding."""
+        return False
+
+    def hidden(self, pack: Pack, *, wide: bool = False) -> torch.Tensor:
+        """Run the encoder.
+
+        Args:
+            pack: The texts.
+            wide: Compute in float32 from the tensors as the checkpoint has them, layer by layer.
+
+        Returns:
+            `(t, width)`, the last layer's states.
+        """
+        dtype = torch.float32 if wide else self._dtype
+        hidden = self._embeddings(pack, dtype)
+        heads = self._config.num_attention_heads
+        attend = plan(pack, heads=heads, device=self._device, dtype=dtype)
+        for i, layer in enumerate(self._layers):
+            hidden = (self._layer(i, in_place, dtype) if wide else layer)(hidden, attend)
+        return hidden
+
+    def _layer(self, i: int, linear: MakeLinear, dtype: torch.dtype) -> Layer:
+        at = f"encoder.layer.{i}"
+
+        def make(*names: str, activated: bool = False) -> Linear:
+            weights = [f"{at}.{name}.weight" for name in names]
+            biases = [f"{at}.{name}.bias" for name in names]
+            made = linear(
+                [self._weights.tensor(name) for name in weights],
+                [self._weights.tensor(name) for name in biases],
+                activated,
+            )
+            for name in weights:
+                self._weights.release(name)
+            return made
+
+        def norm(name: str) -> Norm:
+            return self._weights.norm(f"{at}.{name}", self._config, dtype, self._device)
+
+        return Layer(
+            qkv=make(*(f"attention.self.{part}" for part in ("query", "key", "value"))),
+            mix=make("attention.output.dense"),
+            mix_norm=norm("attention.output.LayerNorm"),
+            up=make("intermediate.dense", activated=True),
+            down=make("output.dense"),
+            down_norm=norm("output.LayerNorm"),
+        )
+
+
+def in_place(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
+    """Products over the tensors themselves, without a copy."""
+    return PlainLinear(tuple(weights), tuple(biases), act)
+
+
+def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
+    """Products with their own copy of the weights, in the fastest layout."""
+
+    def make(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
+        return make_linear(weights, biases, dtype=dtype, device=device, activated=act)
+
+    return make

@@ -1,0 +1,110 @@
+"""The tensors of weight files as views of memory maps: in memory only when touched."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Names of the first BERT checkpoints.
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
+
+class MappedTensors(Mapping[str, torch.Tensor]):
+    """Names to tensors of one or more files; read-only views, valid as long as they are held.
+
+    Args:
+        paths: Safetensors files, or torch files that hold a plain state dict.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._mapped: set[str] = set()
+        for path in paths:
+            views = {_modern(name): tensor for name, tensor in _views(path).items()}
+            self._tensors |= views
+            maps = _file_maps(path)
+            self._mapped |= {n for n, t in views.items() if _lies_in(t, maps)}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def release(self, name: str) -> None:
+        """Give the memory of a tensor's pages back; they are read from the file when touched.
+
+        Does nothing where the tensor is no map of its file (a file from before torch 1.6) or the
+        system has no such call: dropping pages of other memory would lose their content.
+
+        Args:
+            name: A tensor's name.
+        """
+        tensor, advise = self._tensors[name], _madvise()
+        if advise is None or name not in self._mapped:
+            return
+        page = mmap.PAGESIZE
+        start = -(-tensor.data_ptr() // page) * page
+        end = (tensor.data_ptr() + tensor.nbytes) // page * page
+        if end > start:
+            advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def _views(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        loaded: dict[str, torch.Tensor] = _load_mapped(path)
+        return loaded
+    with safe_open(path, framework="pt") as reader:
+        return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+
+
+def _load_mapped(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # a file from before torch 1.6 is no zip archive and cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _modern(name: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+@cache
+def _madvise() -> Any:
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return None
+    return getattr(ctypes.CDLL(None), "madvise", None)
+
+
+def _file_maps(path: Path) -> list[tuple[int, int]]:
+    """Where this process maps a file, as Linux tells it; elsewhere nothing."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    spans = [line.split(maxsplit=5) for line in lines]
+    name = str(path.resolve())
+    return [_span(s[0]) for s in spans if len(s) == 6 and s[5] == name]
+
+
+def _span(addresses: str) -> tuple[int, int]:
+    start, end = addresses.split("-")
+    return int(start, 16), int(end, 16)
+
+
+def _lies_in(tensor: torch.Tensor, maps: list[tuple[int, int]]) -> bool:
+    first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    return any(start <= first and last <= end for start, end in maps)
