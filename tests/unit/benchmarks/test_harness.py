@@ -91,7 +91,7 @@ def test_a_peer_that_fails_is_a_result_with_the_error(setting: Setting) -> None:
 
     found = _worker.run(peer_that(load), setting, ["mixed"], repetition=2, parity=None)
 
-    assert (found.status, found.detail) == ("error", "MemoryError: no room")
+    assert (found.status, found.detail) == ("error", "MemoryError: no room at all")
     assert found.repetition == 2
 
 
