@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PoolingWarning,
         StoreError,
         TruncationWarning,
+        WorkerError,
     )
     from bge_m3_integrations.fusion import ReciprocalRank, ScaledSum, WeightedSum
     from bge_m3_integrations.index import HybridIndex
@@ -48,6 +49,7 @@ _HOMES = {
         "PoolingWarning",
         "StoreError",
         "TruncationWarning",
+        "WorkerError",
     ],
     "fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
     "index": ["HybridIndex"],
@@ -79,6 +81,7 @@ __all__ = [
     "TruncationWarning",
     "WeightedSum",
     "Weights",
+    "WorkerError",
     "clean_text",
 ]
 

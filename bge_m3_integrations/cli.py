@@ -72,7 +72,7 @@ Model = Annotated[
     typer.Option(help="Hub id such as BAAI/bge-m3, or a folder. Default: the small demo model."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, int8.")]
 
 
 @app.callback()

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -49,7 +49,7 @@ _PACKAGE = __name__.partition(".")[0]
 class _Loading:
     """How a checkpoint is loaded; the defaults of `BGEM3`."""
 
-    device: str = "auto"
+    device: str | tuple[str, ...] = "auto"
     dtype: str = "auto"
     pooling: str = "auto"
     query_instruction: str = ""
@@ -71,9 +71,11 @@ class BGEM3:
 
     Args:
         model: A folder or a hub id of a checkpoint in BGE-M3's format, or an `Encoder`.
-        device: "auto" (CUDA, else MPS, else CPU) or a torch device such as "cuda:1".
+        device: "auto" (CUDA, else MPS, else CPU) or a torch device such as "cuda:1". Several, such
+            as ["cuda:0", "cuda:1"], are a worker process each, which `close` ends.
         dtype: "auto" (bfloat16 or float16 where the hardware computes it, else float32),
-            "float32", "bfloat16" or "float16".
+            "float32", "bfloat16", "float16", or "int8": 8-bit weights, on CPUs, faster and
+            smaller at the cost that `docs/precision.md` states.
         pooling: "auto" (the checkpoint's own, else cls), "cls", "mean" or "last_token".
         query_instruction: Put in front of every query. BGE-M3 needs none.
         document_instruction: Put in front of every document.
@@ -95,7 +97,7 @@ class BGEM3:
         self,
         model: str | Path | Encoder = DEFAULT_MODEL,
         *,
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         dtype: str = "auto",
         pooling: str = "auto",
         query_instruction: str = "",
@@ -112,7 +114,7 @@ class BGEM3:
     ) -> None:
         self._model = model
         self._loading = _Loading(
-            device,
+            _devices(device),
             dtype,
             pooling,
             query_instruction,
@@ -409,12 +411,24 @@ class BGEM3:
             )
         return chosen
 
+    def close(self) -> None:
+        """End the worker processes of several devices; the next encoding starts new ones.
+
+        One device has none. They also end when the engine is dropped, and with the interpreter.
+        """
+        with self._lock:
+            encoder: object = self._encoder
+        while isinstance(encoder, EncoderWrapper):
+            if isinstance(encoder, _Closes):
+                encoder.close()
+            encoder = encoder.encoder
+
     def _build(self) -> Encoder:
         encoder = self._model
         if isinstance(encoder, str | Path):
-            from bge_m3_integrations.encoders.torch.encoder import checkpoint_encoder
+            from bge_m3_integrations.encoders.torch.several import encoder_on
 
-            encoder = checkpoint_encoder(encoder, **asdict(self._loading))
+            encoder = encoder_on(encoder, **asdict(self._loading))
         if self._clean:
             from bge_m3_integrations.encoders.cleaning import CleaningEncoder
 
@@ -446,6 +460,24 @@ class BGEM3:
                 stacklevel=_stacklevel(),
             )
         return batch
+
+
+@runtime_checkable
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+def _devices(device: str | Sequence[str]) -> str | tuple[str, ...]:
+    """One device, or several; InputError where it is neither."""
+    if isinstance(device, str):
+        return device
+    several = isinstance(device, list | tuple) and all(isinstance(name, str) for name in device)
+    if not several or not device:
+        raise InputError(
+            f"device={device!r} is neither a torch device nor a list of them; use 'auto', "
+            "'cuda:1' or ['cuda:0', 'cuda:1']"
+        )
+    return device[0] if len(device) == 1 else tuple(device)
 
 
 def _rebuilt(model: str | Path, options: Mapping[str, Any]) -> BGEM3:

@@ -42,6 +42,10 @@ class StoreError(BGEM3Error, RuntimeError):
     """A store refuses an operation: foreign data, missing mode, closed handle."""
 
 
+class WorkerError(BGEM3Error, RuntimeError):
+    """A worker process ended before it answered; the message says how."""
+
+
 class MissingExtraError(BGEM3Error, ImportError):
     """An optional package is not installed; the message holds the pip line."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -36,6 +37,30 @@ class TokenBudget:
             self._tokens = max(1, min(self._tokens, cost // 2))
 
 
+def batches(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> Iterator[IntArray]:
+    """Every text once, longest first, in batches that fit what the budget is at the moment.
+
+    Longest first, so that a device too small for the work says so at once.
+
+    Args:
+        lengths: `(n,)` tokens per text.
+        budget: Read before each batch.
+        padded: Whether a batch costs its longest text times its texts, or the sum of its tokens.
+
+    Yields:
+        Positions of the texts of one batch.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    ordered = np.maximum(lengths[order], 1)
+    start = 0
+    while start < len(order):
+        tokens = budget.tokens
+        costs = _costs(ordered[start : start + tokens], padded=padded)
+        count = max(1, int(np.searchsorted(costs, tokens, side="right")))
+        yield order[start : start + count]
+        start += count
+
+
 def run_in_batches(
     lengths: IntArray,
     budget: TokenBudget,
@@ -43,34 +68,71 @@ def run_in_batches(
     *,
     padded: bool,
     is_out_of_memory: Callable[[BaseException], bool],
+    make_room: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run every text once, longest first, in batches that fit the budget.
-
-    Longest first, so that a device too small for the work says so at once.
+    """Run every text once; a batch that does not fit in memory runs again in smaller ones.
 
     Args:
         lengths: `(n,)` tokens per text.
         budget: Shared by all calls of an encoder; only running out of memory shrinks it.
         run: Takes the positions of one batch. Must leave no trace when it raises.
-        padded: Whether a batch costs its longest text times its texts, or the sum of its tokens.
+        padded: See `batches`.
         is_out_of_memory: Tells a full device from every other error, which is raised at once.
             Out of memory at a single text is raised too: the original error.
+        make_room: Called before a batch that did not fit runs again.
     """
-    order = np.argsort(-lengths, kind="stable")
-    ordered = np.maximum(lengths[order], 1)
-    start = 0
-    while start < len(order):
-        costs = _costs(ordered[start : start + budget.tokens], padded=padded)
-        count = max(1, int(np.searchsorted(costs, budget.tokens, side="right")))
-        batch = order[start : start + count]
+    for batch in batches(lengths, budget, padded=padded):
         try:
             run(batch)
+            continue
         except Exception as error:
             if len(batch) == 1 or not is_out_of_memory(error):
                 raise
-            budget.shrink_below(int(costs[count - 1]))
-            continue
-        start += len(batch)
+        # behind the handler: the error holds the frames, and they the tensors that filled memory
+        shrink_for(lengths[batch], budget, padded=padded)
+        make_room()
+        run_in_batches(
+            lengths[batch],
+            budget,
+            _within(run, batch),
+            padded=padded,
+            is_out_of_memory=is_out_of_memory,
+            make_room=make_room,
+        )
+
+
+def shrink_for(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> None:
+    """After a batch of texts of these lengths did not fit: halve the budget at least."""
+    longest_first = np.maximum(np.sort(lengths)[::-1], 1)
+    budget.shrink_below(int(_costs(longest_first, padded=padded)[-1]))
+
+
+def shares(lengths: IntArray, *, tokens: int) -> list[IntArray]:
+    """Split texts into shares of about equal work, counted in tokens.
+
+    Args:
+        lengths: `(n,)` tokens per text.
+        tokens: About how many a share holds; a longer text is a share of its own.
+
+    Returns:
+        Positions of each share's texts, in order; together every text once. Two shares' sums
+        differ by at most the longest text.
+    """
+    count = min(len(lengths), max(1, -(-int(lengths.sum()) // tokens)))
+    if count == 1:
+        return [np.arange(len(lengths))]
+    owner = np.zeros(len(lengths), np.int64)
+    lightest = [(0, share) for share in range(count)]
+    for text in np.argsort(-lengths, kind="stable"):
+        held, share = lightest[0]
+        owner[text] = share
+        heapq.heapreplace(lightest, (held + int(lengths[text]), share))
+    return [np.flatnonzero(owner == share) for share in range(count)]
+
+
+def _within(run: Callable[[IntArray], None], batch: IntArray) -> Callable[[IntArray], None]:
+    """The same work, by positions within one batch."""
+    return lambda rows: run(batch[rows])
 
 
 def _costs(lengths: IntArray, *, padded: bool) -> IntArray:

@@ -28,7 +28,7 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         engine: An engine that brings its own options.
         model_name: A folder or a hub id; also called `model`.
         device: "auto" or a torch device.
-        dtype: "auto", "float32", "bfloat16" or "float16".
+        dtype: "auto", "float32", "bfloat16", "float16" or "int8" (CPUs).
         max_length: Most tokens per text; None is all that the model takes.
         query_instruction: Put in front of every query. BGE-M3 needs none.
         document_instruction: Put in front of every document.

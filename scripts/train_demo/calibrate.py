@@ -19,6 +19,7 @@ from scripts.train_demo import export
 from scripts.train_demo.evaluate import Dev, encode
 from scripts.train_demo.losses import MIX
 from scripts.train_demo.model import Student
+from scripts.train_demo.prepare import Kit
 
 FACTORS = (0.7, 1.0, 1.2, 1.4, 1.7, 2.0)
 LARGEST_MATCH = 0.6
@@ -61,13 +62,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(2)
-    kit = pickle.loads(args.prepared.read_bytes())
-    student: Student = kit["student"]
-    student.load_state_dict(export.load(args.checkpoint, kit["tokenizer"]))
-    result = calibrate(student, kit["dev"])
-    result["dev"] = kit["dev"].run(student)
+    kit: Kit = pickle.loads(args.prepared.read_bytes())
+    student = kit.student
+    student.load_state_dict(export.load(args.checkpoint, kit.tokenizer))
+    result = calibrate(student, kit.dev)
+    result["dev"] = kit.dev.run(student)
     print(json.dumps(result, indent=1))
-    export.save(student, kit["tokenizer"], args.out)
+    export.save(student, kit.tokenizer, args.out)
     (args.out / "training.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 

@@ -9,9 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scripts.train_demo.pieces import Words
 from scripts.train_demo.synth import Vocabulary
-from scripts.train_demo.tasks import Tasks, Words
+from scripts.train_demo.tasks import Tasks
 from scripts.train_demo.teacher import Targets, Teacher
+
+ENTRIES = 40_000
+LARGEST_BATCH = 256
+SWITCHED = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.9, 1.0, 1.0)
+"""Shares of Chinese words, each as likely as the others."""
 
 
 @dataclass
@@ -49,10 +55,15 @@ class Distillation:
             if key.startswith("en-"):
                 texts.append(doc)
                 twins.append(tasks.docs["zh" + key[2:]])
+        made = [tasks.crossing.linked_pair(rng) for _ in range(count // 5)]
+        entries = tasks.crossing.entries[:ENTRIES]
+        texts += [*(left for left, _ in made), *(gloss for _, gloss in entries)]
+        twins += [*(right for _, right in made), *([head] for head, _ in entries)]
         real = [part for parts in tasks.english for part in parts]
         texts += real
         base = [*real, *(text for text, _ in tasks.asked["en"]), *tasks.simple]
         texts += [[word] for word in vocabulary.words]
+        texts += rng.sample(tasks.crossing.texts, min(count, len(tasks.crossing.texts)))
         texts += [vocabulary.text(rng, base) for _ in range(count)]
         for _ in range(count // 100):
             parts = vocabulary.substitute(rng.choice(tasks.english), rng, rng.choice([0.5, 0.9]))
@@ -68,10 +79,7 @@ class Distillation:
             lengths[i] = max(lengths[i], chinese[i])
         self._lengths = np.asarray(lengths)
         self._with_twin = list(self.twins)
-        self._to_chinese = tasks.to_chinese
-        self._chinese_ids = {
-            source: tasks.pieces.ids(word)[1:] for source, word in tasks.to_chinese.items()
-        }
+        self._crossing = tasks.crossing
 
     def batch(self, rng: random.Random, tokens: int, bilingual: float) -> Batch:
         """Draws texts of about equal length.
@@ -88,7 +96,7 @@ class Distillation:
         picked += rng.choices(self._with_twin, k=int(256 * bilingual))
         picked.sort(key=lambda i: self._lengths[i])
         start = rng.randrange(len(picked) - 8)
-        size = min(max(8, int(tokens / self._lengths[picked[start]])), 160)
+        size = min(max(8, int(tokens / self._lengths[picked[start]])), LARGEST_BATCH)
         while (
             size > 4 and size * self._lengths[picked[min(start + size, len(picked)) - 1]] > tokens
         ):
@@ -96,12 +104,17 @@ class Distillation:
         picked = picked[start : start + size]
         rows, owners, slices, base = [], [], [], 0
         for i in picked:
+            text = self.targets.texts[i]
+            states = self.targets.states[self.targets.offsets[i] : self.targets.offsets[i + 1]]
             if i in self.twins and rng.random() < bilingual:
                 row = self._pieces.text(self.twins[i], 300)
-                owner = [-1] * len(row)
+                # The pieces of a Chinese word share the state of its one English word.
+                inner = base if len(text) == 1 else -1
+                owner = [-1, *[inner] * (len(row) - 2), -1]
             else:
-                row, owner = self._english(self.targets.texts[i], base, rng.random() < 0.2, rng)
-                states = self.targets.states[self.targets.offsets[i] : self.targets.offsets[i + 1]]
+                inner = base
+                row, owner = self._english(text, base, rng.choice(SWITCHED), rng)
+            if inner >= 0:
                 slices.append(states)
                 base += len(states)
             rows.append(row)
@@ -111,13 +124,17 @@ class Distillation:
         return Batch(rows, owners, vectors, torch.from_numpy(states.astype(np.float32)))
 
     def _english(
-        self, words: Words, base: int, switch: bool, rng: random.Random
+        self, words: Words, base: int, share: float, rng: random.Random
     ) -> tuple[list[int], list[int]]:
-        row, owner = [0], [-1]
-        for position, word in enumerate(words):
-            ids = self._pieces.ids(word)
-            if switch and len(ids) < 3 and ids[0] in self._chinese_ids and rng.random() < 0.85:
-                ids = self._chinese_ids[ids[0]]
+        """Cuts an English text, with a share of its words in Chinese, into pieces."""
+        row, owner, joined = [0], [-1], False
+        for unit in self._crossing.bilingual.units(words, rng, share):
+            if share == 1 and unit.text in self._crossing.dropped and rng.random() < 0.7:
+                continue
+            ids = self._pieces.ids(unit.text)
+            if unit.changed and joined:
+                ids = ids[1:]  # no space inside Chinese
+            joined = unit.changed
             row += ids
-            owner += [base + position] * len(ids)
+            owner += [base + unit.stop - 1] * len(ids)
         return [*row[:511], 2], [*owner[:511], -1]

@@ -14,8 +14,8 @@ from torch import Tensor
 from scripts.train_demo.data import Split
 from scripts.train_demo.losses import MIX
 from scripts.train_demo.model import Student
+from scripts.train_demo.pieces import Pieces
 from scripts.train_demo.synth import Vocabulary
-from scripts.train_demo.tasks import Pieces
 
 MODES = ("dense", "sparse", "colbert", "hybrid")
 

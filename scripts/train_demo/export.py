@@ -11,6 +11,7 @@ from transformers import XLMRobertaTokenizer
 
 from scripts.train_demo.model import Student
 
+EMBEDDINGS = "encoder.embeddings.word_embeddings.weight"
 MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -89,9 +90,40 @@ def load(folder: Path, tokenizer: XLMRobertaTokenizer) -> dict[str, torch.Tensor
         ValueError: If the checkpoint numbers its pieces in another way. Two preparations may do
             so: the Unigram training is not quite deterministic for the rarest characters.
     """
-    there = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    if [piece for piece, _ in there] != tokenizer.convert_ids_to_tokens(range(len(tokenizer))):
+    if _pieces(folder) != tokenizer.convert_ids_to_tokens(range(len(tokenizer))):
         raise ValueError(f"{folder} was trained with other prepared data: its pieces differ")
+    return _state(folder)
+
+
+@torch.no_grad()
+def adopt(student: Student, tokenizer: XLMRobertaTokenizer, folder: Path) -> int:
+    """Gives a student the weights of a checkpoint whose pieces may differ.
+
+    Args:
+        student: The student; pieces that the checkpoint lacks keep their embeddings.
+        tokenizer: Its tokenizer.
+        folder: The checkpoint.
+
+    Returns:
+        How many pieces the checkpoint knew.
+    """
+    state = _state(folder)
+    place = {piece: row for row, piece in enumerate(_pieces(folder))}
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    rows = student.encoder.embeddings.word_embeddings.weight.clone()
+    known = [row for row, piece in enumerate(pieces) if piece in place]
+    rows[known] = state[EMBEDDINGS][[place[pieces[row]] for row in known]]
+    state[EMBEDDINGS] = rows
+    student.load_state_dict(state)
+    return len(known)
+
+
+def _pieces(folder: Path) -> list[str]:
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    return [piece for piece, _ in model["vocab"]]
+
+
+def _state(folder: Path) -> dict[str, torch.Tensor]:
     state = {
         f"encoder.{name}": value.float()
         for name, value in load_file(folder / "model.safetensors").items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +135,7 @@ def initialise(
     teacher: Teacher,
     tokenizer: XLMRobertaTokenizer,
     neurons: list[Tensor],
-    to_english: dict[int, dict[int, float]],
+    to_english: dict[int, dict[str, float]],
 ) -> None:
     """Copies the teacher into the student.
 
@@ -145,14 +144,13 @@ def initialise(
         teacher: The teacher.
         tokenizer: The student's tokenizer.
         neurons: The feed-forward neurons to keep in each layer.
-        to_english: English pieces with weights for Chinese pieces.
+        to_english: English words with weights for Chinese pieces.
     """
     source, target = teacher.model.embeddings, student.encoder.embeddings
     table = source.word_embeddings.weight
     index = {piece: i for i, piece in enumerate(teacher.vocab)}
     mean, deviation = table.mean(0), table.std(0)
     rows = torch.randn(len(tokenizer), HIDDEN) * deviation * 0.7 + mean
-    known = {}
     for piece, row in tokenizer.get_vocab().items():
         name = piece[1:] if piece.startswith("▁") and len(piece) > 1 else f"##{piece}"
         name = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<mask>": "[MASK]"}.get(
@@ -160,13 +158,12 @@ def initialise(
         )
         if name in index:
             rows[row] = table[index[name]]
-            known[row] = True
-    for row, heads in to_english.items():
-        weights = {head: weight for head, weight in heads.items() if head in known}
+    for row, words in to_english.items():
+        weights = {index[word]: weight for word, weight in words.items() if word in index}
         if weights:
-            total = sum(weights.values())
-            blend = sum(rows[head] * (weight / total) for head, weight in weights.items())
-            rows[row] = 0.85 * cast(Tensor, blend) + 0.15 * rows[row]
+            share = torch.tensor(list(weights.values()))
+            blend = (share / share.sum()) @ table[list(weights)]
+            rows[row] = 0.85 * blend + 0.15 * rows[row]
     rows[1] = 0
     target.word_embeddings.weight.copy_(rows)
     target.position_embeddings.weight[2:].copy_(source.position_embeddings.weight)

@@ -6,66 +6,22 @@ import random
 import zlib
 from dataclasses import dataclass
 
-from transformers import XLMRobertaTokenizer
-
+from scripts.train_demo import crossing
+from scripts.train_demo.crossing import Crossing, Example
 from scripts.train_demo.data import Split, sentences
+from scripts.train_demo.pieces import Pieces, Words
 from scripts.train_demo.synth import Vocabulary
 
-Words = list[str]
-Example = tuple[Words, Words, str]
-
 SHARES = {
-    "qa_en": 7, "qa_sub": 16, "qa_zh": 6, "qa_cmrc": 14, "qa_cross": 12, "qa_switch": 6,
-    "parallel": 20, "cloze_en": 4, "cloze_zh": 6, "para_cross": 3, "keys_en": 14, "keys_zh": 4,
-    "paraphrase": 8,
+    "qa_en": 6, "qa_sub": 12, "qa_zh": 5, "qa_cmrc": 12, "qa_reword": 8, "zh_reword": 6,
+    "cross_qa": 20, "cross_switch": 10, "cross_gloss": 6, "cross_pair": 14, "cross_word": 10,
+    "parallel": 12, "para_cross": 2, "define": 10, "cloze_en": 4, "cloze_zh": 5, "keys_en": 12,
+    "keys_zh": 4, "paraphrase": 5,
 }  # fmt: skip
-SHORT = frozenset({"parallel", "keys_en", "keys_zh", "paraphrase"})
-SYMMETRIC = frozenset({"parallel", "para_cross", "paraphrase"})
-
-
-class Pieces:
-    """Words and piece ids, the same as the tokenizer's own but with a cache."""
-
-    def __init__(self, tokenizer: XLMRobertaTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._cache: dict[str, list[int]] = {}
-
-    def words(self, text: str) -> Words:
-        """Normalises a text and cuts it at spaces.
-
-        Args:
-            text: Any text.
-
-        Returns:
-            Its words.
-        """
-        plain: str = self._tokenizer.backend_tokenizer.normalizer.normalize_str(text)
-        return plain.split()
-
-    def ids(self, word: str) -> list[int]:
-        """Cuts one word into pieces.
-
-        Args:
-            word: A word without spaces.
-
-        Returns:
-            Its piece ids.
-        """
-        if word not in self._cache:
-            self._cache[word] = self._tokenizer.encode(word, add_special_tokens=False)
-        return self._cache[word]
-
-    def text(self, words: Words, limit: int = 510) -> list[int]:
-        """Cuts a text into pieces.
-
-        Args:
-            words: Its words.
-            limit: How many pieces at most.
-
-        Returns:
-            Its piece ids with `<s>` and `</s>`.
-        """
-        return [0, *[piece for word in words for piece in self.ids(word)][:limit], 2]
+SHORT = frozenset({"parallel", "keys_en", "keys_zh", "paraphrase"}) | crossing.SHORT
+SYMMETRIC = frozenset({"parallel", "para_cross", "paraphrase"}) | crossing.SHORT
+MADE = frozenset({"qa_reword", "cross_qa", "cross_switch"}) | crossing.SHORT
+ARTICLES = 4
 
 
 @dataclass
@@ -76,54 +32,27 @@ class Tasks:
         split: The training texts.
         pieces: The tokenizer.
         vocabulary: The teacher's words.
-        to_chinese: Chinese words for English piece ids.
+        crossing: The tasks made with the dictionary and WordNet.
     """
 
     split: Split
     pieces: Pieces
     vocabulary: Vocabulary
-    to_chinese: dict[int, str]
+    crossing: Crossing
 
     def __post_init__(self) -> None:
-        """Cuts all texts into words once."""
+        """Cuts all texts into sentences once."""
         cut = self.pieces.words
-        self.docs = {key: cut(text) for key, text in self.split.docs.items()}
+        self.docs, self.asked = self.crossing.docs, self.crossing.asked
+        self.parallel = self.crossing.parallel
         self.parts = {
             key: [cut(part) for part in sentences(text, key[:2] if key[:2] == "en" else "zh")]
             for key, text in self.split.docs.items()
         }
-        self.asked = {
-            lang: [(cut(pair.query), pair.doc) for pair in pairs]
-            for lang, pairs in self.split.questions.items()
-        }
-        self.parallel = [(cut(left), cut(right)) for left, right in self.split.parallel]
         self.english = [parts for key, parts in self.parts.items() if key.startswith("en-")]
         self.simple = [left for left, _ in self.parallel if len(left) > 4]
+        self.simple += self.crossing.texts[:: max(1, len(self.crossing.texts) // 20_000)]
         self.chinese = [key for key, parts in self.parts.items() if key[0] != "e" and parts[1:]]
-
-    def switch(self, words: Words, rng: random.Random) -> Words:
-        """Replaces English words by Chinese ones where a translation is known.
-
-        Args:
-            words: An English text.
-            rng: The source of chance.
-
-        Returns:
-            The mixed text.
-        """
-        mixed: Words = []
-        joined = False
-        for word in words:
-            first, *rest = self.pieces.ids(word)
-            chinese = self.to_chinese.get(first) if not rest or len(rest) == 1 else None
-            if chinese is None or rng.random() < 0.1:
-                mixed.append(word)
-            elif joined:
-                mixed[-1] += chinese
-            else:
-                mixed.append(chinese)
-            joined = chinese is not None and mixed[-1] != word
-        return mixed
 
     def window(self, query: Words, key: str, rng: random.Random) -> Words:
         """Cuts the part out of a long Chinese paragraph that shares most with the question.
@@ -163,19 +92,20 @@ class Tasks:
                 picked.insert(rng.randint(0, len(picked)), glue)
         return picked
 
-    def example(self, task: str, rng: random.Random) -> Example:
+    def example(self, task: str, rng: random.Random, articles: list[int]) -> Example:
         """Draws one example.
 
         Args:
             task: A key of `SHARES`.
             rng: The source of chance.
+            articles: XQuAD articles for the tasks across languages; all if empty.
 
         Returns:
             The words of the query, the words of the document, and a key that two examples share if
             their documents answer each other's query.
         """
-        if task.startswith("qa_"):
-            return self._question(task, rng)
+        if task in MADE:
+            return self.crossing.example(task, rng, articles)
         if task in ("cloze_zh", "keys_zh"):
             return self._chinese(task, rng)
         if task == "parallel":
@@ -184,22 +114,22 @@ class Tasks:
         if task == "para_cross":
             key = rng.choice([key for key in self.docs if key.startswith("en-")])
             return self.docs[key], self.docs["zh" + key[2:]], key
-        return self._english(task, rng)
+        if task in ("cloze_en", "keys_en", "paraphrase"):
+            return self._english(task, rng)
+        return self._question(task, rng)
 
     def _question(self, task: str, rng: random.Random) -> Example:
-        if task == "qa_cross":
-            lang, other = rng.choice([("en", "zh"), ("zh", "en")])
-            query, key = rng.choice(self.asked[lang])
-            return query, self.docs[other + key[2:]], key
-        if task == "qa_cmrc":
-            query, key = rng.choice(self.asked["cmrc"])
-            return query, self.window(query, key, rng), key
-        query, key = rng.choice(self.asked["zh" if task == "qa_zh" else "en"])
-        doc = self.docs[key]
-        if task in ("qa_sub", "qa_switch"):
+        lang = {"qa_zh": "zh", "qa_cmrc": "cmrc", "qa_en": "en", "qa_sub": "en"}.get(task)
+        query, key = rng.choice(self.asked[lang or rng.choice(["zh", "cmrc", "cmrc"])])
+        doc = self.window(query, key, rng) if key[0] == "c" else self.docs[key]
+        if task == "qa_sub":
             query, doc = self.vocabulary.substitute([query, doc], rng, rng.choice([0.5, 0.9]))
             query = [word for word in query if rng.random() < 0.9] or query
-        return (self.switch(query, rng) if task == "qa_switch" else query), doc, key
+        elif task == "cross_gloss":
+            query = self.crossing.bilingual.gloss(query, rng, 1.0) or query
+        elif task == "zh_reword":
+            query = self.crossing.bilingual.reword(query, rng, 0.8)
+        return query, doc, key
 
     def _chinese(self, task: str, rng: random.Random) -> Example:
         key = rng.choice(self.chinese)
@@ -242,8 +172,10 @@ class Tasks:
         limit = 160 if rng.random() < 0.85 else 510
         rows: list[tuple[list[int], ...]] = []
         width = 0
+        # Few articles at a time: the wrong documents are about the same things, in both languages.
+        some = self.crossing.some_articles(ARTICLES, rng) if rng.random() < 0.5 else []
         while len(rows) < size:
-            query, doc, key = self.example(task, rng)
+            query, doc, key = self.example(task, rng, some)
             ids = self.pieces.text(doc, limit)
             width = max(width, len(ids))
             if len(rows) > 3 and width * (len(rows) + 1) > tokens:

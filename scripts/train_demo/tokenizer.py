@@ -12,7 +12,8 @@ import re
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import XLMRobertaTokenizer
 
+from scripts.train_demo.bilingual import HAN, bases
 from scripts.train_demo.seeds import COMMON, NAMES
 from scripts.train_demo.teacher import Teacher
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-HAN = re.compile(r"[\u4e00-\u9fff]+")
+FREQUENT = 600
 _RANGES = [(0x20, 0x590), (0x1E00, 0x2E80), (0x3000, 0x3040), (0xFB00, 0xFB07), (0xFE30, 0xFFEF)]
 _QUOTES = {
     "\u2018": "'",
@@ -93,12 +95,13 @@ def _names(words: list[str], vectors: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict_proba(vectors))[:, 1]
 
 
-def english_words(teacher: Teacher, budget: int) -> list[tuple[str, int]]:
+def english_words(teacher: Teacher, budget: int, known: frozenset[str]) -> list[tuple[str, int]]:
     """Chooses whole words of the teacher: frequent ones, few names, few inflected forms.
 
     Args:
         teacher: The teacher, whose vocabulary is sorted by frequency.
         budget: How many words.
+        known: The words of WordNet; other words (or their base forms) must be very frequent.
 
     Returns:
         The words with their rank.
@@ -112,7 +115,7 @@ def english_words(teacher: Teacher, budget: int) -> list[tuple[str, int]]:
     index = {word: i for i, word in enumerate(words)}
     chosen: list[tuple[str, int]] = []
     for rank, word in enumerate(words):
-        bases = [
+        stems = [
             index[word[: -len(end)]]
             for end in _SUFFIXES
             if word.endswith(end)
@@ -121,31 +124,37 @@ def english_words(teacher: Teacher, budget: int) -> list[tuple[str, int]]:
             and (end not in ("d", "r") or word[-2] == "e")
         ]
         inflected = any(
-            vectors[rank] @ vectors[base] > 0.6 and is_name[base] < 0.5 for base in bases
+            vectors[rank] @ vectors[base] > 0.6 and is_name[base] < 0.5 for base in stems
         )
-        if rank < 600 or not (inflected or is_name[rank] > (0.9 if rank < 3000 else 0.5)):
+        listed = rank < FREQUENT or any(base in known for base in bases(word))
+        named = is_name[rank] > (0.9 if rank < 3000 else 0.5)
+        if rank < FREQUENT or (listed and not inflected and not named):
             chosen.append((word, rank))
     return chosen[:budget]
 
 
-def chinese_pieces(texts: Iterable[str], words: int) -> list[tuple[str, float]]:
+def chinese_pieces(
+    texts: Iterable[str], words: int, heads: Collection[str], common: list[tuple[str, float]]
+) -> list[tuple[str, float]]:
     """Learns Chinese characters and words.
 
     Args:
         texts: Chinese texts.
-        words: How many pieces of two characters or more.
+        words: How many words of the dictionary to take for their frequency in the texts.
+        heads: The words of the dictionary.
+        common: More words with a guess of their log probability.
 
     Returns:
         The pieces with their log probability.
     """
     runs = [run for text in texts for run in HAN.findall(text)]
     counts = Counter(char for run in runs for char in run)
-    common = [
+    gb2312 = [
         bytes([high, low]).decode("gb2312", errors="ignore")
         for high in range(0xB0, 0xD8)
         for low in range(0xA1, 0xFF)
     ]
-    chars = {char for char, count in counts.items() if count >= 12 or char in set(common)}
+    chars = {char for char, count in counts.items() if count >= 12 or char in set(gb2312)}
     trainer = trainers.UnigramTrainer(
         vocab_size=12000,
         max_piece_length=4,
@@ -158,31 +167,51 @@ def chinese_pieces(texts: Iterable[str], words: int) -> list[tuple[str, float]]:
     model.train_from_iterator(runs, trainer)
     learned = dict(json.loads(model.to_str())["model"]["vocab"])
     floor = math.log(0.3 / sum(counts.values()))
-    edges = set("的了是在着和与也就都很一不我你他她")
-    multi = [
-        (piece, score)
-        for piece, score in learned.items()
-        if len(piece) > 1
-        and HAN.fullmatch(piece)
-        and (piece[0] not in edges or len(piece) == 2)
-        and piece[-1] not in "的了着"
-    ]
-    multi.sort(key=lambda item: -item[1])
-    return [(char, learned.get(char, floor)) for char in sorted(chars)] + multi[:words]
+    single = {char: learned.get(char, floor) for char in sorted(chars)}
+    multi = sorted(
+        (piece for piece in learned if piece in heads and len(piece) > 1),
+        key=lambda piece: -learned[piece],
+    )[:words]
+    pieces = single | {piece: learned[piece] for piece in multi}
+    for word, score in common:
+        if all(char in single for char in word):
+            # A word must beat its characters, or it is never used.
+            least = sum(single[char] for char in word) + 1.0
+            pieces.setdefault(word, max(score, least))
+    return list(pieces.items())
 
 
-def build(teacher: Teacher, chinese: list[str], size: int, zh_words: int) -> XLMRobertaTokenizer:
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the vocabulary is made of.
+
+    Attributes:
+        teacher: The teacher, for English words and word parts.
+        texts: Chinese training texts.
+        heads: The words of the Chinese dictionary.
+        common: Common words of the dictionary with a guess of their log probability.
+        known: The words of WordNet.
+    """
+
+    teacher: Teacher
+    texts: list[str]
+    heads: Collection[str]
+    common: list[tuple[str, float]]
+    known: frozenset[str]
+
+
+def build(sources: Sources, size: int, zh_words: int) -> XLMRobertaTokenizer:
     """Builds the tokenizer.
 
     Args:
-        teacher: The teacher, for English words and word parts.
-        chinese: Chinese training texts.
+        sources: What the vocabulary is made of.
         size: How many pieces in all.
-        zh_words: How many Chinese pieces of two characters or more.
+        zh_words: How many Chinese words to take for their frequency in the texts.
 
     Returns:
         A tokenizer that `save_pretrained` writes in XLM-R's format.
     """
+    teacher = sources.teacher
     ascii_marks = [chr(code) for code in range(0x21, 0x7F)]
     pieces: dict[str, float] = {"▁": -3.0}
     for char in ascii_marks:
@@ -193,7 +222,7 @@ def build(teacher: Teacher, chinese: list[str], size: int, zh_words: int) -> XLM
         pieces[mark] = -5.0
     for word in ("a", "i"):
         pieces[f"▁{word}"] = -4.0
-    for piece, score in chinese_pieces(chinese, zh_words):
+    for piece, score in chinese_pieces(sources.texts, zh_words, sources.heads, sources.common):
         pieces[piece] = score
     numbers = [word for word in teacher.vocab if re.fullmatch(r"[1-9]\d{1,3}", word)]
     for rank, number in enumerate(numbers[:220]):
@@ -204,7 +233,8 @@ def build(teacher: Teacher, chinese: list[str], size: int, zh_words: int) -> XLM
     for part in ("s", "es", "ed", "ing", "ly", "d", "er", "ers", "r", "ness", "ment", "ments"):
         pieces[part] = -5.0
     total = math.log(12.0)
-    for word, rank in english_words(teacher, size - len(pieces) - len(SPECIAL) - 1):
+    room = size - len(pieces) - len(SPECIAL) - 1
+    for word, rank in english_words(teacher, room, sources.known):
         pieces[f"▁{word}"] = -total - math.log(rank + 3)
     ordered = sorted(pieces.items(), key=lambda item: -item[1])
     return XLMRobertaTokenizer(

@@ -1,4 +1,4 @@
-"""Trains the demo checkpoint: `python -m scripts.train_demo.train --data D --out O`."""
+"""Trains the demo checkpoint: `python -m scripts.train_demo.train --data D --wordnet W --out O`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import XLMRobertaTokenizer
 
-from scripts.train_demo import data, export, lexicon, losses, model, tokenizer
+from scripts.train_demo import export, losses, model
+from scripts.train_demo.average import Average
 from scripts.train_demo.calibrate import calibrate
-from scripts.train_demo.distil import Distillation
-from scripts.train_demo.evaluate import Dev, pad
-from scripts.train_demo.synth import Vocabulary
-from scripts.train_demo.tasks import SHARES, SHORT, SYMMETRIC, Pieces, Tasks
-from scripts.train_demo.teacher import Teacher
+from scripts.train_demo.evaluate import pad
+from scripts.train_demo.prepare import Kit, prepare
+from scripts.train_demo.tasks import SHARES, SHORT, SYMMETRIC
 
-VOCABULARY = 15000
-CHINESE_WORDS = 1300
+FALL = 0.6
 
 
 def arguments() -> argparse.Namespace:
@@ -36,89 +33,22 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with xquad, cmrc2018, ..")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--minutes", type=float, default=40, help="training time, without set-up")
-    parser.add_argument("--steps", type=int, help="train this many steps instead of --minutes")
+    parser.add_argument("--wordnet", type=Path, required=True, help="WordNet's database files")
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=5e-4, help="highest learning rate")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens in one batch")
-    parser.add_argument("--warm", type=float, default=0.3, help="share with distillation only")
+    parser.add_argument("--late", type=float, default=0.7, help="from here on twice the tokens")
+    parser.add_argument("--warm", type=int, default=700, help="steps with distillation only")
     parser.add_argument("--mix", type=float, default=0.35, help="share of distillation after it")
     parser.add_argument("--cache", type=Path, help="folder that keeps the prepared data")
-    parser.add_argument("--synthetic", type=int, default=150_000, help="how many made-up texts")
+    parser.add_argument("--synthetic", type=int, default=50_000, help="how many made-up texts")
     parser.add_argument("--start", type=Path, help="continue from this checkpoint")
-    parser.add_argument("--save-every", type=float, default=8, help="minutes between states")
+    parser.add_argument("--save-every", type=int, default=1000, help="steps between states")
     return parser.parse_args()
 
 
-def prepare(root: Path, seed: int, synthetic: int) -> dict[str, Any]:
-    """Builds everything that comes before the first step.
-
-    Args:
-        root: The data folder.
-        seed: The seed.
-        synthetic: How many made-up texts.
-
-    Returns:
-        The tokenizer, the tasks, the distillation data, the development set and a new student.
-    """
-    torch.manual_seed(seed)
-    train, dev = data.load(root)
-    teacher = Teacher()
-    parallel = [right for _, right in train.parallel]
-    chinese = [text for key, text in train.docs.items() if not key.startswith("en-")]
-    tok = tokenizer.build(teacher, [*parallel * 3, *chinese], VOCABULARY, CHINESE_WORDS)
-    pieces = Pieces(tok)
-    bare = tok.convert_tokens_to_ids("▁")
-
-    def cut(text: str) -> list[int]:
-        return [i for i in pieces.text(pieces.words(text))[1:-1] if i != bare]
-
-    pairs = [(cut(left), cut(right)) for left, right in train.parallel]
-    to_english, to_chinese = lexicon.translations(pairs, len(tok))
-    words = {
-        source: tok.convert_ids_to_tokens(max(heads, key=lambda i: heads[i]))
-        for source, heads in to_chinese.items()
-        if tok.convert_ids_to_tokens(source).startswith("▁") and max(heads.values()) > 0.2
-    }
-    words = {source: word for source, word in words.items() if tokenizer.HAN.fullmatch(word)}
-    print(f"{len(to_english)} Chinese pieces with a translation, {len(words)} English", flush=True)
-    vocabulary = Vocabulary(teacher)
-    tasks = Tasks(train, pieces, vocabulary, words)
-    distillation = Distillation(teacher, vocabulary, tasks, synthetic, seed)
-    student = model.Student(len(tok))
-    neurons = model.keep_neurons(teacher, distillation.targets.texts[:4000:4])
-    model.initialise(student, teacher, tok, neurons, to_english)
-    return {
-        "tokenizer": tok,
-        "tasks": tasks,
-        "distillation": distillation,
-        "dev": Dev(train, dev, pieces, vocabulary),
-        "student": student,
-        "idf": idf(tok),
-    }
-
-
-def idf(tok: XLMRobertaTokenizer) -> Tensor:
-    """Guesses a sparse weight for each piece from its probability in the tokenizer.
-
-    Args:
-        tok: The tokenizer.
-
-    Returns:
-        A weight from 0 (frequent or a mere ending) to 0.35 (rare).
-    """
-    vocab = json.loads(tok.backend_tokenizer.to_str())["model"]["vocab"]
-    weights = torch.tensor([min(max((-score - 6.5) / 4.5, 0.0), 1.0) for _, score in vocab])
-    for place, (piece, _) in enumerate(vocab):
-        if piece[0] != "▁" and piece.isascii():
-            weights[place] *= 0.6
-    weights[: model.SPECIAL_IDS] = 0
-    return weights * 0.35
-
-
-def distil_step(
-    student: model.Student, kit: dict[str, Any], rng: random.Random, size: int
-) -> Tensor:
+def distil_step(student: model.Student, kit: Kit, rng: random.Random, size: int) -> Tensor:
     """One loss of distillation.
 
     Args:
@@ -130,7 +60,7 @@ def distil_step(
     Returns:
         The loss.
     """
-    batch = kit["distillation"].batch(rng, size, bilingual=0.5)
+    batch = kit.distillation.batch(rng, size, bilingual=0.5)
     ids, mask = pad(batch.rows)
     owner, _ = pad([[i + 2 for i in row] for row in batch.owners])
     owner = torch.where(mask > 0, owner - 2, -1)
@@ -138,12 +68,12 @@ def distil_step(
     loss = losses.sentence_loss(out.dense, batch.vectors)
     if (owner >= 0).any():
         loss = loss + losses.word_loss(out.hidden, owner, batch.states)
-    guess = torch.nn.functional.mse_loss(out.sparse[mask > 0], kit["idf"][ids[mask > 0]])
+    guess = torch.nn.functional.mse_loss(out.sparse[mask > 0], kit.idf[ids[mask > 0]])
     return loss + 3 * guess
 
 
 def retrieval_step(
-    student: model.Student, kit: dict[str, Any], rng: random.Random, size: int
+    student: model.Student, kit: Kit, rng: random.Random, size: int
 ) -> tuple[Tensor, str, Tensor]:
     """One contrastive loss.
 
@@ -157,7 +87,7 @@ def retrieval_step(
         The loss, the task and the loss of each mode.
     """
     task = rng.choices(list(SHARES), list(SHARES.values()))[0]
-    rows = kit["tasks"].batch(task, rng, size if task in SHORT else 2 * size)
+    rows = kit.tasks.batch(task, rng, size if task in SHORT else 2 * size)
     keys = torch.tensor([row[2][0] for row in rows])
     same = (keys[:, None] == keys[None, :]) & ~torch.eye(len(keys), dtype=torch.bool)
     query = student(*pad([row[0] for row in rows]))
@@ -166,18 +96,19 @@ def retrieval_step(
     return loss, task, each
 
 
-def _kit(args: argparse.Namespace) -> dict[str, Any]:
+def _kit(args: argparse.Namespace) -> Kit:
     """Prepares, or takes what an earlier run with this seed prepared."""
     cached = args.cache / f"prepared-{args.seed}.pkl" if args.cache else None
     if cached and cached.exists():
-        kit: dict[str, Any] = pickle.loads(cached.read_bytes())
+        kit: Kit = pickle.loads(cached.read_bytes())
     else:
-        kit = prepare(args.data, args.seed, args.synthetic)
+        kit = prepare(args.data, args.wordnet, args.seed, args.synthetic)
         if cached:
             args.cache.mkdir(parents=True, exist_ok=True)
             cached.write_bytes(pickle.dumps(kit))
     if args.start:
-        kit["student"].load_state_dict(export.load(args.start, kit["tokenizer"]))
+        known = export.adopt(kit.student, kit.tokenizer, args.start)
+        print(f"{known} of {len(kit.tokenizer)} pieces from {args.start}", flush=True)
     return kit
 
 
@@ -188,7 +119,33 @@ def _optimizer(student: model.Student, rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-def fit(args: argparse.Namespace, kit: dict[str, Any]) -> dict[str, float]:
+def pace(step: int, done: float) -> float:
+    """Says which part of the highest learning rate is right.
+
+    Args:
+        step: The number of the step.
+        done: Which part of the training is done.
+
+    Returns:
+        A rise, a plateau, and from `FALL` on a fall.
+    """
+    return min(1.0, (step + 1) / 150) * max(0.02, min(1.0, (1 - done) / (1 - FALL)))
+
+
+def _planned(args: argparse.Namespace, done: float) -> int:
+    """Reads the number of steps again: until the rate falls it may still change.
+
+    The result is the same as if the run had been started with the new number.
+    """
+    plan = args.cache / "steps" if args.cache else None
+    if plan is None or not plan.exists():
+        return int(args.steps)
+    steps = int(plan.read_text("utf-8"))
+    now = done * args.steps
+    return steps if max(done, now / steps) < FALL else int(args.steps)
+
+
+def fit(args: argparse.Namespace, kit: Kit) -> dict[str, float]:
     """Trains the student.
 
     Args:
@@ -198,39 +155,44 @@ def fit(args: argparse.Namespace, kit: dict[str, Any]) -> dict[str, float]:
     Returns:
         How many steps and minutes it took.
     """
-    student: model.Student = kit["student"]
+    student: model.Student = kit.student
     student.train()
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)
     optimizer = _optimizer(student, args.rate)
-    start, step, saved, minutes, done = time.time(), 0, 0, 0.0, 0.0
+    average = Average(student)
+    start = time.time()
     running: dict[str, list[float]] = {}
-    while done < 1:
-        minutes = (time.time() - start) / 60
-        done = (step + 1) / args.steps if args.steps else minutes / args.minutes
-        rate = args.rate * min(1, (step + 1) / 150) * max(0.02, min(1.0, 1.25 * (1 - done)))
+    step = 0
+    while step < args.steps:
+        done = step / args.steps
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        if done < args.warm or rng.random() < args.mix:
+            group["lr"] = args.rate * pace(step, done)
+        if step < args.warm or rng.random() < args.mix:
             loss, name = distil_step(student, kit, rng, args.tokens), "distil"
         else:
-            loss, name, each = retrieval_step(student, kit, rng, args.tokens)
+            size = args.tokens * (2 if done >= args.late else 1)
+            loss, name, each = retrieval_step(student, kit, rng, size)
             running.setdefault("modes", []).append(float(each[3]))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
+        if step >= args.warm:
+            average.update(student)
         running.setdefault(name, []).append(float(loss.detach()))
         step += 1
         if step % 100 == 0:
             means = {key: round(float(np.mean(value)), 3) for key, value in running.items()}
-            print(f"{step} {minutes:.1f} min {done:.3f} {means}", flush=True)
+            print(f"{step} {(time.time() - start) / 60:.1f} min {means}", flush=True)
             running = {}
-        if args.cache and minutes > (saved + 1) * args.save_every:
-            saved += 1
-            print(json.dumps(kit["dev"].run(student)), flush=True)
-            export.save(student, kit["tokenizer"], args.cache / "early")
-    return {"steps": step, "minutes": round(minutes, 1)}
+            args.steps = _planned(args, done)
+        if args.cache and step % args.save_every == 0:
+            with average.applied(student):
+                print(json.dumps(kit.dev.run(student)), flush=True)
+                export.save(student, kit.tokenizer, args.cache / "early")
+    average.apply(student)
+    return {"steps": args.steps, "minutes": round((time.time() - start) / 60, 1)}
 
 
 def main() -> None:
@@ -241,10 +203,10 @@ def main() -> None:
     kit = _kit(args)
     print(f"prepared in {time.time() - began:.0f} s", flush=True)
     took: dict[str, Any] = dict(fit(args, kit))
-    took["calibration"] = calibrate(kit["student"], kit["dev"])
-    took["dev"] = kit["dev"].run(kit["student"])
+    took["calibration"] = calibrate(kit.student, kit.dev)
+    took["dev"] = kit.dev.run(kit.student)
     print(json.dumps(took), flush=True)
-    export.save(kit["student"], kit["tokenizer"], args.out)
+    export.save(kit.student, kit.tokenizer, args.out)
     (args.out / "training.json").write_text(json.dumps(took, indent=1) + "\n", encoding="utf-8")
 
 

@@ -16,13 +16,17 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from bge_m3_integrations.encoders.torch.packing import Pack, Window, windows
+from bge_m3_integrations.encoders.torch.packing import Pack, Window, rounded, windows
 
 # Texts share a window up to this many tokens: larger ones waste products on the mask, smaller ones
 # waste calls (measured at 16 to 128 tokens a text).
 _WINDOW = 128
 # Scores held at once: 2 MiB in bfloat16, which stays in the cache of two cores.
 _SCORES = 1 << 20
+# Up to so many tokens in a pack, calls cost more than products.
+_FEW = 64
+# Windows are rounded up to a multiple of this many tokens at least.
+_STEP = 32
 # A bucket of padded texts ends where the next text would be shorter than this share of its longest.
 _FILL = 0.8
 
@@ -35,12 +39,15 @@ class Attention(Protocol):
         ...
 
 
-def plan(pack: Pack, *, heads: int, device: torch.device, dtype: torch.dtype) -> Attention:
+def plan(
+    pack: Pack, *, heads: int, head_width: int, device: torch.device, dtype: torch.dtype
+) -> Attention:
     """Prepare attention over a pack, for all layers.
 
     Args:
         pack: The texts.
         heads: Attention heads.
+        head_width: Width of one.
         device: Where the model computes.
         dtype: What it computes in.
 
@@ -49,13 +56,29 @@ def plan(pack: Pack, *, heads: int, device: torch.device, dtype: torch.dtype) ->
     """
     if device.type == "cpu":
         parts = windows(pack.lengths, size=_WINDOW)
-        masks = [window.mask(dtype) for window in parts]
-        # float32 products gain nothing over torch's own blockwise kernel, half-precision ones do
-        kernel = Sdpa if dtype == torch.float32 else Blockwise
-        return kernel(heads, tuple(zip(parts, masks, strict=True)))
-    if device.type == "cuda" and dtype != torch.float32 and varlen_attention() is not None:
+        # float32 products gain nothing over torch's own blockwise kernel, half-precision ones do,
+        # except where a lone query's few tokens cost less than the calls
+        if dtype == torch.float32 or len(pack.ids) <= _FEW:
+            return Sdpa(
+                heads, tuple(_Part(w, w.length, w.mask(dtype, size=w.length)) for w in parts)
+            )
+        sizes = [rounded(window.length, least=_STEP) for window in parts]
+        return Blockwise(
+            heads,
+            tuple(_Part(w, s, w.mask(dtype, size=s)) for w, s in zip(parts, sizes, strict=True)),
+        )
+    if device.type == "cuda" and dtype != torch.float32 and _takes_varlen(device, head_width):
         return Varlen(heads, _cumulative(pack, device), int(pack.lengths.max()))
     return Bucketed(heads, buckets(pack, device))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A window, what its length is rounded up to, and its mask at that size."""
+
+    window: Window
+    size: int
+    mask: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,54 +90,54 @@ class Blockwise:
     """
 
     heads: int
-    parts: tuple[tuple[Window, torch.Tensor | None], ...]
+    parts: tuple[_Part, ...]
 
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
         tokens, width = len(qkv), qkv.shape[1] // 3
-        qkv[:, :width].mul_((width // self.heads) ** -0.5)
-        out = qkv.new_empty(tokens, self.heads, width // self.heads)
-        longest = max(window.end - window.start for window, _ in self.parts)
-        scores = qkv.new_empty(max(_SCORES, longest))
-        for window, mask in self.parts:
-            own = slice(window.start, window.end)
+        head = width // self.heads
+        qkv[:, :width].mul_(head**-0.5)
+        out = qkv.new_zeros(tokens, self.heads, head)
+        scores = qkv.new_empty(max(self._room(part.size) for part in self.parts))
+        for part in self.parts:
+            own, length = slice(part.window.start, part.window.end), part.window.length
             # each head's rows together: products over other layouts would copy them every time
-            apart = qkv[own].view(-1, 3, self.heads, width // self.heads).permute(1, 2, 0, 3)
-            query, key, value = apart.contiguous().unbind(0)
-            mixed = _attend(query, key, value, mask=mask, scores=scores)
-            out[own] = mixed.transpose(0, 1)
+            apart = qkv.new_empty(3, self.heads, part.size, head)
+            apart[:, :, :length] = qkv[own].view(-1, 3, self.heads, head).permute(1, 2, 0, 3)
+            apart[:, :, length:] = 0
+            out[own] = _attend(apart, part, scores)[:, :length].transpose(0, 1)
         return out.flatten(1)
 
+    def _room(self, size: int) -> int:
+        """Scores to hold at once for a window: of all heads, or what fits, or of one row."""
+        return max(min(_SCORES, self.heads * size**2), size)
 
-def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    mask: torch.Tensor | None,
-    scores: torch.Tensor,
-) -> torch.Tensor:
-    """Attention over one window, `(heads, l, head)` each: several heads at once, or some rows."""
+
+def _attend(apart: torch.Tensor, part: _Part, scores: torch.Tensor) -> torch.Tensor:
+    """Attention over one window, `(3, heads, size, head)`: several heads at once, or some rows."""
+    query, key, value = apart.unbind(0)
     out = torch.empty_like(query)
-    heads, length, _ = query.shape
-    some = max(1, len(scores) // length**2)
-    rows = min(length, len(scores) // length)
-    for h in range(0, heads, some):
-        left, right, mixed = (
-            query[h : h + some],
-            key[h : h + some].transpose(1, 2),
-            value[h : h + some],
-        )
-        for r in range(0, length, rows):
-            part = left[:, r : r + rows]
-            block = scores[: part.shape[0] * part.shape[1] * length]
-            block = block.view(part.shape[0], part.shape[1], length)
-            torch.bmm(part, right, out=block)
-            if mask is not None:
-                block.add_(mask[r : r + rows])
+    some = max(1, _SCORES // part.size**2)
+    rows = min(part.size, max(1, _SCORES // part.size))
+    for h in range(0, len(query), some):
+        left, right, mixed = (x[h : h + some] for x in (query, key.transpose(1, 2), value))
+        for r in range(0, part.size, rows):
+            band = left[:, r : r + rows]
+            block = scores[: band.shape[0] * band.shape[1] * part.size]
+            block = block.view(band.shape[0], band.shape[1], part.size)
+            torch.bmm(band, right, out=block)
+            _hide_others(block, part, rows=slice(r, r + rows))
             torch.softmax(block, -1, out=block)
             torch.bmm(block, mixed, out=out[h : h + some, r : r + rows])
     return out
+
+
+def _hide_others(block: torch.Tensor, part: _Part, *, rows: slice) -> None:
+    """Take other texts and what the window was rounded up by out of a block of scores."""
+    if part.mask is not None:
+        block.add_(part.mask[rows])
+    else:
+        block[..., part.window.length :] = -torch.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +145,18 @@ class Sdpa:
     """Torch's own kernel, window by window."""
 
     heads: int
-    parts: tuple[tuple[Window, torch.Tensor | None], ...]
+    parts: tuple[_Part, ...]
 
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
-        out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-        for window, mask in self.parts:
-            own = qkv[None, window.start : window.end].chunk(3, dim=2)
-            query, key, value = (_split_heads(x, self.heads) for x in own)
-            mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            out[window.start : window.end] = mixed[0].transpose(0, 1).flatten(1)
+        out = qkv.new_zeros(len(qkv), qkv.shape[1] // 3)
+        for part in self.parts:
+            own = slice(part.window.start, part.window.end)
+            query, key, value = (
+                _split_heads(x, self.heads) for x in qkv[None, own].chunk(3, dim=2)
+            )
+            mixed = scaled_dot_product_attention(query, key, value, attn_mask=part.mask)
+            out[own] = mixed[0].transpose(0, 1).flatten(1)
         return out
 
 
@@ -221,6 +246,17 @@ def varlen_attention() -> Callable[..., Any] | None:
     except ImportError:
         return None
     return varlen_attn
+
+
+def _takes_varlen(device: torch.device, head_width: int) -> bool:
+    """Whether torch's packed kernel runs on a CUDA device: its own checks, before it makes them."""
+    return (
+        varlen_attention() is not None
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and head_width % 8 == 0
+        and head_width <= 256
+    )
 
 
 def _cumulative(pack: Pack, device: torch.device) -> torch.Tensor:

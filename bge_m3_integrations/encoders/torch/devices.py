@@ -11,10 +11,17 @@ from bge_m3_integrations.errors import InputError
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Padded tokens per batch: a CPU wants activations near its cache, a GPU wants big products.
-_BUDGETS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
-# What the allocators of CPU and MPS say; CUDA has an exception type of its own.
-_MEMORY_PHRASES = ("can't allocate memory", "MPS backend out of memory", "not enough memory")
+# Tokens per batch: a CPU wants activations near its cache, a GPU wants big products.
+_BUDGETS = {"cpu": 1024, "mps": 8192, "cuda": 65536}
+# What the allocators of CPU and MPS say, and CUDA where it is not torch's allocator that asks: for
+# pinned memory and for cuBLAS's own.
+_MEMORY_PHRASES = (
+    "can't allocate memory",
+    "MPS backend out of memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def pick_device(name: str) -> torch.device:
@@ -71,14 +78,16 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""
+    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX), and torch lets it."""
+    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False  # an older CPU, or one that ATEN_CPU_CAPABILITY holds back
     # mkldnn's own check also answers yes for AVX-512 without BF16, where it emulates.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
 def default_budget(device: torch.device) -> int:
-    """Padded tokens per batch to start with on a device."""
+    """Tokens per batch to start with on a device."""
     return _BUDGETS.get(device.type, _BUDGETS["cpu"])
 
 

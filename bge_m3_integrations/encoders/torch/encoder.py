@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-import numpy as np
+import torch
 
-from bge_m3_integrations.checks import whole
-from bge_m3_integrations.encoders.batching import TokenBudget, run_in_batches
+from bge_m3_integrations.checks import check_texts, whole
+from bge_m3_integrations.encoders.batching import TokenBudget
+from bge_m3_integrations.encoders.pipeline import Piece, Terms, run_stages
 from bge_m3_integrations.encoders.torch import fingerprint
-from bge_m3_integrations.encoders.torch.devices import default_budget, is_out_of_memory
-from bge_m3_integrations.encoders.torch.heads import lexical_rows
+from bge_m3_integrations.encoders.torch.devices import default_budget
 from bge_m3_integrations.encoders.torch.load import CheckpointSource, Source, usable_positions
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
-from bge_m3_integrations.encoders.torch.modules import BatchOutput, run_pack
-from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.results import Results
+from bge_m3_integrations.encoders.torch.stages import Device, device_of
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
-from bge_m3_integrations.errors import EncodingError, InputError
+from bge_m3_integrations.encoders.torch.work import Limits, Stretch, Stretches, Work
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import (
     ALL_MODES,
     EmbeddingBatch,
     FloatArray,
-    IntArray,
     Kind,
     Mode,
     Modes,
-    SparseRows,
     TokenBatch,
     TokenVectors,
     as_modes,
-    offsets_of,
 )
 
 
@@ -63,6 +61,7 @@ class TorchEncoder:
         }
         self._max_length = max_length
         self._budget = None if token_budget is None else TokenBudget(token_budget)
+        self._devices: dict[torch.device, Device] = {}
 
     @property
     def modes(self) -> frozenset[Mode]:
@@ -133,57 +132,68 @@ class TorchEncoder:
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
         modes = as_modes(modes)
-        tokens = self.source.tokenizer.pack(texts, **self._limits(kind, max_length))
-        if not len(tokens):
+        stretches = self.stretches(texts, kind=kind, max_length=max_length)
+        if not len(texts):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
-        work = _Work(self, tokens, modes)
-        run_in_batches(
-            tokens.lengths,
-            self._own_budget(),
-            work.run,
-            padded=self.source.modules.backbone.padded,
-            is_out_of_memory=is_out_of_memory,
-        )
-        return work.result()
+        return self._run(stretches.pieces(), stretches.tokenised, len(texts), modes)
 
-    def run(self, tokens: PackedIds, rows: IntArray, modes: Modes) -> BatchOutput:
-        """One forward pass over some texts; a text with non-finite numbers is tried in float32.
+    def encode_tokens(self, tokens: PackedIds, *, modes: Modes) -> EmbeddingBatch:
+        """Encode texts that `stretches` has tokenised.
 
         Args:
-            tokens: Tokenised texts.
-            rows: Positions of the texts to run together.
+            tokens: At least one text, special tokens included.
             modes: What to compute.
 
         Returns:
-            Finite numbers.
+            One row per text, in order.
 
         Raises:
-            EncodingError: A text's numbers are not finite in float32 arithmetic either.
+            EncodingError: See `Encoder.encode`.
         """
-        lengths = tokens.lengths[rows]
-        output = self._forward(tokens, rows, modes)
-        bad = np.flatnonzero(~output.finite(lengths))
-        if not len(bad):
-            return output
-        again = self._forward(tokens, rows, modes, wide=True)
-        still = rows[~again.finite(lengths)]
-        if len(still):
-            raise EncodingError(
-                "gives numbers that are not finite, in float32 too; the checkpoint's weights are "
-                "damaged or overflow on this text",
-                int(still[0]),
-            )
-        return _merged(output, again, bad, lengths)
+        return self._run([tokens], lambda held: Stretch(0, held), len(tokens), as_modes(modes))
 
-    def _forward(
-        self, tokens: PackedIds, rows: IntArray, modes: Modes, *, wide: bool = False
-    ) -> BatchOutput:
-        pack = Pack.of([tokens.row(int(i)) for i in rows])
-        return run_pack(self.source.modules, pack, modes, pooling=self.source.pooling, wide=wide)
+    def stretches(
+        self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
+    ) -> Stretches:
+        """Texts in stretches, to be tokenised one by one; arguments as those of `encode`."""
+        limits = self._limits(kind, max_length)
+        check_texts(texts)
+        return Stretches(self.source.tokenizer, texts, limits)
 
-    def _limits(self, kind: Kind, max_length: int | None) -> _Limits:
+    def results(self, count: int, modes: Modes) -> Results:
+        """Room for the embeddings of so many texts."""
+        return Results(count, modes, dim=self.dim, colbert_dim=self.colbert_dim)
+
+    def _run(
+        self,
+        pieces: Iterable[Piece],
+        prepare: Callable[[Piece], Stretch],
+        count: int,
+        modes: frozenset[Mode],
+    ) -> EmbeddingBatch:
+        results, device = self.results(count, modes), self._device
+        work = Work(self.source, device, modes, results, prepare)
+        terms = Terms(
+            self._own_budget(),
+            self.source.modules.backbone.padded,
+            device.overlap,
+            device.is_out_of_memory,
+            device.make_room,
+        )
+        run_stages(work, pieces, terms)
+        return results.batch()
+
+    @property
+    def _device(self) -> Device:
+        # a wrapped model may move, so this is asked for each time; its streams are kept
+        where = self.source.device
+        if self._devices.get(where) is None:
+            self._devices[where] = device_of(where)
+        return self._devices[where]
+
+    def _limits(self, kind: Kind, max_length: int | None) -> Limits:
         limit = self.max_length if max_length is None else self._checked_length(max_length)
-        return _Limits(instruction=self._instructions[kind], max_length=limit)
+        return Limits(instruction=self._instructions[kind], max_length=limit)
 
     def _own_budget(self) -> TokenBudget:
         if self._budget is None:
@@ -199,78 +209,6 @@ class TorchEncoder:
                 f"{self.model_max_length} (what this model takes)"
             )
         return length
-
-
-class _Limits(TypedDict):
-    instruction: str
-    max_length: int
-
-
-class _Work:
-    """The results of one encode call, filled batch by batch in any order."""
-
-    def __init__(self, encoder: TorchEncoder, tokens: PackedIds, modes: frozenset[Mode]) -> None:
-        self._encoder, self._tokens, self._modes = encoder, tokens, modes
-        count = len(tokens)
-        self._offsets = offsets_of(tokens.lengths - 1)  # no vector for cls
-        self._dense = np.empty((count, encoder.dim), np.float32) if "dense" in modes else None
-        self._sparse: list[tuple[IntArray, SparseRows]] = []
-        shape = (int(self._offsets[-1]), encoder.colbert_dim)
-        self._vectors = np.empty(shape, np.float32) if "colbert" in modes else None
-
-    def run(self, rows: IntArray) -> None:
-        output = self._encoder.run(self._tokens, rows, self._modes)
-        if self._dense is not None and output.dense is not None:
-            self._dense[rows] = output.dense
-        if output.sparse is not None:
-            self._sparse.append((rows, self._lexical(output.sparse, rows)))
-        if self._vectors is not None and output.colbert is not None:
-            self._vectors[_places(self._offsets, rows)] = output.colbert
-
-    def result(self) -> EmbeddingBatch:
-        colbert = None if self._vectors is None else TokenVectors(self._vectors, self._offsets)
-        return EmbeddingBatch(
-            self._dense,
-            self._ordered_sparse() if "sparse" in self._modes else None,
-            colbert,
-            self._tokens.lengths,
-            self._tokens.truncated,
-        )
-
-    def _lexical(self, weights: FloatArray, rows: IntArray) -> SparseRows:
-        ids = np.concatenate([self._tokens.row(int(i)) for i in rows])
-        unweighted = self._encoder.source.tokenizer.unweighted
-        return lexical_rows(weights, ids, self._tokens.lengths[rows], unweighted)
-
-    def _ordered_sparse(self) -> SparseRows:
-        order = np.argsort(np.concatenate([rows for rows, _ in self._sparse]))
-        return SparseRows.concat([part for _, part in self._sparse]).take(order)
-
-
-def _places(offsets: IntArray, rows: IntArray) -> IntArray:
-    """Where the packed values of some texts stand among those of all."""
-    counts = offsets[rows + 1] - offsets[rows]
-    own = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    places: IntArray = np.repeat(offsets[rows], counts) + own
-    return places
-
-
-def _merged(
-    output: BatchOutput, again: BatchOutput, bad: IntArray, lengths: IntArray
-) -> BatchOutput:
-    """The first output with the texts at `bad` taken from the second."""
-    texts = np.arange(len(lengths))
-    tokens = np.repeat(texts, lengths)
-    vectors = np.repeat(texts, lengths - 1)
-    for owner, old, new in (
-        (texts, output.dense, again.dense),
-        (tokens, output.sparse, again.sparse),
-        (vectors, output.colbert, again.colbert),
-    ):
-        if old is not None and new is not None:
-            take = np.isin(owner, bad)
-            old[take] = new[take]
-    return output
 
 
 def checkpoint_encoder(

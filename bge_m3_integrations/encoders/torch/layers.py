@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch.nn.functional import embedding, layer_norm
+from torch.nn.functional import embedding, layer_norm, pad
 
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
+from bge_m3_integrations.encoders.torch.int8 import make_int8_linear
 from bge_m3_integrations.encoders.torch.linear import Linear, PlainLinear, make_linear
-from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.packing import Pack, rounded
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 MakeLinear: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], bool], Linear]
@@ -26,8 +27,10 @@ _TABLES = tuple(
     f"embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")
 )
 _PAIR = ("weight", "bias")
-# Rows read from a mapped table before its pages are given back: each brings up to 64 KiB along.
-_ROWS_KEPT = 1 << 10
+# Rows read from a mapped table before its pages are given back: each may bring 64 KiB along.
+_ROWS = 256
+# Packs are rounded up to a multiple of this many tokens at least.
+_STEP = 8
 
 
 def is_packable(config: Any) -> bool:
@@ -119,17 +122,24 @@ class Embeddings:
     def __call__(self, pack: Pack, dtype: torch.dtype) -> torch.Tensor:
         """The first layer's input, `(t, width)`."""
         words, positions, types = self._tables
-        device = words.device
-        total = embedding(pack.ids.to(device), words).float()
+        total = self._rows(words, pack.ids)
         total += types[0].float()
-        total += embedding(pack.positions(self._pad).to(device), positions).float()
-        self._release(len(pack.ids))
+        total += self._rows(positions, pack.positions(self._pad))
         return self._norm(total).to(dtype)
+
+    def _rows(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        if table.device.type != "cpu":
+            return embedding(ids.to(table.device), table).float()
+        found = torch.empty(len(ids), table.shape[1])
+        for part, some in zip(torch.split(found, _ROWS), torch.split(ids, _ROWS), strict=True):
+            part.copy_(embedding(some, table))
+            self._release(len(some))
+        return found
 
     def _release(self, rows: int) -> None:
         # a race between threads loses a count and costs a page read again, no number
         self._rows_read += rows
-        if self._rows_read > _ROWS_KEPT:
+        if self._rows_read >= _ROWS:
             self._rows_read = 0
             for name in _TABLES:
                 self._weights.release(name)
@@ -208,12 +218,13 @@ class PackedBackbone:
             `(t, width)`, the last layer's states.
         """
         dtype = torch.float32 if wide else self._dtype
-        hidden = self._embeddings(pack, dtype)
+        hidden = _lengthened(self._embeddings(pack, dtype))
         heads = self._config.num_attention_heads
-        attend = plan(pack, heads=heads, device=self._device, dtype=dtype)
+        width = self._config.hidden_size // heads
+        attend = plan(pack, heads=heads, head_width=width, device=self._device, dtype=dtype)
         for i, layer in enumerate(self._layers):
             hidden = (self._layer(i, in_place, dtype) if wide else layer)(hidden, attend)
-        return hidden
+        return hidden[: len(pack.ids)]
 
     def _layer(self, i: int, linear: MakeLinear, dtype: torch.dtype) -> Layer:
         at = f"encoder.layer.{i}"
@@ -243,6 +254,14 @@ class PackedBackbone:
         )
 
 
+def _lengthened(hidden: torch.Tensor) -> torch.Tensor:
+    """On the CPU, states with rows of zeros behind them, up to one of few sizes."""
+    if hidden.device.type != "cpu":
+        return hidden
+    more = rounded(len(hidden), least=_STEP) - len(hidden)
+    return pad(hidden, (0, 0, 0, more))
+
+
 def in_place(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
     """Products over the tensors themselves, without a copy."""
     return PlainLinear(tuple(weights), tuple(biases), act)
@@ -253,5 +272,14 @@ def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
 
     def make(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
         return make_linear(weights, biases, dtype=dtype, device=device, activated=act)
+
+    return make
+
+
+def in_int8(dtype: torch.dtype) -> MakeLinear:
+    """Products with their own copy of the weights in 8 bits, on the CPU."""
+
+    def make(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
+        return make_int8_linear(weights, biases, dtype=dtype, activated=act)
 
     return make

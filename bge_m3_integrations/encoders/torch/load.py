@@ -10,31 +10,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args
 
 import torch
 
 from bge_m3_integrations.encoders.torch import fingerprint
-from bge_m3_integrations.encoders.torch.devices import pick_device, pick_dtype
+from bge_m3_integrations.encoders.torch.devices import DtypeName, pick_device, pick_dtype
 from bge_m3_integrations.encoders.torch.files import CONFIG, CheckpointFiles, read_json
 from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
+from bge_m3_integrations.encoders.torch.int8 import can_int8
 from bge_m3_integrations.encoders.torch.layers import (
+    MakeLinear,
     PackedBackbone,
     Weights,
     expected_shapes,
+    in_int8,
     is_packable,
     owned,
 )
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
-from bge_m3_integrations.encoders.torch.tensors import MappedTensors
+from bge_m3_integrations.encoders.torch.tensors import MappedTensors, release_freed_memory
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, load_tokenizer
 from bge_m3_integrations.errors import CheckpointError, InputError, PoolingWarning
 
 if TYPE_CHECKING:
     from torch import nn
+
+DTYPES = (*get_args(DtypeName), "int8")
 
 # Backbones whose positions count from the padding id, so that it and all ids below are lost.
 _OFFSET_POSITIONS = frozenset(
@@ -99,7 +104,7 @@ class CheckpointSource:
     Args:
         model: A local folder, or a hub id such as "BAAI/bge-m3".
         device: "auto" or a torch device.
-        dtype: "auto", "float32", "bfloat16" or "float16".
+        dtype: "auto", "float32", "bfloat16", "float16", or "int8" (CPUs only).
         pooling: "auto" reads the checkpoint's pooling config (cls where there is none).
         trust_remote_code: Whether code that comes with the checkpoint may run.
         **hub: The hub options of `resolve_checkpoint`: revision, cache_dir, token, offline.
@@ -115,13 +120,15 @@ class CheckpointSource:
         trust_remote_code: bool,
         **hub: Any,
     ) -> None:
+        if dtype not in DTYPES:
+            raise InputError(f"dtype={dtype!r} is not one of {list(DTYPES)}")
         if pooling not in ("auto", *POOLINGS):
             raise InputError(f"pooling={pooling!r} is not one of {['auto', *POOLINGS]}")
         self._model = model
         self._device = device
         self._dtype = dtype
         self._pooling = pooling
-        self._trust = trust_remote_code
+        self.trust_remote_code = trust_remote_code
         self._hub = hub
         self._lock = threading.RLock()
 
@@ -133,7 +140,9 @@ class CheckpointSource:
 
     @cached_property
     def _files(self) -> CheckpointFiles:
-        return resolve_checkpoint(self._model, trust_remote_code=self._trust, **self._hub)
+        return resolve_checkpoint(
+            self._model, trust_remote_code=self.trust_remote_code, **self._hub
+        )
 
     @cached_property
     def device(self) -> torch.device:
@@ -142,8 +151,26 @@ class CheckpointSource:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
-        return pick_dtype(self._dtype, self.device)
+        """What it computes in; with 8-bit weights, what the states between them are in."""
+        return pick_dtype("auto" if self.is_int8 else self._dtype, self.device)
+
+    @cached_property
+    def is_int8(self) -> bool:
+        """Whether the weights are kept and multiplied in 8 bits."""
+        if self._dtype != "int8":
+            return False
+        if self.device.type != "cpu" or not can_int8() or not is_packable(self.config):
+            raise InputError(
+                "dtype='int8' needs a CPU whose 8-bit products torch computes exactly, and a BERT, "
+                f"RoBERTa or XLM-R backbone; here: {self.device}, {self.config.model_type}. "
+                "Use dtype='auto'"
+            )
+        return True
+
+    @property
+    def linear(self) -> MakeLinear:
+        """How a packed backbone's products are made."""
+        return in_int8(self.dtype) if self.is_int8 else owned(self.dtype, self.device)
 
     @cached_property
     def config(self) -> Any:
@@ -153,7 +180,7 @@ class CheckpointSource:
         folder = self.files.folder
         try:
             return AutoConfig.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=self._trust
+                str(folder), local_files_only=True, trust_remote_code=self.trust_remote_code
             )
         except Exception as error:
             raise CheckpointError(f"config.json in {folder} cannot be read: {error}") from error
@@ -188,7 +215,9 @@ class CheckpointSource:
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        return load_tokenizer(self.files.folder, trust_remote_code=self._trust)
+        loaded = load_tokenizer(self.files.folder, trust_remote_code=self.trust_remote_code)
+        release_freed_memory()  # what a large vocabulary was built from weighs as much as itself
+        return loaded
 
     @property
     def modules(self) -> M3Modules:
@@ -198,11 +227,12 @@ class CheckpointSource:
 
     @cached_property
     def _modules(self) -> M3Modules:
-        key = (_state(self.files), str(self.device), str(self.dtype), self._trust)
+        kind = "int8" if self.is_int8 else str(self.dtype)
+        key = (_state(self.files), str(self.device), kind, self.trust_remote_code)
         with _LOADING:
             modules = _LOADED.get(key)
             if modules is None:
-                modules = _load(self.files, self.config, self.device, self.dtype, trust=self._trust)
+                modules = _load(self)
                 _LOADED[key] = modules
             return modules
 
@@ -243,9 +273,9 @@ def usable_positions(config: Any) -> int | None:
     return int(positions) - offset
 
 
-def _load(
-    files: CheckpointFiles, config: Any, device: torch.device, dtype: torch.dtype, *, trust: bool
-) -> M3Modules:
+def _load(source: CheckpointSource) -> M3Modules:
+    files, config = source.files, source.config
+    dtype, device = source.dtype, source.device
     heads = [
         _load_head(path, hidden=int(config.hidden_size), out=out).to(device, dtype)
         for path, out in ((files.colbert_head, None), (files.sparse_head, 1))
@@ -253,11 +283,11 @@ def _load(
     backbone: Backbone
     if is_packable(config):
         weights = _backbone_weights(files, config)
-        linear = owned(dtype, device)
-        backbone = PackedBackbone(weights, config, dtype=dtype, device=device, linear=linear)
+        backbone = PackedBackbone(weights, config, dtype=dtype, device=device, linear=source.linear)
     else:
-        module = _load_module(files, dtype, trust=trust).to(device)
+        module = _load_module(files, dtype, trust=source.trust_remote_code).to(device)
         backbone = PaddedBackbone(module, pad_token_id=int(config.pad_token_id or 0))
+    release_freed_memory()
     colbert, sparse = (PlainLinear((head.weight,), (head.bias,)) for head in heads)
     return M3Modules(backbone, colbert, sparse)
 

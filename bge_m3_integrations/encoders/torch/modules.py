@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,30 +52,58 @@ class BatchOutput:
         dense: `(b, h) float32`, unit rows.
         sparse: `(t,) float32`, relu outputs of all tokens, end to end.
         colbert: `(t - b, colbert_dim) float32`, unit rows of all tokens but each text's first.
+        dense_sums: `(b,) float32`, sums of rows: not finite where a row is not.
+        colbert_sums: `(t - b,) float32`, the same.
     """
 
     dense: FloatArray | None
     sparse: FloatArray | None
     colbert: FloatArray | None
+    dense_sums: FloatArray | None
+    colbert_sums: FloatArray | None
 
     def finite(self, lengths: IntArray) -> NDArray[np.bool_]:
         """`(b,)`: which texts have only finite numbers."""
+        texts = np.arange(len(lengths))
         good = np.ones(len(lengths), bool)
-        tokens = np.repeat(np.arange(len(lengths)), lengths)
-        if self.dense is not None:
-            good &= np.isfinite(self.dense).all(axis=1)
+        if self.dense_sums is not None:
+            good &= np.isfinite(self.dense_sums)
         if self.sparse is not None:
-            good[tokens[~np.isfinite(self.sparse)]] = False
-        if self.colbert is not None:
-            after_first = np.repeat(np.arange(len(lengths)), lengths - 1)
-            good[after_first[~np.isfinite(self.colbert).all(axis=1)]] = False
+            good[np.repeat(texts, lengths)[~np.isfinite(self.sparse)]] = False
+        if self.colbert_sums is not None:
+            good[np.repeat(texts, lengths - 1)[~np.isfinite(self.colbert_sums)]] = False
         return good
+
+
+@dataclass(frozen=True, slots=True)
+class PackOutput:
+    """One pack's numbers on the device, in float32; see `BatchOutput`."""
+
+    dense: torch.Tensor | None
+    sparse: torch.Tensor | None
+    colbert: torch.Tensor | None
+    dense_sums: torch.Tensor | None
+    colbert_sums: torch.Tensor | None
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PackOutput:
+        """The same with every tensor changed."""
+        held = (self.dense, self.sparse, self.colbert, self.dense_sums, self.colbert_sums)
+        return PackOutput(*(None if tensor is None else change(tensor) for tensor in held))
+
+    def cpu(self) -> PackOutput:
+        """The numbers on the CPU, once they are there."""
+        return self.map(torch.Tensor.cpu)
+
+    def numpy(self) -> BatchOutput:
+        """Arrays over the memory of tensors that are on the CPU."""
+        held = (self.dense, self.sparse, self.colbert, self.dense_sums, self.colbert_sums)
+        return BatchOutput(*(None if tensor is None else tensor.numpy() for tensor in held))
 
 
 @torch.inference_mode()
 def run_pack(
     modules: M3Modules, pack: Pack, modes: Modes, *, pooling: Pooling, wide: bool = False
-) -> BatchOutput:
+) -> PackOutput:
     """One forward pass, with only the heads that are asked for.
 
     Args:
@@ -85,18 +114,20 @@ def run_pack(
         wide: Compute in float32 on half-precision weights, layer by layer.
 
     Returns:
-        The outputs.
+        The outputs, on the device; it may still be computing them.
     """
     hidden = modules.backbone.hidden(pack, wide=wide)
     dense = normalised(pool(hidden, pack, pooling)) if "dense" in modes else None
-    sparse = modules.sparse(hidden)[:, 0].relu() if "sparse" in modes else None
+    sparse = modules.sparse(hidden)[:, 0].relu().float() if "sparse" in modes else None
     colbert = _colbert(modules, hidden, pack) if "colbert" in modes else None
-    return BatchOutput(_numpy(dense), _numpy(sparse), _numpy(colbert))
+    return PackOutput(dense, sparse, colbert, _sums(dense), _sums(colbert))
 
 
 def _colbert(modules: M3Modules, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
     return normalised(modules.colbert(hidden[pack.after_first().to(hidden.device)]))
 
 
-def _numpy(values: torch.Tensor | None) -> FloatArray | None:
-    return None if values is None else np.asarray(values.float().cpu().numpy(), np.float32)
+def _sums(rows: torch.Tensor | None) -> torch.Tensor | None:
+    # unit rows hold no infinity, so a sum is NaN exactly where a row holds one; and it is made
+    # where the rows are, not by a second walk over them on the host
+    return None if rows is None else rows.sum(dim=-1)

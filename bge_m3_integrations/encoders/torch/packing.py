@@ -84,13 +84,39 @@ class Window:
     end: int
     lengths: tuple[int, ...]
 
-    def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """`(l, l)`: 0 between tokens of one text, -inf elsewhere; None for a single text."""
+    @property
+    def length(self) -> int:
+        """Tokens."""
+        return self.end - self.start
+
+    def mask(self, dtype: torch.dtype, *, size: int) -> torch.Tensor | None:
+        """`(size, size)`: 0 between tokens of one text, -inf elsewhere; None for a single text.
+
+        Rows and columns behind the window's tokens count as one more text.
+        """
         if len(self.lengths) == 1:
             return None
-        owner = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
+        counts = torch.tensor([*self.lengths, size - self.length])
+        owner = torch.arange(len(counts)).repeat_interleave(counts)
         other = owner[:, None] != owner[None, :]
         return torch.zeros(other.shape, dtype=dtype).masked_fill_(other, -torch.inf)
+
+
+def rounded(count: int, *, least: int) -> int:
+    """The next of few sizes: at most 8 between a power of two and the next.
+
+    Each shape of a product costs oneDNN a kernel that it keeps, of 0.7 to 2 MiB, and the time to
+    make it. Few shapes keep a process that meets texts of all lengths small.
+
+    Args:
+        count: A size, at least 1.
+        least: The smallest step.
+
+    Returns:
+        A multiple of `least`, at most `count` + max(`least`, `count` / 8).
+    """
+    step = max(least, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
 
 
 def windows(lengths: IntArray, *, size: int) -> list[Window]:

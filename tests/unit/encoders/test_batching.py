@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bge_m3_integrations.encoders.batching import TokenBudget, run_in_batches
+from bge_m3_integrations.encoders.batching import TokenBudget, run_in_batches, shares
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import IntArray
 
@@ -102,3 +102,30 @@ def test_any_other_error_is_raised_at_once() -> None:
 def test_a_budget_that_is_no_positive_integer_is_refused(tokens: object) -> None:
     with pytest.raises(InputError, match="token_budget"):
         TokenBudget(tokens)  # type: ignore[arg-type]
+
+
+# -- shares ------------------------------------------------------------------------------------
+
+
+def test_shares_hold_every_text_once_and_equal_tokens() -> None:
+    lengths = np.random.default_rng(0).integers(1, 400, 200)
+    found = shares(lengths, tokens=5000)
+    assert len(found) == -(-lengths.sum() // 5000)
+    assert sorted(np.concatenate(found).tolist()) == list(range(200))
+    sums = [int(lengths[rows].sum()) for rows in found]
+    assert max(sums) - min(sums) <= lengths.max()
+
+
+def test_shares_go_by_tokens_not_by_texts() -> None:
+    lengths = np.array([1000, *[10] * 100])
+    assert [len(rows) for rows in shares(lengths, tokens=1000)] == [1, 100]
+
+
+@pytest.mark.parametrize(("lengths", "count"), [([5], 1), ([900, 5], 2), ([900], 1)])
+def test_there_are_never_more_shares_than_texts(lengths: list[int], count: int) -> None:
+    assert len(shares(np.array(lengths), tokens=100)) == count
+
+
+def test_texts_of_a_share_keep_their_order() -> None:
+    lengths = np.random.default_rng(1).integers(1, 50, 40)
+    assert all((np.diff(rows) > 0).all() for rows in shares(lengths, tokens=200))

@@ -1,0 +1,238 @@
+"""Three stages that overlap where a device gains from it: tokenise, run, bring back.
+
+Nothing here knows a device: `encoders.torch.stages` says what a device gains, `Work` what is done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+import numpy as np
+
+from bge_m3_integrations.encoders.batching import (
+    TokenBudget,
+    batches,
+    run_in_batches,
+    shrink_for,
+)
+from bge_m3_integrations.types import IntArray
+
+
+class Sized(Protocol):
+    """A stretch of texts, tokenised."""
+
+    @property
+    def lengths(self) -> IntArray:
+        """`(n,)` tokens per text."""
+        ...
+
+
+Piece = TypeVar("Piece")
+Stretch = TypeVar("Stretch", bound=Sized)
+Started = TypeVar("Started")
+_Piece_contra = TypeVar("_Piece_contra", contravariant=True)
+_Stretch = TypeVar("_Stretch")
+
+
+class Work(Protocol[_Piece_contra, _Stretch, Started]):
+    """What the stages do. A stage that raises has changed nothing."""
+
+    def prepare(self, piece: _Piece_contra) -> _Stretch:
+        """Tokenise some texts; one call at a time, in order, from any thread."""
+        ...
+
+    def start(self, stretch: _Stretch, rows: IntArray) -> Started:
+        """Begin a forward pass over texts of a stretch; on the caller's thread."""
+        ...
+
+    def finish(self, started: Started) -> None:
+        """Wait for a pass and store what it gave; from any thread, also several at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What goes on at once.
+
+    Attributes:
+        ahead: Tokenise a stretch of texts while the one before it runs.
+        in_flight: Passes that may be on their way back while the next is started; 0 ends each
+            before the next starts, without any thread.
+    """
+
+    ahead: bool = False
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Under what conditions the stages run.
+
+    Attributes:
+        budget: Most tokens of a pass.
+        padded: See `batching.batches`.
+        overlap: What goes on at once.
+        is_out_of_memory: Tells a full device from every other error.
+        make_room: Called after out of memory, with no pass under way.
+    """
+
+    budget: TokenBudget
+    padded: bool
+    overlap: Overlap
+    is_out_of_memory: Callable[[BaseException], bool]
+    make_room: Callable[[], None]
+
+
+def run_stages(work: Work[Piece, Stretch, Started], pieces: Iterable[Piece], terms: Terms) -> None:
+    """Do all work on all pieces.
+
+    An error of any stage is raised as it was, once nothing is under way any more. Out of memory is
+    none, except at a single text with nothing beside it: the passes under way come back, the texts
+    that did not fit run again in smaller batches, and the budget stays smaller.
+
+    Args:
+        work: What the stages do.
+        pieces: Stretches of texts. At most two are tokenised and not yet run.
+        terms: Under what conditions.
+    """
+    with closing(prepared(work.prepare, pieces, ahead=terms.overlap.ahead)) as stretches:
+        if terms.overlap.in_flight == 0:
+            for stretch in stretches:
+                _run_serially(work, stretch, terms)
+            return
+        with _Flight(work, terms) as flight:
+            for stretch in stretches:
+                for rows in batches(stretch.lengths, terms.budget, padded=terms.padded):
+                    flight.take_off(stretch, rows)
+            flight.land_all()
+
+
+def prepared(
+    prepare: Callable[[Piece], Stretch], pieces: Iterable[Piece], *, ahead: bool
+) -> Generator[Stretch, None, None]:
+    """Prepare pieces in order, one ahead of its use where that is asked for.
+
+    Args:
+        prepare: Makes a stretch of a piece.
+        pieces: The pieces; a single one starts no thread.
+        ahead: Prepare the next piece, on a thread, while the last one is in use.
+
+    Yields:
+        The stretches.
+    """
+    if not ahead:
+        yield from map(prepare, pieces)
+        return
+    waiting = iter(pieces)
+    with ThreadPoolExecutor(1, "bge-m3-tokenise") as thread:
+        for first in waiting:
+            stretch = prepare(first)
+            for piece in waiting:
+                following = thread.submit(prepare, piece)
+                yield stretch
+                stretch = following.result()
+            yield stretch
+
+
+def _run_serially(
+    work: Work[Piece, Stretch, Started],
+    stretch: Stretch,
+    terms: Terms,
+    within: IntArray | None = None,
+) -> None:
+    """Texts of a stretch, one pass after the other; by default all."""
+    lengths = stretch.lengths
+    chosen = np.arange(len(lengths)) if within is None else within
+    run_in_batches(
+        lengths[chosen],
+        terms.budget,
+        lambda rows: work.finish(work.start(stretch, chosen[rows])),
+        padded=terms.padded,
+        is_out_of_memory=terms.is_out_of_memory,
+        make_room=terms.make_room,
+    )
+
+
+class _Flight(Generic[Piece, Stretch, Started]):
+    """Passes that were started and have not come back.
+
+    The newest is kept by the caller until another follows: so a call of a single pass ends it
+    itself, without a thread.
+    """
+
+    def __init__(self, work: Work[Piece, Stretch, Started], terms: Terms) -> None:
+        self._work, self._terms = work, terms
+        self._newest: tuple[Stretch, IntArray, Started] | None = None
+        self._landing: deque[tuple[Stretch, IntArray, Future[None]]] = deque()
+        self._lost: list[tuple[Stretch, IntArray]] = []
+        self._threads = ThreadPoolExecutor(terms.overlap.in_flight, "bge-m3-finish")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._newest = None
+        self._threads.shutdown(cancel_futures=True)
+
+    def take_off(self, stretch: Stretch, rows: IntArray) -> None:
+        """Start a pass; waits while as many are on their way back as may be."""
+        self._hand_over()
+        while len(self._landing) > self._terms.overlap.in_flight:
+            self._land()
+        if self._lost:
+            self.land_all()
+        if not self._start(stretch, rows):
+            self._lost.append((stretch, rows))
+            self.land_all()
+
+    def land_all(self) -> None:
+        """Wait until every pass is back; texts that did not fit in memory run again, serially."""
+        if not self._landing:
+            self._finish_newest()
+        self._hand_over()
+        while self._landing:
+            self._land()
+        for stretch, rows in self._lost:
+            if len(rows) > 1:
+                shrink_for(stretch.lengths[rows], self._terms.budget, padded=self._terms.padded)
+            self._terms.make_room()
+            _run_serially(self._work, stretch, self._terms, rows)
+        self._lost.clear()
+
+    def _start(self, stretch: Stretch, rows: IntArray) -> bool:
+        """Whether the pass fitted in memory."""
+        try:
+            self._newest = (stretch, rows, self._work.start(stretch, rows))
+        except Exception as error:
+            if not self._terms.is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _hand_over(self) -> None:
+        if self._newest is not None:
+            (stretch, rows, started), self._newest = self._newest, None
+            future = self._threads.submit(self._work.finish, started)
+            self._landing.append((stretch, rows, future))
+
+    def _finish_newest(self) -> None:
+        if self._newest is not None:
+            (stretch, rows, started), self._newest = self._newest, None
+            self._settle(stretch, rows, lambda: self._work.finish(started))
+
+    def _land(self) -> None:
+        stretch, rows, future = self._landing.popleft()
+        self._settle(stretch, rows, future.result)
+
+    def _settle(self, stretch: Stretch, rows: IntArray, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except Exception as error:
+            if not self._terms.is_out_of_memory(error):
+                raise
+            self._lost.append((stretch, rows))

@@ -1,0 +1,140 @@
+"""A process that encodes: what it is given, what it does, what it answers.
+
+It answers one job at a time on each of its lanes. It never sees texts: the caller tokenises, for
+only that tells how much work a text is.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from bge_m3_integrations.encoders.torch.channel import receive, send
+from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
+from bge_m3_integrations.errors import PoolingWarning
+from bge_m3_integrations.types import EmbeddingBatch, Mode
+
+READY = "ready"
+"""The first message of a lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a worker makes its encoder.
+
+    Attributes:
+        folder: The checkpoint, on this machine.
+        device: A torch device.
+        dtype: As `BGEM3` takes it.
+        pooling: "cls", "mean" or "last_token".
+        trust_remote_code: As `BGEM3` takes it.
+        token_budget: As `BGEM3` takes it.
+        threads: CPU threads of the worker; None leaves torch's choice.
+        lanes: Jobs that it answers at once.
+    """
+
+    folder: Path
+    device: str
+    dtype: str
+    pooling: str
+    trust_remote_code: bool
+    token_budget: int | None
+    threads: int | None
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Texts to encode.
+
+    Attributes:
+        tokens: Their ids.
+        modes: What to compute.
+    """
+
+    tokens: PackedIds
+    modes: frozenset[Mode]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job has no answer."""
+
+    error: Exception
+
+
+def work(recipe: Recipe, connections: Sequence[Connection]) -> None:
+    """A worker's whole life: answer jobs until the caller's ends are closed.
+
+    Args:
+        recipe: How to make the encoder.
+        connections: One for each lane.
+    """
+    import torch
+
+    from bge_m3_integrations.encoders.torch.encoder import checkpoint_encoder
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends workers
+    warnings.simplefilter("ignore", PoolingWarning)  # the caller has warned
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    encoder = checkpoint_encoder(
+        recipe.folder,
+        device=recipe.device,
+        dtype=recipe.dtype,
+        pooling=recipe.pooling,
+        trust_remote_code=recipe.trust_remote_code,
+        token_budget=recipe.token_budget,
+    )
+
+    def encode(job: Job) -> EmbeddingBatch:
+        if recipe.device.startswith("cuda"):
+            torch.cuda.set_device(recipe.device)  # of this thread; else it also opens the first one
+        return encoder.encode_tokens(job.tokens, modes=job.modes)
+
+    lanes = [
+        threading.Thread(target=_serve, args=(connection, encode)) for connection in connections
+    ]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+
+
+def _serve(connection: Connection, encode: Callable[[Job], EmbeddingBatch]) -> None:
+    # however it ends, the caller is told: a closed lane is an error there, a silent one a deadlock
+    with connection, suppress(EOFError, OSError):  # the caller is gone
+        send(connection, READY)
+        while True:
+            job: Job = receive(connection)
+            send(connection, _answer(job, encode))
+            del job
+
+
+def _answer(job: Job, encode: Callable[[Job], EmbeddingBatch]) -> EmbeddingBatch | Failure:
+    try:
+        return encode(job)
+    except Exception as error:
+        return Failure(_portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself where it survives the way, else one that says what it was."""
+    trace = "".join(traceback.format_exception(error))
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copy = None
+    if type(copy) is not type(error):
+        copy = RuntimeError(f"{type(error).__name__}: {error}")
+    copy.add_note(f"In the worker process:\n{trace}")
+    found: Exception = copy
+    return found

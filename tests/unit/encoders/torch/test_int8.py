@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bge_m3_integrations import BGEM3, InputError
+from bge_m3_integrations.encoders.torch import int8
+from bge_m3_integrations.encoders.torch.int8 import Int8Linear, make_int8_linear, quantised_rows
+
+needs_int8 = pytest.mark.skipif(
+    not int8.can_int8(), reason="torch has no exact 8-bit products here"
+)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_row_has_its_own_scale(dtype: torch.dtype) -> None:
+    x = (random(4, 64) * torch.tensor([[1e-3], [1.0], [50.0], [0.0]])).to(dtype)
+    levels, scale = quantised_rows(x)
+    assert levels.dtype == torch.uint8
+    restored = (levels.float() - 128) * scale.float()
+    # half a level off, and a quarter more where the product was rounded in bfloat16
+    assert ((restored - x.float()).abs() <= scale * 0.76).all()
+    used = (levels.float() - 128).abs().amax(dim=1)
+    assert used.tolist() == [126, 126, 126, 0]
+
+
+def test_the_largest_number_of_a_row_never_changes_its_sign() -> None:
+    x = torch.linspace(0.5, 300, 20_000)[:, None].bfloat16()
+    levels, _ = quantised_rows(torch.cat([x, -x], dim=1))
+    assert (levels[:, 0] > 128 + 120).all()
+    assert (levels[:, 1] < 128 - 120).all()
+
+
+@needs_int8
+@pytest.mark.parametrize("activated", [False, True])
+def test_a_layer_is_close_to_its_float_one(activated: bool) -> None:
+    weights, biases = [random(48, 256, seed=i) for i in range(3)], [random(48, seed=9)] * 3
+    x = random(33, 256, seed=5)
+    layer = make_int8_linear(weights, biases, dtype=torch.float32, activated=activated)
+    assert isinstance(layer, Int8Linear)
+    expected = x @ torch.cat(weights).T + torch.cat(biases)
+    expected = torch.nn.functional.gelu(expected) if activated else expected
+    error = (layer(x) - expected).norm() / expected.norm()
+    assert error < (0.02 if int8.weight_levels() == 127 else 0.03)
+
+
+@needs_int8
+def test_a_row_gives_the_same_numbers_in_any_company() -> None:
+    layer = make_int8_linear([random(32, 64)], [random(32)], dtype=torch.float32)
+    x = random(20, 64, seed=1) * torch.logspace(-3, 3, 20)[:, None]
+    alone = torch.cat([layer(row[None]) for row in x])
+    assert torch.equal(layer(x), alone)
+
+
+def test_products_that_overflow_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    product = int8._product
+
+    def saturating(*args: Any) -> torch.Tensor:
+        bound = 32767 * 128  # 256 products, added in pairs of 16 bits
+        return product(*args).clamp(-bound, bound)
+
+    if not int8._is_exact(63):
+        pytest.skip("torch has no exact 8-bit products here")
+    monkeypatch.setattr(int8, "_product", saturating)
+    monkeypatch.setattr(int8, "_ZERO", 0)
+    assert not int8._is_exact(127)
+    assert int8._is_exact(63)
+
+
+def test_a_torch_without_the_operators_has_no_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise AttributeError("no operator")
+
+    monkeypatch.setattr(int8, "_product", missing)
+    assert int8.weight_levels.__wrapped__() == 0
+
+
+@needs_int8
+def test_an_int8_engine_stays_near_float32_and_shares_no_weights_with_it(xlm_roberta: Path) -> None:
+    texts = ["dense vector of a document", "sparse", "what is retrieval " * 20]
+    full, small = (
+        BGEM3(xlm_roberta, device="cpu", dtype=dtype).encode_documents(texts)
+        for dtype in ("float32", "int8")
+    )
+    assert full.dense is not None
+    assert small.dense is not None
+    assert not np.array_equal(full.dense, small.dense)
+    assert (full.dense * small.dense).sum(axis=1).min() > 0.98
+
+
+def test_int8_where_it_cannot_be_is_an_error_that_names_the_way_out(
+    xlm_roberta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bge_m3_integrations.encoders.torch.load.can_int8", lambda: False)
+    with pytest.raises(InputError, match="dtype='auto'"):
+        BGEM3(xlm_roberta, device="cpu", dtype="int8").encode_documents(["dense"])
