@@ -31,7 +31,7 @@ class Int8Linear:
         packed: `(in, out) int8`.
         scales: `(out,) float32`, what a channel's integers are to be multiplied by.
         zeros: `(out,) int32`, all 0.
-        bias: `(out,)` in the dtype of the states.
+        bias: `(out,)`; the result has its dtype.
         activated: Whether gelu follows.
     """
 
@@ -44,7 +44,7 @@ class Int8Linear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
         levels, scale = quantised_rows(x)
-        out = _product(levels, self.packed, self.scales, self.zeros, x.dtype)
+        out = _product(levels, self.packed, self.scales, self.zeros, self.bias.dtype)
         out = out.mul_(scale).add_(self.bias)
         return gelu(out) if self.activated else out
 
@@ -61,7 +61,7 @@ def make_int8_linear(
     Args:
         weights: `(out_i, in)` each, in any float dtype; laid side by side.
         biases: `(out_i,)` each.
-        dtype: Of the states that come and go.
+        dtype: Of the result.
         activated: Whether gelu follows.
 
     Returns:

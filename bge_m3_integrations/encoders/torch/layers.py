@@ -83,7 +83,14 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer layer with normalisation behind each half."""
+    """One transformer layer with normalisation behind each half.
+
+    States and normalisation are in float32: they cost little, and rounding them after every half
+    layer is most of what a half-precision dtype would lose.
+
+    Attributes:
+        dtype: What the products take.
+    """
 
     qkv: Linear
     mix: Linear
@@ -91,11 +98,13 @@ class Layer:
     up: Linear
     down: Linear
     down_norm: Norm
+    dtype: torch.dtype
 
     def __call__(self, hidden: torch.Tensor, attend: Attention) -> torch.Tensor:
-        """`(t, width)` to `(t, width)`."""
-        hidden = self.mix_norm(self.mix(attend(self.qkv(hidden))).add_(hidden))
-        return self.down_norm(self.down(self.up(hidden)).add_(hidden))
+        """`(t, width) float32` to the same."""
+        mixed = self.mix(attend(self.qkv(hidden.to(self.dtype))))
+        hidden = self.mix_norm(hidden + mixed)
+        return self.down_norm(hidden + self.down(self.up(hidden.to(self.dtype))))
 
 
 class Embeddings:
@@ -115,17 +124,17 @@ class Embeddings:
         self._weights = weights
         tables = [weights.tensor(name) for name in _TABLES]
         self._tables = tables if device.type == "cpu" else [t.to(device, dtype) for t in tables]
-        self._norm = weights.norm("embeddings.LayerNorm", config, torch.float32, device)
+        self._norm = weights.norm("embeddings.LayerNorm", config, device)
         self._pad = config.pad_token_id if _FAMILIES[config.model_type] else None
         self._rows_read = 0
 
-    def __call__(self, pack: Pack, dtype: torch.dtype) -> torch.Tensor:
-        """The first layer's input, `(t, width)`."""
+    def __call__(self, pack: Pack) -> torch.Tensor:
+        """The first layer's input, `(t, width) float32`."""
         words, positions, types = self._tables
         total = self._rows(words, pack.ids)
         total += types[0].float()
         total += self._rows(positions, pack.positions(self._pad))
-        return self._norm(total).to(dtype)
+        return self._norm(total)
 
     def _rows(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         if table.device.type != "cpu":
@@ -172,9 +181,9 @@ class Weights:
         """Say that a tensor's content is no longer needed in memory."""
         self.give_back(self.names[name])
 
-    def norm(self, name: str, config: Any, dtype: torch.dtype, device: torch.device) -> Norm:
-        """A normalisation with weights in a dtype on a device."""
-        weight, bias = (self.tensor(f"{name}.{part}").to(device, dtype) for part in _PAIR)
+    def norm(self, name: str, config: Any, device: torch.device) -> Norm:
+        """A normalisation on a device."""
+        weight, bias = (self.tensor(f"{name}.{part}").to(device, torch.float32) for part in _PAIR)
         return Norm(weight, bias, config.layer_norm_eps)
 
 
@@ -215,10 +224,10 @@ class PackedBackbone:
             wide: Compute in float32 from the tensors as the checkpoint has them, layer by layer.
 
         Returns:
-            `(t, width)`, the last layer's states.
+            `(t, width) float32`, the last layer's states.
         """
         dtype = torch.float32 if wide else self._dtype
-        hidden = _lengthened(self._embeddings(pack, dtype))
+        hidden = _lengthened(self._embeddings(pack))
         heads = self._config.num_attention_heads
         width = self._config.hidden_size // heads
         attend = plan(pack, heads=heads, head_width=width, device=self._device, dtype=dtype)
@@ -242,7 +251,7 @@ class PackedBackbone:
             return made
 
         def norm(name: str) -> Norm:
-            return self._weights.norm(f"{at}.{name}", self._config, dtype, self._device)
+            return self._weights.norm(f"{at}.{name}", self._config, self._device)
 
         return Layer(
             qkv=make(*(f"attention.self.{part}" for part in ("query", "key", "value"))),
@@ -251,6 +260,7 @@ class PackedBackbone:
             up=make("intermediate.dense", activated=True),
             down=make("output.dense"),
             down_norm=norm("output.LayerNorm"),
+            dtype=dtype,
         )
 
 
@@ -277,9 +287,16 @@ def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
 
 
 def in_int8(dtype: torch.dtype) -> MakeLinear:
-    """Products with their own copy of the weights in 8 bits, on the CPU."""
+    """Products with their own copy of the weights in 8 bits, on the CPU.
+
+    Query, key and value stay in `dtype`: attention's scores magnify their rounding, which was two
+    thirds of what 8 bits cost the dense vectors (`docs/precision.md`).
+    """
+    attention = owned(dtype, torch.device("cpu"))
 
     def make(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
+        if len(weights) > 1:
+            return attention(weights, biases, act)
         return make_int8_linear(weights, biases, dtype=dtype, activated=act)
 
     return make

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from bge_m3_integrations.encoders.torch.heads import Pooling, normalised, pool
-from bge_m3_integrations.encoders.torch.linear import Linear
+from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.packing import Pack
 from bge_m3_integrations.types import FloatArray, IntArray, Modes
 
@@ -40,8 +40,8 @@ class M3Modules:
     """
 
     backbone: Backbone
-    colbert: Linear
-    sparse: Linear
+    colbert: PlainLinear
+    sparse: PlainLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,13 @@ def run_pack(
     hidden = modules.backbone.hidden(pack, wide=wide)
     dense = normalised(pool(hidden, pack, pooling)) if "dense" in modes else None
     sparse = modules.sparse(hidden)[:, 0].relu().float() if "sparse" in modes else None
-    colbert = _colbert(modules, hidden, pack) if "colbert" in modes else None
+    colbert = _colbert(modules, hidden, pack, wide=wide) if "colbert" in modes else None
     return PackOutput(dense, sparse, colbert, _sums(dense), _sums(colbert))
 
 
-def _colbert(modules: M3Modules, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
-    return normalised(modules.colbert(hidden[pack.after_first().to(hidden.device)]))
+def _colbert(modules: M3Modules, hidden: torch.Tensor, pack: Pack, *, wide: bool) -> torch.Tensor:
+    rows = hidden[pack.after_first().to(hidden.device)]
+    return normalised(modules.colbert(rows if wide else rows.to(modules.colbert.weights[0].dtype)))
 
 
 def _sums(rows: torch.Tensor | None) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from bge_m3_integrations import BGEM3, InputError
 from bge_m3_integrations.encoders.torch import int8
 from bge_m3_integrations.encoders.torch.int8 import Int8Linear, make_int8_linear, quantised_rows
+from bge_m3_integrations.encoders.torch.layers import in_int8
 
 needs_int8 = pytest.mark.skipif(
     not int8.can_int8(), reason="torch has no exact 8-bit products here"
@@ -94,6 +95,14 @@ def test_an_int8_engine_stays_near_float32_and_shares_no_weights_with_it(xlm_rob
     assert small.dense is not None
     assert not np.array_equal(full.dense, small.dense)
     assert (full.dense * small.dense).sum(axis=1).min() > 0.98
+
+
+@needs_int8
+def test_query_key_and_value_stay_in_float() -> None:
+    linear = in_int8(torch.float32)
+    weights, biases = [random(16, 32)] * 3, [random(16)] * 3
+    assert not isinstance(linear(weights, biases, False), Int8Linear)
+    assert isinstance(linear(weights[:1], biases[:1], False), Int8Linear)
 
 
 def test_int8_where_it_cannot_be_is_an_error_that_names_the_way_out(

@@ -53,14 +53,16 @@ def pack_of(*lengths: int, seed: int = 0) -> Pack:
     return Pack.of([draw.integers(3, 50, n).astype(np.int32) for n in lengths])
 
 
-def pair(family: str, linear: Any = in_place) -> tuple[PaddedBackbone, PackedBackbone]:
+def pair(
+    family: str, linear: Any = in_place, *, dtype: torch.dtype = torch.float32
+) -> tuple[PaddedBackbone, PackedBackbone]:
     model, config = FAMILIES[family]
     torch.manual_seed(0)
     module = model(config, add_pooling_layer=False).eval().requires_grad_(False)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     weights = Weights.in_memory(dict(module.named_parameters()))
-    packed = PackedBackbone(weights, config, dtype=torch.float32, device=CPU, linear=linear)
+    packed = PackedBackbone(weights, config, dtype=dtype, device=CPU, linear=linear)
     return PaddedBackbone(module, pad_token_id=config.pad_token_id), packed
 
 
@@ -89,6 +91,18 @@ def test_a_text_has_the_same_states_in_any_company() -> None:
         ids = pack_of(5, 40, 300).ids.split([5, 40, 300])
         alone = [packed.hidden(Pack.of([i.numpy().astype(np.int32)])) for i in ids]
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_states_stay_in_float32_whatever_the_products_are_in(dtype: torch.dtype) -> None:
+    padded, packed = pair("xlm-roberta", owned(dtype, CPU), dtype=dtype)
+    pack = pack_of(5, 40, 130)
+    with torch.inference_mode():
+        found, expected = packed.hidden(pack), padded.hidden(pack)
+        wide = packed.hidden(pack, wide=True)
+    assert found.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.999
+    torch.testing.assert_close(wide, expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
