@@ -86,6 +86,7 @@ def kernel(name: str, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> attention.
     if name == "varlen":
         monkeypatch.setattr(attention, "varlen_attention", lambda: packed_kernel)
         return Varlen(HEADS, attention._cumulative(pack, CPU), int(pack.lengths.max()))
+    monkeypatch.setattr(attention, "_FEW", 0)  # blocks for the smallest packs too
     dtype = {"sdpa": torch.float32, "blockwise": torch.bfloat16}[name]
     return plan(pack, heads=HEADS, head_width=HEAD, device=CPU, dtype=dtype)
 
@@ -148,14 +149,19 @@ def test_scores_that_would_overflow_an_exponential_do_not() -> None:
         torch.testing.assert_close(found.double(), reference(qkv, lengths), atol=5e-3, rtol=0)
 
 
-def test_the_cpu_gets_torchs_kernel_in_float32_and_blocks_in_bfloat16() -> None:
-    pack = pack_of([5, 6])
-    assert isinstance(
-        plan(pack, heads=HEADS, head_width=HEAD, device=CPU, dtype=torch.float32), Sdpa
-    )
-    assert isinstance(
-        plan(pack, heads=HEADS, head_width=HEAD, device=CPU, dtype=torch.bfloat16), Blockwise
-    )
+@pytest.mark.parametrize(
+    ("lengths", "dtype", "expected"),
+    [
+        ([50, 60], torch.float32, Sdpa),
+        ([50, 60], torch.bfloat16, Blockwise),
+        ([5, 6], torch.bfloat16, Sdpa),  # a lone query: calls cost more than products
+    ],
+)
+def test_the_cpu_gets_blocks_where_they_pay(
+    lengths: list[int], dtype: torch.dtype, expected: type
+) -> None:
+    found = plan(pack_of(lengths), heads=HEADS, head_width=HEAD, device=CPU, dtype=dtype)
+    assert isinstance(found, expected)
 
 
 # -- memory ------------------------------------------------------------------------------------
