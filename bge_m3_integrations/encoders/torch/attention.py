@@ -96,7 +96,6 @@ class Blockwise:
         """See `Attention`."""
         tokens, width = len(qkv), qkv.shape[1] // 3
         head = width // self.heads
-        qkv[:, :width].mul_(head**-0.5)
         out = qkv.new_zeros(tokens, self.heads, head)
         scores = qkv.new_empty(max(self._room(part.size) for part in self.parts))
         for part in self.parts:
@@ -125,7 +124,7 @@ def _attend(apart: torch.Tensor, part: _Part, scores: torch.Tensor) -> torch.Ten
             band = left[:, r : r + rows]
             block = scores[: band.shape[0] * band.shape[1] * part.size]
             block = block.view(band.shape[0], band.shape[1], part.size)
-            torch.bmm(band, right, out=block)
+            torch.baddbmm(block, band, right, beta=0, alpha=band.shape[-1] ** -0.5, out=block)
             _hide_others(block, part, rows=slice(r, r + rows))
             torch.softmax(block, -1, out=block)
             torch.bmm(block, mixed, out=out[h : h + some, r : r + rows])

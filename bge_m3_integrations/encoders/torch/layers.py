@@ -29,6 +29,8 @@ _TABLES = tuple(
 _PAIR = ("weight", "bias")
 # Rows read from a mapped table before its pages are given back: each may bring 64 KiB along.
 _ROWS = 256
+# Rows of states that are summed and normalised while they are in cache: 2 MiB at 1,024 wide.
+_ROWS_IN_CACHE = 512
 # Packs are rounded up to a multiple of this many tokens at least.
 _STEP = 8
 
@@ -80,6 +82,13 @@ class Norm:
         """`(t, width)` to `(t, width)`."""
         return layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
 
+    def of_sum(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        """`x`, `(t, width) float32`, becomes the normalised sum of it and `more`."""
+        step = _ROWS_IN_CACHE if x.device.type == "cpu" else max(1, len(x))
+        for rows, others in zip(x.split(step), more.split(step), strict=True):
+            rows.copy_(self(rows.add_(others.float())))
+        return x
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -101,10 +110,10 @@ class Layer:
     dtype: torch.dtype
 
     def __call__(self, hidden: torch.Tensor, attend: Attention) -> torch.Tensor:
-        """`(t, width) float32` to the same."""
+        """`(t, width) float32` to the same, in place."""
         mixed = self.mix(attend(self.qkv(hidden.to(self.dtype))))
-        hidden = self.mix_norm(hidden + mixed)
-        return self.down_norm(hidden + self.down(self.up(hidden.to(self.dtype))))
+        hidden = self.mix_norm.of_sum(hidden, mixed)
+        return self.down_norm.of_sum(hidden, self.down(self.up(hidden.to(self.dtype))))
 
 
 class Embeddings:
