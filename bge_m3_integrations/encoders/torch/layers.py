@@ -85,7 +85,7 @@ class Norm:
     def of_sum(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
         """`x`, `(t, width) float32`, becomes the normalised sum of it and `more`."""
         step = _ROWS_IN_CACHE if x.device.type == "cpu" else max(1, len(x))
-        for rows, others in zip(x.split(step), more.split(step), strict=True):
+        for rows, others in zip(torch.split(x, step), torch.split(more, step), strict=True):
             rows.copy_(self(rows.add_(others.float())))
         return x
 
