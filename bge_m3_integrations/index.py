@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from bge_m3_integrations.checks import check_text, chunks, whole
+import numpy as np
+
+from bge_m3_integrations._progress import ProgressLike, reporter
+from bge_m3_integrations.adding import Ingested, Writer
+from bge_m3_integrations.checks import whole
+from bge_m3_integrations.diversity import mmr
 from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.errors import EncodingError, InputError
+from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import And, Filter, FilterLike, Ids, as_filter, matches, operators
 from bge_m3_integrations.fusion import Fusion
+from bge_m3_integrations.opening import open_store
 from bge_m3_integrations.plan import Plan, Scored, SearchOptions, make_plan, ranking
+from bge_m3_integrations.rescoring import Reencoder
+from bge_m3_integrations.stores.base import OffersBackup
 from bge_m3_integrations.stores.memory import MemoryStore
 from bge_m3_integrations.types import (
+    Components,
     EmbeddingBatch,
     Hit,
     Mode,
@@ -35,10 +46,19 @@ class HybridIndex:
         engine: Encodes queries and documents.
         store: Keeps them; None is a new `MemoryStore`. The index closes it.
         modes: The modes to encode documents by; None takes all that engine and store share.
+        pooling: How many token vectors of a document are merged into one that is kept; 1 keeps
+            all. `pooled` explains it, `docs/storage.md` what it costs.
+        reencode: Keep no token vectors: candidates are encoded again to score them by ColBERT.
     """
 
     def __init__(
-        self, engine: BGEM3, store: Store | None = None, *, modes: Modes | None = None
+        self,
+        engine: BGEM3,
+        store: Store | None = None,
+        *,
+        modes: Modes | None = None,
+        pooling: int = 1,
+        reencode: bool = False,
     ) -> None:
         if not isinstance(engine, BGEM3):
             raise InputError(
@@ -48,6 +68,58 @@ class HybridIndex:
         self._engine = engine
         self._store = MemoryStore(modes=modes) if store is None else store
         self._wanted = None if modes is None else as_modes(modes)
+        self._pooling = whole("pooling", pooling)
+        self._reencoder = Reencoder(engine) if reencode else None
+        self._open = True
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        engine: BGEM3 | None = None,
+        *,
+        modes: Modes | None = None,
+        colbert: str | None = None,
+        pooling: int | None = None,
+        filter_fields: Sequence[str] | None = None,
+        other_dtype: bool = False,
+    ) -> Self:
+        """Open the index in a folder, or begin one.
+
+        It survives crashes and is searched inside this process; one process at a time holds it,
+        and all opens of one folder in a process share it. Choices are written down with a new
+        index; for one that is there they may be left out, and must not contradict it.
+
+        Args:
+            path: The folder; made if it does not exist.
+            engine: Encodes; None is the model that made the index, BAAI/bge-m3 for a new one.
+            modes: What a new index keeps; None is all that the engine has.
+            colbert: How token vectors are kept: "turbo8" (1 byte per number, the default),
+                "float16", "float32", or "reencode" (not at all).
+            pooling: How many token vectors of a document are merged into one; default 1.
+            filter_fields: Metadata paths that filters are to be fast on; None is all.
+            other_dtype: Let an engine in int8 search an index made in float, or the reverse.
+
+        Returns:
+            The index; `close` it, or use it as a context manager.
+
+        Raises:
+            StoreError: Another process holds the folder, it is no index, or it was made by
+                another model or in another way than is asked for; both sides are named.
+            InputError: The engine lacks a mode.
+        """
+        engine, store = open_store(
+            path,
+            engine,
+            modes=modes,
+            colbert=colbert,
+            pooling=pooling,
+            filter_fields=filter_fields,
+            other_dtype=other_dtype,
+        )
+        held = store.manifest
+        reencode = "colbert" in set(held.modes) - held.kept
+        return cls(engine, store, modes=held.modes, pooling=held.pooling, reencode=reencode)
 
     @property
     def engine(self) -> BGEM3:
@@ -66,22 +138,27 @@ class HybridIndex:
         Raises:
             InputError: The engine or the store lacks a mode.
         """
-        return _shared_modes(self._engine.modes, self._store.capabilities.score, self._wanted)
+        scored = self._store.capabilities.score
+        if self._reencoder is not None:
+            scored |= {"colbert"}
+        return _shared_modes(self._engine.modes, scored, self._wanted)
 
     def add(
         self,
         records: Iterable[Record],
         *,
         batch_size: int = 256,
-        progress: Callable[[int, int], None] | None = None,
+        progress: ProgressLike = False,
     ) -> list[str]:
         """Encode records and keep them; a known id is replaced.
+
+        What was added survives a killed process once this returns, and a power cut too.
 
         Args:
             records: Records of distinct ids; read to the end before anything is encoded.
             batch_size: Most records encoded and written at a time; long texts make batches
                 smaller. If one batch fails, those before it are kept.
-            progress: Called with the number done and the total after each batch.
+            progress: True shows a bar; a function is called with the number done and the total.
 
         Returns:
             The ids, in order.
@@ -90,15 +167,37 @@ class HybridIndex:
             InputError: An id comes twice, or something is no record.
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
-        taken = _distinct(records, surrogates=bool(self._engine.options["clean"]))
-        batch_size = whole("batch_size", batch_size)
-        modes = self.modes
-        for piece in chunks([record.text for record in taken], most=batch_size):
-            batch = taken[piece]
-            self._store.upsert(batch, self._encoded(batch, modes))
-            if progress is not None:
-                progress(piece.stop, len(taken))
-        return [record.id for record in taken]
+        with reporter(progress, label="adding") as tell:
+            return self._writer.add(records, batch_size=batch_size, tell=tell)
+
+    def ingest(
+        self,
+        records: Iterable[Record],
+        *,
+        batch_size: int = 256,
+        progress: ProgressLike = False,
+    ) -> Ingested:
+        """Bring any number of records up to date, without encoding what is kept already.
+
+        A record whose id and text are known keeps its numbers, and is rewritten if anything else
+        of it changed. So an ingestion that was cut is completed by running it again. Memory stays
+        bounded, whatever the number of records; they are committed every 4,096.
+
+        Args:
+            records: Records, also from a generator; if an id comes again, the later one holds.
+            batch_size: Records looked up, encoded and written at a time.
+            progress: True shows a bar; a function is called with the number done and the total,
+                None where that is not known.
+
+        Returns:
+            How many were encoded, rewritten and unchanged.
+
+        Raises:
+            InputError: Something is no record, or a text is none.
+            EncodingError: The model gives a record no finite numbers; the message has its id.
+        """
+        with reporter(progress, label="ingesting") as tell:
+            return self._writer.ingest(records, batch_size=batch_size, tell=tell)
 
     def search(
         self,
@@ -188,6 +287,40 @@ class HybridIndex:
         plan = self._plan(**options)
         return self._run(embeddings, plan) if len(embeddings) else []
 
+    def search_diverse(
+        self,
+        query: str,
+        *,
+        fetch: int = 50,
+        relevance_share: float = 0.5,
+        **options: Unpack[SearchOptions],
+    ) -> list[Hit]:
+        """Documents that are relevant and unlike each other: maximal marginal relevance.
+
+        Args:
+            query: The query's text.
+            fetch: How many of the best hits to choose from.
+            relevance_share: 1 ranks by relevance alone, 0 by unlikeness alone; see
+                `diversity.mmr`.
+            **options: Those of `search`.
+
+        Returns:
+            Hits in the order of choice; their scores are those of `search`.
+
+        Raises:
+            InputError: As `search` does; also where the index keeps no dense vectors.
+        """
+        limit = whole("limit", options.get("limit", 10))
+        options["limit"] = max(limit, whole("fetch", fetch))
+        hits = self.search(query, **options)
+        if "dense" not in self._store.capabilities.vectors:
+            raise InputError("search_diverse compares dense vectors, which this index lacks")
+        vectors = self._store.vectors([hit.id for hit in hits], ["dense"]).dense
+        relevance = np.array([hit.score for hit in hits], np.float32)
+        assert vectors is not None
+        chosen = mmr(relevance, vectors, limit=limit, relevance_share=relevance_share)
+        return [hits[i] for i in chosen]
+
     def delete(self, *, ids: Sequence[str] | None = None, where: FilterLike | None = None) -> int:
         """Delete by ids or by filter, exactly one of them.
 
@@ -227,13 +360,65 @@ class HybridIndex:
         """Make everything written so far durable, where the store is."""
         self._store.flush()
 
-    def optimize(self) -> None:
-        """Build what makes searches fast; never needed for right results."""
-        self._store.optimize()
+    def optimize(
+        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """Build what makes searches fast; never needed for right results, never done unasked.
+
+        Args:
+            apart: In a process of its own, where the store can: the index stays searchable, and
+                refuses writes until it is done. Otherwise this process stands still: about a
+                minute for 100,000 documents.
+            progress: Called with what happens now.
+        """
+        self._store.optimize(apart=apart, progress=progress)
+
+    def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
+        """Give back the room of everything that was deleted or replaced.
+
+        It happens on a copy, in a process of its own: searches go on, writes are refused.
+
+        Args:
+            progress: Called with what happens now.
+
+        Raises:
+            StoreError: The disk has no room for a copy; the index is as before.
+        """
+        self._durable("compact").compact(progress=progress)
+
+    def backup(self, path: str | Path) -> None:
+        """Copy the index as it is now; searches go on meanwhile, writes wait.
+
+        Args:
+            path: A folder that does not exist yet, or is empty; it can be opened as an index.
+
+        Raises:
+            StoreError: The folder holds something, the disk has no room, or the index is in
+                memory.
+        """
+        self._durable("backup").backup(path)
+
+    @staticmethod
+    def restore(backup: str | Path, path: str | Path) -> None:
+        """Copy a backup to where it is to be used; the backup stays as it is.
+
+        Args:
+            backup: A folder that `backup` made.
+            path: A folder that does not exist yet, or is empty.
+
+        Raises:
+            StoreError: The backup is none or in use, the folder holds something, or the disk has
+                no room.
+        """
+        from bge_m3_integrations.stores.edge import restore
+
+        restore(Path(backup), Path(path))
 
     def close(self) -> None:
-        """Close the store; the engine stays usable."""
-        self._store.close()
+        """Close the store; the engine stays usable. Closing twice is fine."""
+        if self._open:
+            self._open = False
+            self._store.close()
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
@@ -244,12 +429,18 @@ class HybridIndex:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _encoded(self, records: Sequence[Record], modes: Modes) -> EmbeddingBatch:
-        try:
-            return self._engine.encode_documents([r.text for r in records], modes=modes)
-        except EncodingError as error:
-            name = f"record {records[error.position].id!r}"
-            raise EncodingError(error.reason, error.position, name) from error
+    def _durable(self, what: str) -> OffersBackup:
+        if not isinstance(self._store, OffersBackup):
+            raise StoreError(
+                f"{what} needs an index in a folder, from HybridIndex.open(path); this one is over "
+                f"a {type(self._store).__name__}"
+            )
+        return self._store
+
+    @property
+    def _writer(self) -> Writer:
+        modes = self.modes - ({"colbert"} if self._reencoder is not None else set())
+        return Writer(self._engine, self._store, modes, self._pooling)
 
     def _plan(self, **options: Unpack[SearchOptions]) -> Plan:
         if unknown := options.keys() - SearchOptions.__annotations__.keys():
@@ -261,12 +452,27 @@ class HybridIndex:
         embeddings = embeddings.only(plan.modes)
         where = self._runnable(plan.where)
         ids = self._pool(embeddings, plan, where)
-        scores = self._store.score(embeddings, ids, plan.weights.modes)
+        scores = self._scores(embeddings, ids, plan.weights.modes)
         ranked = [
             ranking(held, parts, plan, _sparse_mass(embeddings, i))
             for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
         ]
         return self._hits(ranked, plan)
+
+    def _scores(
+        self, embeddings: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
+    ) -> list[Components]:
+        if self._reencoder is None or "colbert" not in modes:
+            return self._store.score(embeddings, ids, modes)
+        kept = frozenset(modes) - {"colbert"}
+        scores = self._store.score(embeddings, ids, kept) if kept else [Components() for _ in ids]
+        distinct = list(dict.fromkeys(record_id for row in ids for record_id in row))
+        held = dict(zip(distinct, self._store.get(distinct), strict=True))
+        texts = {i: None if r is None else (r.text_hash, r.text) for i, r in held.items()}
+        again = self._reencoder.scores(embeddings, [[texts[i] for i in row] for row in ids])
+        return [
+            replace(parts, colbert=colbert) for parts, colbert in zip(scores, again, strict=True)
+        ]
 
     def _pool(
         self, embeddings: EmbeddingBatch, plan: Plan, where: Filter | None
@@ -295,6 +501,7 @@ class HybridIndex:
         """Fetch all records in one go; what was deleted meanwhile is left out."""
         ids = list(dict.fromkeys(scored.id for row in ranked for scored in row))
         records = dict(zip(ids, self._store.get(ids), strict=True))
+        kind = self._colbert_kind if "colbert" in plan.weights.modes else None
         return [
             [
                 Hit(
@@ -304,12 +511,20 @@ class HybridIndex:
                     scored.components,
                     scored.hybrid,
                     plan.weights,
+                    kind,
                 )
                 for scored in row
                 if (record := records[scored.id]) is not None
             ]
             for row in ranked
         ]
+
+    @property
+    def _colbert_kind(self) -> str | None:
+        kind = self._store.capabilities.colbert_kind
+        if self._reencoder is not None:
+            return "reencode"
+        return kind if self._pooling == 1 else f"{kind or 'float'}, {self._pooling} tokens a vector"
 
     def _runnable(self, where: Filter | None) -> Filter | None:
         """The filter, or the ids that pass it where the store cannot run it itself."""
@@ -348,19 +563,6 @@ def _shared_modes(
             f"{ordered_modes(engine)}, the store {ordered_modes(store)}"
         )
     return chosen
-
-
-def _distinct(records: Iterable[Record], *, surrogates: bool) -> list[Record]:
-    taken = list(records)
-    seen: set[str] = set()
-    for i, record in enumerate(taken):
-        if not isinstance(record, Record):
-            raise InputError(f"record {i} is a {type(record).__name__}, not a Record")
-        if record.id in seen:
-            raise InputError(f"id {record.id!r} comes twice in one add; keep one record of it")
-        check_text(record.text, name=f"the text of record {record.id!r}", surrogates=surrogates)
-        seen.add(record.id)
-    return taken
 
 
 def _sparse_mass(embeddings: EmbeddingBatch, i: int) -> float:

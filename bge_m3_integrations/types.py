@@ -565,6 +565,9 @@ class Hit:
         components: The score of each mode that was computed.
         hybrid: The raw weighted mean of the components.
         weights: The weights used.
+        colbert_kind: How the index keeps the token vectors that were scored, such as "turbo8",
+            "turbo8, 3 tokens a vector" or "reencode"; None where they are kept as they are, or
+            were not scored.
     """
 
     record: Record
@@ -573,6 +576,7 @@ class Hit:
     components: Mapping[Mode, float]
     hybrid: float
     weights: Weights
+    colbert_kind: str | None = None
 
     @property
     def id(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from bge_m3_integrations.filters import Filter
@@ -21,6 +22,7 @@ class Capabilities:
         operators: Filter operators that it runs itself; it refuses others, and the index then
             resolves them to ids before the search.
         durable: Whether `flush` makes what was written survive the process.
+        colbert_kind: How token vectors are kept; None is as they are.
     """
 
     find: frozenset[Mode]
@@ -28,6 +30,7 @@ class Capabilities:
     vectors: frozenset[Mode]
     operators: frozenset[str]
     durable: bool
+    colbert_kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,17 @@ class Store(Protocol):
 
     def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
         """Insert or replace whole records; row `i` of the embeddings belongs to record `i`."""
+        ...
+
+    def rewrite(self, records: Sequence[Record]) -> None:
+        """Replace what records hold beside their text; the numbers of that text stay.
+
+        An unknown id, or one that holds another text, is an error.
+        """
+        ...
+
+    def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
+        """The `Record.text_hash` of what is kept under each id; None for an unknown id."""
         ...
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
@@ -101,10 +115,29 @@ class Store(Protocol):
         """Make everything written so far durable, where the store is."""
         ...
 
-    def optimize(self) -> None:
-        """Build what makes searches fast; never needed for right results."""
+    def optimize(
+        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """Build what makes searches fast; never needed for right results.
+
+        `apart` does it in a process of its own, where the store can; `progress` is told what
+        happens.
+        """
         ...
 
     def close(self) -> None:
         """Release what the store holds; further calls are errors."""
+        ...
+
+
+@runtime_checkable
+class OffersBackup(Protocol):
+    """A store in a folder."""
+
+    def backup(self, path: str | Path) -> None:
+        """Copy the store as it is now to a new folder."""
+        ...
+
+    def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
+        """Give back the room of everything that was deleted or replaced."""
         ...

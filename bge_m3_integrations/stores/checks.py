@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_m3_integrations.checks import whole
-from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.types import (
     EmbeddingBatch,
     IntArray,
     Mode,
+    Modes,
     Record,
     SparseRows,
     TokenVectors,
+    as_modes,
     ordered_modes,
 )
 
@@ -119,3 +121,81 @@ def widths_of(embeddings: EmbeddingBatch) -> dict[Mode, int]:
     if embeddings.colbert is not None:
         widths["colbert"] = embeddings.colbert.vectors.shape[1]
     return widths
+
+
+def check_fits(embeddings: EmbeddingBatch, modes: Modes, widths: Mapping[Mode, int]) -> None:
+    """Compare a batch with what a store keeps.
+
+    Args:
+        embeddings: The batch.
+        modes: The store's modes.
+        widths: The store's widths, of the modes that have one.
+
+    Raises:
+        StoreError: Other modes or widths; both sides are named.
+    """
+    if embeddings.modes != set(modes):
+        raise StoreError(
+            f"this store keeps {ordered_modes(modes)}, the batch holds "
+            f"{ordered_modes(embeddings.modes)}; encode with modes of the store"
+        )
+    check_widths(embeddings, widths)
+
+
+def check_widths(embeddings: EmbeddingBatch, widths: Mapping[Mode, int]) -> None:
+    """Raise `StoreError` where vectors have another width than the store's."""
+    for mode, width in widths_of(embeddings).items():
+        if width != widths.get(mode, width):
+            raise StoreError(
+                f"{mode} vectors here are {widths[mode]} wide, the given ones {width}: "
+                "they come from different models"
+            )
+
+
+def check_holds(wanted: Modes, modes: Modes) -> None:
+    """Raise `StoreError` for modes that a store does not keep."""
+    if missing := set(wanted) - set(modes):
+        raise StoreError(
+            f"this store does not keep {ordered_modes(missing)}, only {ordered_modes(modes)}"
+        )
+
+
+def checked_queries(
+    queries: EmbeddingBatch, wanted: Modes, modes: Modes, widths: Mapping[Mode, int]
+) -> EmbeddingBatch:
+    """The wanted modes of sound queries that fit a store.
+
+    Args:
+        queries: The queries.
+        wanted: The modes to search or score by.
+        modes: The store's.
+        widths: The store's, of the modes that have one.
+
+    Returns:
+        The queries in the wanted modes only.
+
+    Raises:
+        InputError: The queries lack a mode, or hold numbers that are not finite.
+        StoreError: The store lacks a mode, or has another width.
+    """
+    chosen = as_modes(wanted)
+    check_holds(chosen, modes)
+    checked = queries.only(chosen)
+    check_widths(checked, widths)
+    check_numbers(checked, "queries")
+    return checked
+
+
+def check_same_texts(records: Sequence[Record], held: Sequence[str | None]) -> None:
+    """Raise `StoreError` for a record whose text is not the one that is kept.
+
+    Args:
+        records: The records.
+        held: The text hashes under their ids; None for an unknown id.
+    """
+    for record, known in zip(records, held, strict=True):
+        if record.text_hash != known:
+            raise StoreError(
+                f"record {record.id!r} is unknown or was encoded from another text; upsert it "
+                "with its embeddings"
+            )

@@ -15,7 +15,7 @@ import numpy as np
 from bge_m3_integrations import scoring
 from bge_m3_integrations.encoders.fake import FakeEncoder
 from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
-from bge_m3_integrations.filters import Filter, Ids, matches, operators
+from bge_m3_integrations.filters import Compare, Filter, Ids, matches, operators
 from bge_m3_integrations.stores.base import Page, Store
 from bge_m3_integrations.stores.conformance_data import FILTERS, QUERIES, RECORDS, TEXTS
 from bge_m3_integrations.types import (
@@ -92,6 +92,29 @@ class StoreConformance:
             assert store.count() == len(RECORDS), reason
             assert store.get([record.id for record in RECORDS]) == list(RECORDS), reason
         self._check_scores(store, RECORDS)
+
+    def test_text_hashes_tell_which_text_is_kept(self, store: Store) -> None:
+        self._fill(store)
+        hashes = store.text_hashes(["z", "gone", "a"])
+        assert hashes == [RECORDS[-1].text_hash, None, RECORDS[0].text_hash]
+        assert store.text_hashes([]) == []
+
+    def test_rewrite_replaces_all_but_the_numbers(self, store: Store) -> None:
+        self._fill(store)
+        new = Record("a", TEXTS["a"], {"only": 1}, content="shown", payload={"n": 1})
+        store.rewrite([new])
+        assert store.get(["a"]) == [new]
+        assert store.count(Compare("only", "$eq", 1)) == 1
+        assert "a" not in self._ids(store, Compare("lang", "$eq", "en"))
+        self._check_scores(store, RECORDS)
+
+    def test_rewrite_refuses_what_has_no_numbers_yet(self, store: Store) -> None:
+        self._fill(store)
+        known = Record("z", TEXTS["z"], {"new": True})
+        for other in (Record("gone", "text"), Record("a", "another text")):
+            with _raises(StoreError, other.id):
+                store.rewrite([known, other])
+        assert store.get([record.id for record in RECORDS]) == list(RECORDS)
 
     def test_delete_by_ids_counts_what_was_there(self, store: Store) -> None:
         self._fill(store)

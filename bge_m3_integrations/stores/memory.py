@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -16,8 +16,11 @@ from bge_m3_integrations.filters import OPERATORS, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.checks import (
     check_batch,
+    check_fits,
+    check_holds,
     check_limit,
-    check_numbers,
+    check_same_texts,
+    checked_queries,
     id_list,
     widths_of,
 )
@@ -32,7 +35,6 @@ from bge_m3_integrations.types import (
     Record,
     as_modes,
     offsets_of,
-    ordered_modes,
 )
 
 _SLACK_ROWS = 1024
@@ -91,8 +93,31 @@ class MemoryStore:
         with self._lock:
             self._check_open()
             if records:
-                self._check_fits(embeddings)
+                check_fits(embeddings, self._modes or embeddings.modes, self._widths)
                 self._keep(owned, block)
+
+    def rewrite(self, records: Sequence[Record]) -> None:
+        """See `Store.rewrite`; nothing is changed unless all of the records are known.
+
+        Args:
+            records: Of ids that are here, with the text that is here.
+
+        Raises:
+            StoreError: An id is unknown, or its text is another one.
+        """
+        owned = [_own(record) for record in records]
+        with self._lock:
+            check_same_texts(owned, self.text_hashes([record.id for record in owned]))
+            for record in owned:
+                self._slots[record.id] = replace(self._slots[record.id], record=record)
+            self._changed()
+
+    def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
+        """See `Store.text_hashes`."""
+        with self._lock:
+            self._check_open()
+            slots = [self._slots.get(record_id) for record_id in id_list(ids)]
+        return [None if slot is None else slot.record.text_hash for slot in slots]
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """See `Store.delete`."""
@@ -153,7 +178,7 @@ class MemoryStore:
     def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
         """See `Store.vectors`; a copy."""
         snapshot = self._read()
-        self._check_holds(as_modes(modes))
+        check_holds(as_modes(modes), self._modes or ALL_MODES)
         if unknown := [record_id for record_id in id_list(ids) if record_id not in snapshot.rows]:
             raise StoreError(f"no vectors for unknown ids {unknown[:5]}; ask get() which are there")
         rows = [snapshot.rows[record_id] for record_id in ids]
@@ -170,8 +195,11 @@ class MemoryStore:
         with self._lock:
             self._check_open()
 
-    def optimize(self) -> None:
-        """See `Store.optimize`: packs what the next search would pack."""
+    def optimize(
+        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """See `Store.optimize`: packs what the next search would pack, here and in no time."""
+        del apart, progress
         self._read()
 
     def close(self) -> None:
@@ -185,37 +213,8 @@ class MemoryStore:
         if self._closed:
             raise StoreError("this MemoryStore is closed; what it held is gone: make a new one")
 
-    def _check_fits(self, embeddings: EmbeddingBatch) -> None:
-        """Compare a batch with what the store keeps."""
-        if self._modes is not None and embeddings.modes != self._modes:
-            raise StoreError(
-                f"this store keeps {ordered_modes(self._modes)}, the batch holds "
-                f"{ordered_modes(embeddings.modes)}; encode with modes of the store"
-            )
-        self._check_widths(embeddings)
-
-    def _check_widths(self, embeddings: EmbeddingBatch) -> None:
-        for mode, width in widths_of(embeddings).items():
-            if width != self._widths.get(mode, width):
-                raise StoreError(
-                    f"{mode} vectors here are {self._widths[mode]} wide, the given ones {width}: "
-                    "they come from different models"
-                )
-
-    def _check_holds(self, modes: Modes) -> None:
-        if self._modes is not None and (missing := set(modes) - self._modes):
-            raise StoreError(
-                f"this store does not keep {ordered_modes(missing)}, "
-                f"only {ordered_modes(self._modes)}"
-            )
-
     def _check_queries(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
-        wanted = as_modes(modes)
-        self._check_holds(wanted)
-        checked = queries.only(wanted)
-        self._check_widths(checked)
-        check_numbers(checked, "queries")
-        return checked
+        return checked_queries(queries, modes, self._modes or ALL_MODES, self._widths)
 
     def _keep(self, records: Sequence[Record], block: EmbeddingBatch) -> None:
         """Take over a checked batch. Called under the lock."""

@@ -20,6 +20,7 @@ ALLOWED: list[tuple[str, set[str]]] = [
     ),
     ("encoders/flag.py", CORE | {"torch"}),
     ("encoders/", CORE),
+    ("stores/edge/", CORE | {"qdrant_edge", "filelock"}),
     ("stores/", CORE),
     ("langchain/", CORE | {"langchain_core", "pydantic"}),
     ("llama_index/", CORE | {"llama_index", "llama_index_instrumentation", "pydantic"}),
@@ -27,6 +28,8 @@ ALLOWED: list[tuple[str, set[str]]] = [
     ("demo/", CORE | {"rich", "charset_normalizer"}),
     ("cli.py", {"typer", "rich", "click"}),
     ("verify.py", CORE),
+    ("_progress.py", {"rich"}),
+    ("pooling.py", CORE | {"scipy"}),
     ("", CORE),
 ]
 # Which parts of the package a part must not see.

@@ -1,0 +1,103 @@
+"""How an index in a folder meets an engine: the one given, or the one that its manifest names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.types import ALL_MODES, Modes, as_modes, ordered_modes
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.stores.edge import EdgeStore, EncoderNote, Manifest
+
+
+def open_store(
+    path: str | Path,
+    engine: BGEM3 | None,
+    *,
+    modes: Modes | None,
+    colbert: str | None,
+    pooling: int | None,
+    filter_fields: Sequence[str] | None,
+    other_dtype: bool,
+) -> tuple[BGEM3, EdgeStore]:
+    """Open a folder's store for an engine; see `HybridIndex.open`.
+
+    Args:
+        path: The folder.
+        engine: None is the model that made the index, or the default one.
+        modes: What a new index keeps.
+        colbert: How token vectors are kept.
+        pooling: How many of them are merged into one.
+        filter_fields: Metadata paths that filters are to be fast on.
+        other_dtype: Let int8 numbers meet float ones.
+
+    Returns:
+        The engine, made from the manifest where none was given, and the store.
+
+    Raises:
+        StoreError: See `EdgeStore.open`; also an index whose model cannot be loaded by name.
+        InputError: The engine lacks a mode.
+    """
+    from bge_m3_integrations.stores.edge import REENCODE, EdgeStore, Manifest
+
+    held = Manifest.read(Path(path))
+    engine = _engine_of(held, path) if engine is None else engine
+    wanted = None if modes is None else as_modes(modes)
+    if held is None:
+        wanted = wanted or engine.modes & ALL_MODES
+    if missing := (wanted or frozenset()) - engine.modes:
+        raise InputError(
+            f"an index by {ordered_modes(wanted or ())} needs {ordered_modes(missing)}, which the "
+            f"engine lacks: it has {ordered_modes(engine.modes)}"
+        )
+    keeps = colbert != REENCODE and (wanted is None or "colbert" in wanted)
+    encoder = engine.encoder
+    return engine, EdgeStore.open(
+        path,
+        modes=wanted,
+        dim=encoder.dim if wanted is None or "dense" in wanted else None,
+        colbert_dim=encoder.colbert_dim if keeps else None,
+        colbert=colbert,
+        pooling=pooling,
+        filter_fields=filter_fields,
+        encoder=note_of(engine),
+        other_dtype=other_dtype,
+    )
+
+
+def note_of(engine: BGEM3) -> EncoderNote:
+    """What a manifest keeps of an engine; reads every weight file of a checkpoint once."""
+    from bge_m3_integrations.stores.edge import EncoderNote
+
+    options = engine.options
+    return EncoderNote(
+        fingerprint=engine.fingerprint,
+        model=None if engine.over_encoder else engine.name,
+        revision=options["revision"],
+        dtype=None if engine.over_encoder else options["dtype"],
+        max_length=options["max_length"],
+        pooling=options["pooling"],
+        document_instruction=options["document_instruction"],
+    )
+
+
+def _engine_of(held: Manifest | None, path: str | Path) -> BGEM3:
+    if held is None:
+        return BGEM3()
+    note = held.encoder
+    if note is None or note.model is None:
+        raise StoreError(
+            f"the index in {path} does not say by which model it was made; pass engine=BGEM3(...)"
+        )
+    return BGEM3(
+        note.model,
+        revision=note.revision,
+        dtype=note.dtype or "auto",
+        max_length=note.max_length,
+        pooling=note.pooling or "auto",
+        document_instruction=note.document_instruction,
+    )

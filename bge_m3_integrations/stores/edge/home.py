@@ -1,0 +1,200 @@
+"""How an index comes to be in its folder: opened, begun, replaced by an optimised copy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.stores.edge.folder import Folder, check_empty, check_room, size_on_disk
+from bge_m3_integrations.stores.edge.manifest import REENCODE, Manifest, Wanted
+from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES, Layout, Shard, sync_files
+from bge_m3_integrations.types import Mode, Modes, as_modes, ordered_modes
+
+_EMPTY = 100 << 20
+"""Bytes of an empty shard, its log above all."""
+
+
+def open_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
+    """Take hold of a folder and load its shard, a new one if there is none.
+
+    Args:
+        path: The folder.
+        wanted: What it must hold.
+
+    Returns:
+        Folder, manifest and shard.
+
+    Raises:
+        StoreError: See `EdgeStore.open`.
+        InputError: See `EdgeStore.open`.
+    """
+    begun = Manifest.read(path)
+    new = _begun(wanted) if begun is None else None
+    folder = Folder(path)
+    try:
+        # again, now that nobody else changes it
+        manifest = Manifest.read(path) or new
+        assert manifest is not None
+        if manifest is new:
+            check_room(path, _EMPTY, "a new index")
+            manifest.write(path)
+        wanted.check(manifest, path)
+        folder.tidy(manifest)
+        if not manifest.generation:
+            manifest = _with_shard(folder, manifest)
+        if not (path / manifest.shard).is_dir():
+            raise StoreError(f"{path / manifest.shard} is missing; restore a backup of {path}")
+        return folder, manifest, Shard(path / manifest.shard, layout_of(manifest))
+    except BaseException:
+        folder.release()
+        raise
+
+
+def optimize_apart(
+    folder: Folder, manifest: Manifest, tell: Callable[[str], None], *, vacuum: bool
+) -> Shard:
+    """Copy the shard, optimise the copy in another process, make it the folder's.
+
+    Args:
+        folder: Held; nothing writes to its shard meanwhile, and all of it is on disk.
+        manifest: The folder's.
+        tell: Is told what happens.
+        vacuum: See `Shard`.
+
+    Returns:
+        The new shard, loaded; the folder's manifest names it.
+
+    Raises:
+        StoreError: The disk has no room, or the process failed; the index is as before.
+    """
+    following = manifest.next()
+    old, new = folder.path / manifest.shard, folder.place_for(following)
+    size = size_on_disk(old)
+    check_room(folder.path, 3 * size, "an optimised copy")
+    try:
+        tell(f"copying {size / 2**20:,.0f} MiB")
+        shutil.copytree(old, new)
+        _optimize_in_child(new, layout_of(manifest), tell, vacuum=vacuum)
+        sync_files(new)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    folder.switch(new, following)
+    return Shard(folder.path / following.shard, layout_of(manifest))
+
+
+def _with_shard(folder: Folder, begun: Manifest) -> Manifest:
+    manifest = begun.next()
+    made = folder.place_for(manifest)
+    Shard.create(made, layout_of(manifest))
+    sync_files(made)
+    folder.switch(made, manifest)
+    return manifest
+
+
+def _optimize_in_child(
+    shard: Path, layout: Layout, tell: Callable[[str], None], *, vacuum: bool
+) -> None:
+    program = [sys.executable, "-m", "bge_m3_integrations.stores.edge.optimise"]
+    command = [*program, str(shard), json.dumps(asdict(layout)), "vacuum" if vacuum else "keep"]
+    start = time.monotonic()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            while True:
+                tell(f"building, {time.monotonic() - start:.0f} s")
+                try:
+                    _, said = child.communicate(timeout=1)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        raise StoreError(
+            f"the process that optimised the index ended with {child.returncode}: "
+            f"{said.strip()[-500:]}; the index is as before"
+        )
+
+
+def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
+    """Copy an index that nothing writes to meanwhile, all of which is on disk.
+
+    Args:
+        folder: The index's.
+        manifest: Its manifest.
+        target: A folder that does not exist yet, or is empty.
+
+    Raises:
+        StoreError: The target holds something, or the disk has no room.
+    """
+    check_empty(target)
+    check_room(target, size_on_disk(folder.path / manifest.shard), "a copy of the index")
+    shutil.copytree(folder.path / manifest.shard, target / manifest.shard)
+    sync_files(target / manifest.shard)
+    # last: a copy that was cut is no index
+    manifest.write(target)
+
+
+def restore(backup: Path, target: Path) -> None:
+    """Copy a backup to where it is to be used; the backup stays as it is.
+
+    Args:
+        backup: A folder that `back_up` made.
+        target: A folder that does not exist yet, or is empty.
+
+    Raises:
+        StoreError: The backup is none or in use, the target holds something, or the disk has no
+            room.
+    """
+    manifest = Manifest.read(backup)
+    if manifest is None:
+        raise StoreError(f"{backup} is no backup of an index: it holds no manifest")
+    folder = Folder(backup)
+    try:
+        back_up(folder, manifest, target)
+    finally:
+        folder.release()
+
+
+def _begun(wanted: Wanted) -> Manifest:
+    """The manifest of a new index."""
+    colbert = "turbo8" if wanted.colbert is None else wanted.colbert
+    if colbert not in {*COLBERT_TYPES, REENCODE}:
+        raise InputError(f"colbert={colbert!r} is not one of {sorted({*COLBERT_TYPES, REENCODE})}")
+    widths: dict[Mode, int | None] = {"dense": wanted.dim, "colbert": wanted.colbert_dim}
+    given = frozenset(mode for mode, width in widths.items() if width is not None)
+    modes = as_modes(given | {"sparse"} if wanted.modes is None else wanted.modes)
+    without: Modes = ["colbert"] if colbert == REENCODE else []
+    kept: frozenset[Mode] = modes.difference(without)
+    if missing := [mode for mode in widths if mode in kept and widths[mode] is None]:
+        raise InputError(
+            f"a new index by {ordered_modes(modes)} needs the width of {missing}: dim= and "
+            "colbert_dim=, as the encoder has them"
+        )
+    return Manifest(
+        modes=tuple(ordered_modes(modes)),
+        dim=wanted.dim if "dense" in kept else None,
+        colbert_dim=wanted.colbert_dim if "colbert" in kept else None,
+        colbert=colbert if "colbert" in modes else None,
+        pooling=wanted.pooling or 1,
+        filter_fields=wanted.filter_fields,
+        encoder=wanted.encoder,
+    )
+
+
+def layout_of(manifest: Manifest) -> Layout:
+    """What the shard of an index holds."""
+    return Layout(
+        manifest.dim,
+        "sparse" in manifest.kept,
+        manifest.colbert_dim,
+        manifest.colbert or "turbo8",
+    )

@@ -1,0 +1,81 @@
+"""The ids of an edge store: known by the engine's ids, and in ascending order where that is asked.
+
+The engine's id is a function of ours, so what is remembered here never becomes wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from bge_m3_integrations.stores.edge.points import name_of, point_id
+from bge_m3_integrations.stores.edge.shard import Shard
+
+_REMEMBERED = 1 << 20
+"""Ids kept by the engine's id: 200 bytes each."""
+
+
+class Names:
+    """What is known of a shard's ids. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._by_point: dict[UUID, str] = {}
+        self._ordered: Sequence[str] | None = None
+        self._new: set[str] = set()
+        self._gone: set[str] = set()
+        self._writes = 0
+        self._lock = threading.RLock()
+
+    @property
+    def version(self) -> int:
+        """Changes with every write."""
+        return self._writes
+
+    def added(self, ids: Iterable[str]) -> None:
+        """Take note of what was written."""
+        fresh = set(ids)
+        with self._lock:
+            self._writes += 1
+            self._gone -= fresh
+            self._new |= fresh
+            self._remember((point_id(record_id), record_id) for record_id in fresh)
+
+    def deleted(self, ids: Iterable[str]) -> None:
+        """Take note of what was deleted."""
+        lost = set(ids)
+        with self._lock:
+            self._writes += 1
+            self._new -= lost
+            self._gone |= lost
+
+    def of(self, points: Sequence[UUID], shard: Shard) -> dict[UUID, str]:
+        """The ids of points; one that is gone meanwhile is left out."""
+        known = self._by_point
+        missing = [point for point in points if point not in known]
+        if missing:
+            found = shard.payloads(missing, ["name"])
+            fresh = {point: name_of(payload) for point, payload in found.items()}
+            with self._lock:
+                self._remember(fresh.items())
+            return {p: fresh.get(p) or known[p] for p in points if p in fresh or p in known}
+        return {point: known[point] for point in points}
+
+    def ordered(self, shard: Shard) -> Sequence[str]:
+        """All ids, ascending; never changed afterwards."""
+        with self._lock:
+            if self._ordered is None:
+                self._new.clear()
+                self._gone.clear()
+                pages = shard.pages(None, ["name"])
+                self._ordered = sorted(name_of(held) for page in pages for _, held in page)
+            elif self._new or self._gone:
+                self._ordered = sorted((set(self._ordered) - self._gone) | self._new)
+                self._new.clear()
+                self._gone.clear()
+            return self._ordered
+
+    def _remember(self, pairs: Iterable[tuple[UUID, str]]) -> None:
+        if len(self._by_point) > _REMEMBERED:
+            self._by_point = {}
+        self._by_point.update(pairs)

@@ -1,0 +1,353 @@
+"""The engine behind one small wall: every call that this package makes of qdrant-edge.
+
+One call at a time. A call holds Python's lock while it runs, so each is kept short: writes come in
+small batches, and whole collections are read in pages and scored in pieces.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import numpy as np
+import qdrant_edge as engine
+
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.types import EmbeddingBatch, Mode
+
+_Result = TypeVar("_Result")
+
+COLBERT_TYPES: Mapping[str, engine.VectorStorageDatatype] = {
+    "float32": engine.VectorStorageDatatype.Float32,
+    "float16": engine.VectorStorageDatatype.Float16,
+    "turbo8": engine.VectorStorageDatatype.Turbo8,
+}
+PAGE = 1000
+"""Points of one read: some milliseconds."""
+_SCORED_AT_ONCE: Mapping[Mode, int] = {"dense": 4096, "sparse": 4096, "colbert": 256}
+_DELETED_AT_ONCE = 1000
+_INDEXED_FROM_KIB = 10_000
+"""Size of a segment's vectors from which `optimize` builds a graph."""
+_NUMBERS = 64
+"""Indexes of numbers; filters on further ones are as right, and slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a shard holds.
+
+    Attributes:
+        dim: Width of dense vectors; None without the mode.
+        sparse: Whether it holds lexical weights.
+        colbert_dim: Width of token vectors; None without the mode.
+        colbert: How token vectors are kept, one of `COLBERT_TYPES`.
+    """
+
+    dim: int | None
+    sparse: bool
+    colbert_dim: int | None
+    colbert: str
+
+
+class Shard:
+    """One collection on disk.
+
+    Args:
+        path: Its folder.
+        layout: What it holds.
+        vacuum: Let `optimize` give back the room of everything deleted, not only where it is a
+            fifth of a segment.
+    """
+
+    def __init__(self, path: Path, layout: Layout, *, vacuum: bool = False) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._users = 0
+        self._held: engine.EdgeShard | None = self._guarded(
+            lambda: engine.EdgeShard.load(str(path), _config(layout, vacuum=vacuum))
+        )
+        self._numbers = {
+            name for name in self._run(lambda held: held.info()).payload_schema if name != "terms"
+        }
+
+    @staticmethod
+    def create(path: Path, layout: Layout) -> None:
+        """Make an empty shard in a folder that does not exist yet.
+
+        Args:
+            path: The folder.
+            layout: What it is to hold.
+
+        Raises:
+            StoreError: The engine refuses.
+        """
+        path.mkdir()
+        shard = _guarded(lambda: engine.EdgeShard.create(str(path), _config(layout)), path)
+        # before any graph is built: a graph knows only the filters that it was built with
+        index = engine.UpdateOperation.create_field_index("terms", engine.KeywordIndexParams())
+        _guarded(lambda: shard.update(index), path)
+        _guarded(shard.flush, path)
+        _guarded(shard.close, path)
+
+    def write(self, points: Sequence[engine.Point], numbers: set[str]) -> None:
+        """Insert or replace points.
+
+        Args:
+            points: Checked: a malformed one would make the shard unreadable for good.
+            numbers: Payload keys to filter by as numbers; new ones get an index, up to `_NUMBERS`.
+        """
+        for name in sorted(numbers - self._numbers)[: max(0, _NUMBERS - len(self._numbers))]:
+            index = engine.UpdateOperation.create_field_index(name, engine.FloatIndexParams())
+            self._run(lambda held, index=index: held.update(index))
+            self._numbers.add(name)
+        upsert = engine.UpdateOperation.upsert_points(list(points))
+        self._run(lambda held: held.update(upsert))
+
+    def overwrite_payload(self, point: UUID, payload: Mapping[str, Any]) -> None:
+        """Replace a point's payload and keep its vectors."""
+        change = engine.UpdateOperation.overwrite_payload([point], dict(payload))
+        self._run(lambda held: held.update(change))
+
+    def delete(self, points: Sequence[UUID]) -> None:
+        """Delete points; unknown ones are passed over."""
+        for start in range(0, len(points), _DELETED_AT_ONCE):
+            part: list[int | UUID | str] = list(points[start : start + _DELETED_AT_ONCE])
+            gone = engine.UpdateOperation.delete_points(part)
+            self._run(lambda held, gone=gone: held.update(gone))
+
+    def payloads(
+        self, points: Sequence[UUID], names: Sequence[str] | None = None
+    ) -> dict[UUID, dict[str, Any]]:
+        """Payloads of those points that are there.
+
+        Args:
+            points: Any number.
+            names: The payload's keys to read; None reads all, an empty list none.
+
+        Returns:
+            Point to payload.
+        """
+        return {point.id: point.payload or {} for point in self._retrieved(points, names, False)}
+
+    def with_vectors(self, points: Sequence[UUID], modes: Sequence[Mode]) -> dict[UUID, Any]:
+        """Points with payload and vectors; those that are not there are left out."""
+        return {point.id: point for point in self._retrieved(points, None, list(modes))}
+
+    def pages(
+        self, where: engine.Filter | None, names: Sequence[str]
+    ) -> Iterator[list[tuple[UUID, dict[str, Any]]]]:
+        """All matching points with some of their payload, page by page, in no useful order."""
+        offset: UUID | None = None
+        while True:
+            request = engine.ScrollRequest(
+                offset=offset,
+                limit=PAGE,
+                filter=where,
+                with_payload=engine.PayloadSelector.Include(list(names)),
+                with_vector=False,
+            )
+            points, offset = self._run(lambda held, request=request: held.scroll(request))
+            yield [(point.id, point.payload) for point in points]
+            if offset is None:
+                return
+
+    def count(self, where: engine.Filter | None) -> int:
+        """How many points match."""
+        request = engine.CountRequest(exact=True, filter=where)
+        return int(self._run(lambda held: held.count(request)))
+
+    def nearest(
+        self,
+        queries: EmbeddingBatch,
+        mode: Mode,
+        *,
+        limit: int,
+        where: engine.Filter | None,
+        params: engine.SearchParams,
+    ) -> list[tuple[UUID, float]]:
+        """The best points for the one query of a batch by one mode, best first.
+
+        Args:
+            queries: One query that holds the mode.
+            mode: What to search by.
+            limit: Most points.
+            where: Which points may be found.
+            params: Exact, or how thorough.
+
+        Returns:
+            Points with scores; by lexical weights none without a shared token.
+        """
+        vector = query_vector(queries, mode)
+        if vector is None:
+            return []
+        request = engine.QueryRequest(
+            limit=limit,
+            query=engine.Query.Nearest(vector, using=mode),
+            filter=where,
+            params=params,
+            with_payload=False,
+            with_vector=False,
+        )
+        found = self._run(lambda held: held.query(request))
+        # the engine's ColBERT score is a sum over the query's tokens, ours their mean
+        share = 1.0 if mode != "colbert" else 1.0 / len(vector)
+        return [(point.id, point.score * share) for point in found]
+
+    def scores(
+        self, queries: EmbeddingBatch, mode: Mode, points: Sequence[UUID]
+    ) -> dict[UUID, float]:
+        """Exact scores of points for the one query of a batch; those without a score are absent."""
+        found: dict[UUID, float] = {}
+        step = _SCORED_AT_ONCE[mode]
+        for start in range(0, len(points), step):
+            part = points[start : start + step]
+            chosen = engine.Filter(must=[engine.HasIdCondition(set(part))])
+            exact = engine.SearchParams(exact=True)
+            found.update(self.nearest(queries, mode, limit=len(part), where=chosen, params=exact))
+        return found
+
+    def flush(self) -> None:
+        """Bring everything to disk."""
+        self._open()
+        # the pages are written without any lock, so that the engine, which holds Python's, finds
+        # little left to write
+        sync_files(self.path)
+        self._run(lambda held: held.flush())
+
+    def optimize(self) -> bool:
+        """Build graphs and drop what was deleted; False where there was nothing to do.
+
+        It holds Python's lock all the time: about a minute for 100,000 points.
+        """
+        return bool(self._run(lambda held: held.optimize()))
+
+    @contextmanager
+    def in_use(self) -> Iterator[Shard]:
+        """Keep the shard open until the block ends, however many calls it makes."""
+        with self._idle:
+            self._open()
+            self._users += 1
+        try:
+            yield self
+        finally:
+            with self._idle:
+                self._users -= 1
+                self._idle.notify_all()
+
+    def close(self) -> None:
+        """Wait for its users, flush and release the shard; closing twice is fine."""
+        with self._idle:
+            self._idle.wait_for(lambda: self._users == 0)
+            held, self._held = self._held, None
+            if held is None:
+                return
+            try:
+                self._guarded(held.flush)
+            finally:
+                self._guarded(held.close)
+
+    def _retrieved(
+        self, points: Sequence[UUID], names: Sequence[str] | None, vectors: Any
+    ) -> Iterator[Any]:
+        payload: Any = names is None
+        if names:
+            payload = engine.PayloadSelector.Include(list(names))
+        for start in range(0, len(points), PAGE):
+            part = list(points[start : start + PAGE])
+            yield from self._run(lambda held, part=part: held.retrieve(part, payload, vectors))
+
+    def _open(self) -> engine.EdgeShard:
+        if self._held is None:
+            raise StoreError(f"the index in {self.path.parent} is closed; open it again")
+        return self._held
+
+    def _run(self, call: Any) -> Any:
+        with self._lock:
+            held = self._open()
+            return self._guarded(lambda: call(held))
+
+    def _guarded(self, call: Any) -> Any:
+        return _guarded(call, self.path)
+
+
+def query_vector(queries: EmbeddingBatch, mode: Mode) -> Any:
+    """A query in the engine's form; None for a query without lexical weights.
+
+    Args:
+        queries: One query.
+        mode: The mode.
+
+    Returns:
+        A list of floats, a sparse vector, or a list of lists.
+    """
+    if mode == "dense":
+        assert queries.dense is not None
+        return queries.dense[0].tolist()
+    if mode == "sparse":
+        assert queries.sparse is not None
+        ids, weights = queries.sparse.row(0)
+        return engine.SparseVector(ids.tolist(), weights.tolist()) if len(ids) else None
+    assert queries.colbert is not None
+    return queries.colbert.vectors.astype(np.float32).tolist()
+
+
+def sync_files(folder: Path) -> None:
+    """Have the system write a folder's files to disk, memory-mapped pages included."""
+    tree = os.walk(folder, topdown=False)  # passes over what is removed meanwhile
+    for file in (Path(parent) / name for parent, _, names in tree for name in [*names, "."]):
+        try:
+            handle = os.open(file, os.O_RDONLY)
+        except OSError:  # removed meanwhile; or a folder, which Windows does not open
+            continue
+        try:
+            os.fsync(handle)
+        except OSError:  # Windows syncs only files opened for writing; the engine's flush does
+            pass
+        finally:
+            os.close(handle)
+
+
+def _config(layout: Layout, *, vacuum: bool = False) -> engine.EdgeConfig:
+    vectors = {}
+    if layout.dim is not None:
+        vectors["dense"] = engine.EdgeVectorParams(size=layout.dim, distance=engine.Distance.Dot)
+    if layout.colbert_dim is not None:
+        vectors["colbert"] = engine.EdgeVectorParams(
+            size=layout.colbert_dim,
+            distance=engine.Distance.Dot,
+            datatype=COLBERT_TYPES[layout.colbert],
+            multivector_config=engine.MultiVectorConfig(engine.MultiVectorComparator.MaxSim),
+            # token vectors score given points only: no graph
+            hnsw_config=engine.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10),
+        )
+    return engine.EdgeConfig(
+        vectors=vectors,
+        sparse_vectors={"sparse": engine.EdgeSparseVectorParams()} if layout.sparse else {},
+        # the engine's own defaults are named, since it remembers what it was last given
+        optimizers=engine.EdgeOptimizersConfig(
+            deleted_threshold=1e-6 if vacuum else 0.2,
+            vacuum_min_vector_number=1 if vacuum else 1000,
+        ),
+    )
+
+
+def _guarded(call: Any, path: Path) -> Any:
+    """Call the engine; what it raises, its panics included, becomes our error."""
+    try:
+        return call()
+    except Exception as error:
+        raise StoreError(f"the index engine failed in {path}: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise StoreError(
+            f"the index engine failed badly in {path}: {error}; close the index and open it again, "
+            "or restore a backup"
+        ) from error

@@ -1,0 +1,461 @@
+"""EdgeStore: an index in a folder, searched inside this process by the Qdrant Edge engine."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+import numpy as np
+from qdrant_edge import SearchParams
+
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.filters import OPERATORS, Filter
+from bge_m3_integrations.stores.base import Capabilities, Page
+from bge_m3_integrations.stores.checks import (
+    check_batch,
+    check_fits,
+    check_holds,
+    check_limit,
+    check_same_texts,
+    checked_queries,
+    id_list,
+)
+from bge_m3_integrations.stores.edge.choosing import Choosing
+from bge_m3_integrations.stores.edge.folder import Folder, check_room, size_on_disk
+from bge_m3_integrations.stores.edge.home import back_up, open_folder, optimize_apart
+from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
+from bge_m3_integrations.stores.edge.names import Names
+from bge_m3_integrations.stores.edge.points import (
+    batches_of,
+    embeddings_of,
+    payload_of,
+    point_id,
+    record_of,
+)
+from bge_m3_integrations.stores.edge.shard import Shard
+from bge_m3_integrations.types import (
+    Candidate,
+    Components,
+    EmbeddingBatch,
+    FloatArray,
+    Mode,
+    Modes,
+    Record,
+    as_modes,
+    ordered_modes,
+)
+
+_EXACT_UP_TO = 50_000
+"""Matching documents that are compared one by one: as fast as a graph up to about there, and a
+graph loses much of its recall under a filter."""
+_THOROUGHNESS = 256
+"""Candidates that a walk through the graph keeps (HNSW's `ef`)."""
+
+_OPEN: dict[Path, EdgeStore] = {}
+_OPENING = threading.Lock()
+
+
+class EdgeStore:
+    """Keeps records and all three representations in a folder, through crashes.
+
+    A write survives a killed process once it returns, and a power cut after the next `flush`.
+    Thread-safe; one process at a time holds a folder. Searches are exact, except dense ones over
+    more than 50,000 matching documents after `optimize`.
+
+    Made by `open`.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest, shard: Shard) -> None:
+        self._folder, self._manifest, self._shard = folder, manifest, shard
+        self._names = Names()
+        self._choosing = Choosing(manifest.fields, self._names)
+        self._writing = threading.RLock()
+        self._frozen = ""
+        self._handles = 1
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        modes: Modes | None = None,
+        dim: int | None = None,
+        colbert_dim: int | None = None,
+        colbert: str | None = None,
+        pooling: int | None = None,
+        filter_fields: Sequence[str] | None = None,
+        encoder: EncoderNote | None = None,
+        other_dtype: bool = False,
+    ) -> EdgeStore:
+        """Open a folder's index, or begin one; a second `open` in this process shares the first.
+
+        None means "as the index has it", and for a new index the default.
+
+        Args:
+            path: The folder. It is made if it does not exist.
+            modes: The modes to keep; by default those of which a width is given, and sparse.
+            dim: Width of dense vectors; a new index with the mode needs it.
+            colbert_dim: Width of token vectors; a new index with the mode needs it.
+            colbert: How token vectors are kept: "turbo8" (the default, 1 byte per number, error
+                of a score about 5e-5), "float16", "float32", or "reencode": not at all, what
+                scores must encode candidates again.
+            pooling: How many token vectors share one that is kept; the caller pools, and this
+                store writes it down. Default 1.
+            filter_fields: Metadata paths that filters are to be fast on; by default all. Filters
+                on other paths work and read every record.
+            encoder: What makes the numbers; compared with what made those of an old index.
+            other_dtype: Let int8 numbers meet float ones.
+
+        Returns:
+            The store; `close` it as often as it was opened.
+
+        Raises:
+            StoreError: Another process holds it, it is no index of ours, it contradicts what is
+                asked for, or the folder cannot be written.
+            InputError: A new index lacks a width.
+        """
+        fields = None if filter_fields is None else tuple(sorted(id_list(filter_fields)))
+        wanted = Wanted(
+            modes, dim, colbert_dim, colbert, pooling, fields, encoder, other_dtype=other_dtype
+        )
+        place = Path(path).resolve()
+        with _OPENING:
+            if (held := _OPEN.get(place)) is not None:
+                wanted.check(held.manifest, place)
+                held._handles += 1
+                return held
+            _OPEN[place] = store = cls(*open_folder(place, wanted))
+            return store
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the folder says of itself."""
+        return self._manifest
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything, in the modes it keeps."""
+        modes = self._manifest.kept
+        kind = self._manifest.colbert if "colbert" in modes else None
+        return Capabilities(modes, modes, modes, OPERATORS, durable=True, colbert_kind=kind)
+
+    def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
+        """See `Store.upsert`; nothing is written unless all of the batch is sound.
+
+        A killed process may leave some records of the batch written, each of them whole.
+
+        Args:
+            records: Records of distinct ids, of JSON values.
+            embeddings: One row per record, in the modes and widths that the store keeps.
+
+        Raises:
+            InputError: The batch contradicts itself, holds numbers that are not finite, or values
+                that JSON would change.
+            StoreError: The batch has other modes or widths; the disk has no room; the store is
+                closed or being optimised.
+        """
+        check_batch(records, embeddings)
+        with self._reading():
+            if not records:
+                return
+        check_fits(embeddings, self._manifest.kept, self._manifest.widths)
+        payloads = [payload_of(record, self._manifest.fields) for record in records]
+        check_room(self.path, _bytes_of(payloads, embeddings), f"{len(records)} records")
+        numbers = {name for payload in payloads for name in payload if name.startswith("n_")}
+        ids = [record.id for record in records]
+        for rows, points in batches_of(payloads, ids, embeddings):
+            with self._changing() as shard:
+                shard.write(points, numbers)
+                self._names.added(ids[rows])
+
+    def rewrite(self, records: Sequence[Record]) -> None:
+        """Replace what known records hold beside their text; the numbers stay.
+
+        Args:
+            records: Of ids that are here, with the text that is here.
+
+        Raises:
+            StoreError: An id is unknown, or its text is another one.
+            InputError: A value that JSON would change.
+        """
+        payloads = [payload_of(record, self._manifest.fields) for record in records]
+        with self._changing() as shard:
+            points = [point_id(record.id) for record in records]
+            held = shard.payloads(points, ["hash", "tokens", "truncated"])
+            check_same_texts(records, [held.get(p, {}).get("hash") for p in points])
+            for point, payload in zip(points, payloads, strict=True):
+                shard.overwrite_payload(point, {**held[point], **payload})
+            self._names.added(record.id for record in records)
+
+    def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
+        """The `Record.text_hash` of what is kept under each id; None for an unknown id."""
+        points = [point_id(record_id) for record_id in id_list(ids)]
+        with self._reading() as shard:
+            held = shard.payloads(points, ["hash"])
+        return [held[point]["hash"] if point in held else None for point in points]
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
+        """See `Store.delete`."""
+        if (ids is None) == (where is None):
+            raise InputError("delete needs ids or where, exactly one of them")
+        with self._changing() as shard:
+            chosen = id_list(ids) if ids is not None else self._choosing.ids(where, shard)
+            known = shard.payloads([point_id(key) for key in set(chosen)], [])
+            shard.delete(list(known))
+            self._names.deleted(key for key in chosen if point_id(key) in known)
+        return len(known)
+
+    def get(self, ids: Sequence[str]) -> list[Record | None]:
+        """See `Store.get`."""
+        points = [point_id(record_id) for record_id in id_list(ids)]
+        with self._reading() as shard:
+            held = shard.payloads(points, ["name", "body"])
+        found = {point: record_of(payload) for point, payload in held.items()}
+        return [found.get(point) for point in points]
+
+    def scroll(
+        self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
+    ) -> Page:
+        """See `Store.scroll`."""
+        check_limit(limit)
+        with self._reading() as shard:
+            ids = self._choosing.ids(where, shard)
+        start = 0 if after is None else bisect_right(ids, after)
+        page = ids[start : start + limit]
+        records = [record for record in self.get(page) if record is not None]
+        return Page(records, page[-1] if start + limit < len(ids) else None)
+
+    def ids(self, where: Filter | None = None) -> Iterator[str]:
+        """See `Store.ids`; of the moment of the call."""
+        with self._reading() as shard:
+            return iter(self._choosing.ids(where, shard))
+
+    def find(
+        self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
+    ) -> list[list[Candidate]]:
+        """See `Store.find`.
+
+        By token vectors every matching document is scored: minutes, where there are many.
+        """
+        check_limit(limit)
+        with self._reading() as shard:
+            checked = self._checked(queries, [mode])
+            each = [checked.take([i]) for i in range(len(checked))]
+            if mode == "colbert":
+                return [self._find_colbert(query, limit, where, shard) for query in each]
+            return [self._find(query, mode, limit, where, shard) for query in each]
+
+    def score(
+        self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
+    ) -> list[Components]:
+        """See `Store.score`; token vectors are scored in the engine, as they are kept."""
+        if len(ids) != len(queries):
+            raise InputError(f"{len(ids)} lists of ids for {len(queries)} queries")
+        with self._reading() as shard:
+            queries = self._checked(queries, modes)
+            return [
+                _scored(queries.take([i]), id_list(wanted), shard) for i, wanted in enumerate(ids)
+            ]
+
+    def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
+        """See `Store.vectors`; token vectors as they are kept."""
+        check_holds(as_modes(modes), self._manifest.kept)
+        points = [point_id(record_id) for record_id in id_list(ids)]
+        with self._reading() as shard:
+            held = shard.with_vectors(list(dict.fromkeys(points)), ordered_modes(modes))
+        if unknown := [i for i, point in zip(ids, points, strict=True) if point not in held]:
+            raise StoreError(f"no vectors for unknown ids {unknown[:5]}; ask get() which are there")
+        return embeddings_of([held[point] for point in points], modes, self._manifest.widths)
+
+    def count(self, where: Filter | None = None) -> int:
+        """See `Store.count`."""
+        with self._reading() as shard:
+            return self._choosing.count(where, shard)
+
+    def flush(self) -> None:
+        """See `Store.flush`: what was written survives a power cut."""
+        with self._reading() as shard:
+            shard.flush()
+
+    def optimize(
+        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """See `Store.optimize`: builds graphs and gives the room of deleted records back.
+
+        The engine holds Python's lock meanwhile, about a minute for 100,000 documents: every other
+        thread stands still, unless it happens `apart`.
+
+        Args:
+            apart: In a process of its own, on a copy that takes this one's place. Searches go on,
+                writes are refused until it is done.
+            progress: Called with what happens now.
+
+        Raises:
+            StoreError: The disk has no room, or the process failed; the index is as before.
+        """
+        tell = progress or (lambda _: None)
+        if apart:
+            self._replace(tell, vacuum=False)
+            return
+        with self._changing() as shard:
+            check_room(self.path, size_on_disk(self.path), "optimising")
+            tell("building")
+            shard.optimize()
+            shard.flush()
+        tell("done")
+
+    def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
+        """Give back the room of everything that was deleted or replaced, as `optimize` does apart.
+
+        Args:
+            progress: Called with what happens now.
+
+        Raises:
+            StoreError: The disk has no room for a copy, or the process failed; the index is as
+                before.
+        """
+        self._replace(progress or (lambda _: None), vacuum=True)
+
+    def backup(self, path: str | Path) -> None:
+        """Copy the index as it is now; searches go on meanwhile, writes wait.
+
+        Args:
+            path: A folder that does not exist yet, or is empty. It can be opened as an index.
+
+        Raises:
+            StoreError: The folder holds something, or the disk has no room.
+        """
+        with self._changing() as shard:
+            shard.flush()
+            back_up(self._folder, self._manifest, Path(path))
+
+    def close(self) -> None:
+        """See `Store.close`: the last of its users' handles closes it."""
+        with _OPENING:
+            self._handles = max(0, self._handles - 1)
+            if self._handles or _OPEN.get(self.path) is not self:
+                return
+            del _OPEN[self.path]
+            with self._writing:
+                self._shard.close()
+                self._folder.release()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a handle on one collection: frameworks copy the objects that hold it
+
+    @contextmanager
+    def _changing(self) -> Iterator[Shard]:
+        """One write at a time, and none while the shard is being replaced."""
+        with self._writing, self._reading() as shard:
+            self._check_writable()
+            yield shard
+
+    @contextmanager
+    def _reading(self) -> Iterator[Shard]:
+        """The shard of now, kept open to the end of the block even if another takes its place."""
+        with ExitStack() as stack:
+            while True:
+                shard = self._shard
+                try:
+                    stack.enter_context(shard.in_use())
+                    break
+                except StoreError:
+                    if shard is self._shard:
+                        raise
+            yield shard
+
+    def _replace(self, tell: Callable[[str], None], *, vacuum: bool) -> None:
+        """Put an optimised copy in the shard's place."""
+        with self._changing() as shard:
+            shard.flush()
+            self._frozen = "being optimised"
+        old = self._shard
+        try:
+            self._shard = optimize_apart(self._folder, self._manifest, tell, vacuum=vacuum)
+            self._manifest = self._manifest.next()
+        finally:
+            self._frozen = ""
+        old.close()
+        self._folder.tidy(self._manifest)
+        tell("done")
+
+    def _check_writable(self) -> None:
+        if self._frozen:
+            raise StoreError(
+                f"the index in {self.path} is {self._frozen} and cannot be written to until that "
+                "is done; try again then"
+            )
+
+    def _checked(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
+        return checked_queries(queries, modes, self._manifest.kept, self._manifest.widths)
+
+    def _find(
+        self, query: EmbeddingBatch, mode: Mode, limit: int, where: Filter | None, shard: Shard
+    ) -> list[Candidate]:
+        condition = self._choosing.condition(where, shard)
+        many = mode == "dense" and self._choosing.count(where, shard) > _EXACT_UP_TO
+        params = SearchParams(exact=not many, hnsw_ef=_THOROUGHNESS if many else None)
+        wanted = limit + 1
+        while True:
+            found = shard.nearest(query, mode, limit=wanted, where=condition, params=params)
+            # equal scores at the end: ids decide who is in, so all of them are needed
+            if len(found) < wanted or found[limit - 1][1] != found[-1][1]:
+                break
+            wanted *= 2
+        return self._best(found, limit, shard)
+
+    def _find_colbert(
+        self, query: EmbeddingBatch, limit: int, where: Filter | None, shard: Shard
+    ) -> list[Candidate]:
+        ids = self._choosing.ids(where, shard)
+        found = shard.scores(query, "colbert", [point_id(key) for key in ids])
+        return self._best(sorted(found.items(), key=lambda pair: -pair[1]), limit, shard)
+
+    def _best(
+        self, found: Sequence[tuple[UUID, float]], limit: int, shard: Shard
+    ) -> list[Candidate]:
+        """The first of scored points, best first, ties by ascending id."""
+        if len(found) > limit:
+            least = found[limit - 1][1]
+            found = [pair for pair in found if pair[1] >= least]
+        names = self._names.of([point for point, _ in found], shard)
+        held = [Candidate(names[p], score) for p, score in found if p in names]
+        return sorted(held, key=lambda candidate: (-candidate.score, candidate.id))[:limit]
+
+
+def _scored(query: EmbeddingBatch, ids: Sequence[str], shard: Shard) -> Components:
+    """Scores of one query; NaN for an unknown id."""
+    points = [point_id(record_id) for record_id in ids]
+    distinct = list(dict.fromkeys(points))
+    found = {m: shard.scores(query, m, distinct) for m in ordered_modes(query.modes)}
+    # every record has a dense vector and token vectors, but not every one lexical weights
+    complete = [found[mode] for mode in ("dense", "colbert") if mode in found]
+    held = complete[0] if complete else shard.payloads(distinct, [])
+    scores: dict[Mode, FloatArray] = {}
+    for mode, by_point in found.items():
+        absent = {p: 0.0 if mode == "sparse" and p in held else np.nan for p in distinct}
+        row = [by_point.get(point, absent[point]) for point in points]
+        scores[mode] = np.array(row, np.float32)
+    return Components(**scores)
+
+
+def _bytes_of(payloads: Sequence[Mapping[str, object]], embeddings: EmbeddingBatch) -> int:
+    """An upper estimate of what a batch takes on disk: in the log, in the store, in the indexes."""
+    numbers = 0
+    if embeddings.dense is not None:
+        numbers += embeddings.dense.size
+    if embeddings.colbert is not None:
+        numbers += embeddings.colbert.vectors.size
+    if embeddings.sparse is not None:
+        numbers += 4 * len(embeddings.sparse.token_ids)
+    return 9 * numbers + sum(4 * len(str(payload)) for payload in payloads)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bge_m3_integrations.stores.base import Store
+from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.testing import StoreConformance
+
+
+class EdgeConformance(StoreConformance):
+    colbert = "float32"
+
+    def open(self, path: Path) -> EdgeStore:
+        return EdgeStore.open(
+            path,
+            modes=["dense", "sparse", "colbert"],
+            dim=self.encoder.dim,
+            colbert_dim=self.encoder.colbert_dim,
+            colbert=self.colbert,
+        )
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[EdgeStore]:
+        store = self.open(tmp_path / "index")
+        yield store
+        store.close()
+
+    def reopen(self, store: Store) -> EdgeStore:
+        assert isinstance(store, EdgeStore)
+        store.close()
+        return EdgeStore.open(store.path)
+
+
+class TestEdgeStore(EdgeConformance):
+    pass
+
+
+class TestEdgeStoreOfFloat16(EdgeConformance):
+    atol = 2e-3
+    colbert = "float16"
+
+
+class TestEdgeStoreOfTurbo8(EdgeConformance):
+    atol = 5e-3
+    colbert = "turbo8"
