@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import torch
 
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.devices import DtypeName, pick_device, pick_dtype
+from bge_m3_integrations.encoders.torch.digests import FileState, remembered
 from bge_m3_integrations.encoders.torch.files import CONFIG, CheckpointFiles, read_json
 from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
@@ -238,26 +239,25 @@ class CheckpointSource:
 
     @cached_property
     def weights_digest(self) -> str:
-        """Digest of the files' tensors; computed once per process and file state."""
-        files, key = self.files, _state(self.files)
-        if key not in _DIGESTS:
-            _DIGESTS[key] = fingerprint.weights_digest(
+        """Digest of the files' tensors; computed once per state of the files."""
+        files = self.files
+        return remembered(
+            _state(files),
+            lambda: fingerprint.weights_digest(
                 backbone=fingerprint.file_tensors(files.weights),
                 colbert=fingerprint.file_tensors([files.colbert_head]),
                 sparse=fingerprint.file_tensors([files.sparse_head]),
-            )
-        return _DIGESTS[key]
+            ),
+        )
 
 
 _LOADING = threading.RLock()
-_FileState: TypeAlias = tuple[tuple[str, int, int], ...]
-_LOADED: weakref.WeakValueDictionary[tuple[_FileState, str, str, bool], M3Modules] = (
+_LOADED: weakref.WeakValueDictionary[tuple[FileState, str, str, bool], M3Modules] = (
     weakref.WeakValueDictionary()
 )
-_DIGESTS: dict[_FileState, str] = {}
 
 
-def _state(files: CheckpointFiles) -> _FileState:
+def _state(files: CheckpointFiles) -> FileState:
     """Path, size and time of what a model is made of: a folder written anew is another model."""
     paths = (*files.weights, files.colbert_head, files.sparse_head, files.folder / CONFIG)
     stats = [(path.resolve(), path.stat()) for path in paths]
