@@ -12,8 +12,7 @@ import pytest
 from bge_m3_integrations import HybridIndex
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.filters import COMPARISONS, And, Compare, Filter, Not, Or
-from bge_m3_integrations.stores.edge import EdgeStore, shard
-from bge_m3_integrations.stores.edge import store as edge_store
+from bge_m3_integrations.stores.edge import EdgeStore, searching, shard
 from bge_m3_integrations.stores.memory import MemoryStore
 from bge_m3_integrations.testing import FakeEncoder
 from bge_m3_integrations.types import ALL_MODES, MODES, EmbeddingBatch, Mode, Record
@@ -134,7 +133,7 @@ def test_recall_holds_at_every_selectivity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_up_to: int
 ) -> None:
     """With a graph for all, for what more than 500 documents match, for none."""
-    monkeypatch.setattr(edge_store, "_EXACT_UP_TO", exact_up_to)
+    monkeypatch.setattr(searching, "_EXACT_UP_TO", exact_up_to)
     monkeypatch.setattr(shard, "_INDEXED_FROM_KIB", 1)
     draw = np.random.default_rng(3)
     documents, queries = clustered(4000, draw), clustered(100, draw).take(range(30))

@@ -83,9 +83,11 @@ def optimize_apart(
         shutil.copytree(old, new)
         _optimize_in_child(new, layout_of(manifest), tell, vacuum=vacuum)
         sync_files(new)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise
+        if not isinstance(error, OSError):
+            raise
+        raise StoreError(f"no optimised copy: {error}; the index is as before") from error
     folder.switch(new, following)
     return Shard(folder.path / following.shard, layout_of(manifest))
 

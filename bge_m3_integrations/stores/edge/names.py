@@ -49,6 +49,12 @@ class Names:
             self._new -= lost
             self._gone |= lost
 
+    def unsure(self) -> None:
+        """Take note that a write failed, and may have been half done."""
+        with self._lock:
+            self._writes += 1
+            self._ordered = None
+
     def of(self, points: Sequence[UUID], shard: Shard) -> dict[UUID, str]:
         """The ids of points; one that is gone meanwhile is left out."""
         known = self._by_point

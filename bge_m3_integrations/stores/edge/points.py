@@ -55,11 +55,11 @@ def payload_of(record: Record, fields: frozenset[str] | None) -> dict[str, Any]:
         The payload, without `tokens` and `truncated`.
 
     Raises:
-        InputError: Metadata or payload hold a value that JSON does not give back as it was; the
-            message names it.
+        InputError: Metadata, content or payload hold what JSON does not give back as it was; the message
+            names it.
     """
-    for name, values in (("metadata", record.metadata), ("payload", record.payload)):
-        _check_json(values, f"record {record.id!r}: {name}")
+    for name in ("metadata", "content", "payload"):
+        _check_json(getattr(record, name), f"record {record.id!r}: {name}")
     body = [record.text, dict(record.metadata), record.content, record.payload]
     found = filter_payload(record.metadata, fields)
     return {

@@ -8,10 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
-from uuid import UUID
-
-import numpy as np
-from qdrant_edge import SearchParams
 
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import OPERATORS, Filter
@@ -37,12 +33,12 @@ from bge_m3_integrations.stores.edge.points import (
     point_id,
     record_of,
 )
+from bge_m3_integrations.stores.edge.searching import Searching, components
 from bge_m3_integrations.stores.edge.shard import Shard
 from bge_m3_integrations.types import (
     Candidate,
     Components,
     EmbeddingBatch,
-    FloatArray,
     Mode,
     Modes,
     Record,
@@ -50,12 +46,9 @@ from bge_m3_integrations.types import (
     ordered_modes,
 )
 
-_EXACT_UP_TO = 50_000
-"""Matching documents that are compared one by one: as fast as a graph up to about there, and a
-graph loses much of its recall under a filter."""
-_THOROUGHNESS = 256
-"""Candidates that a walk through the graph keeps (HNSW's `ef`)."""
-
+_LOG_BYTES = 512 << 20
+"""Bytes written before they are flushed unasked: the engine's log keeps them until then, token
+vectors in float32."""
 _OPEN: dict[Path, EdgeStore] = {}
 _OPENING = threading.Lock()
 
@@ -74,8 +67,10 @@ class EdgeStore:
         self._folder, self._manifest, self._shard = folder, manifest, shard
         self._names = Names()
         self._choosing = Choosing(manifest.fields, self._names)
+        self._searching = Searching(self._choosing, self._names)
         self._writing = threading.RLock()
         self._frozen = ""
+        self._in_log = 0
         self._handles = 1
 
     @classmethod
@@ -173,10 +168,14 @@ class EdgeStore:
         check_room(self.path, _bytes_of(payloads, embeddings), f"{len(records)} records")
         numbers = {name for payload in payloads for name in payload if name.startswith("n_")}
         ids = [record.id for record in records]
+        each = _bytes_of(payloads, embeddings) // len(records)
         for rows, points in batches_of(payloads, ids, embeddings):
             with self._changing() as shard:
                 shard.write(points, numbers)
                 self._names.added(ids[rows])
+                self._in_log += each * len(points)
+                if self._in_log > _LOG_BYTES:
+                    self._flush(shard)
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """Replace what known records hold beside their text; the numbers stay.
@@ -251,9 +250,9 @@ class EdgeStore:
         with self._reading() as shard:
             checked = self._checked(queries, [mode])
             each = [checked.take([i]) for i in range(len(checked))]
-            if mode == "colbert":
-                return [self._find_colbert(query, limit, where, shard) for query in each]
-            return [self._find(query, mode, limit, where, shard) for query in each]
+            return [
+                self._searching.find(q, mode, limit=limit, where=where, shard=shard) for q in each
+            ]
 
     def score(
         self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
@@ -264,7 +263,8 @@ class EdgeStore:
         with self._reading() as shard:
             queries = self._checked(queries, modes)
             return [
-                _scored(queries.take([i]), id_list(wanted), shard) for i, wanted in enumerate(ids)
+                components(queries.take([i]), id_list(wanted), shard)
+                for i, wanted in enumerate(ids)
             ]
 
     def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
@@ -285,7 +285,7 @@ class EdgeStore:
     def flush(self) -> None:
         """See `Store.flush`: what was written survives a power cut."""
         with self._reading() as shard:
-            shard.flush()
+            self._flush(shard)
 
     def optimize(
         self, *, apart: bool = False, progress: Callable[[str], None] | None = None
@@ -353,6 +353,10 @@ class EdgeStore:
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
 
+    def _flush(self, shard: Shard) -> None:
+        shard.flush()
+        self._in_log = 0
+
     @contextmanager
     def _changing(self) -> Iterator[Shard]:
         """One write at a time, and none while the shard is being replaced."""
@@ -398,55 +402,6 @@ class EdgeStore:
 
     def _checked(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
         return checked_queries(queries, modes, self._manifest.kept, self._manifest.widths)
-
-    def _find(
-        self, query: EmbeddingBatch, mode: Mode, limit: int, where: Filter | None, shard: Shard
-    ) -> list[Candidate]:
-        condition = self._choosing.condition(where, shard)
-        many = mode == "dense" and self._choosing.count(where, shard) > _EXACT_UP_TO
-        params = SearchParams(exact=not many, hnsw_ef=_THOROUGHNESS if many else None)
-        wanted = limit + 1
-        while True:
-            found = shard.nearest(query, mode, limit=wanted, where=condition, params=params)
-            # equal scores at the end: ids decide who is in, so all of them are needed
-            if len(found) < wanted or found[limit - 1][1] != found[-1][1]:
-                break
-            wanted *= 2
-        return self._best(found, limit, shard)
-
-    def _find_colbert(
-        self, query: EmbeddingBatch, limit: int, where: Filter | None, shard: Shard
-    ) -> list[Candidate]:
-        ids = self._choosing.ids(where, shard)
-        found = shard.scores(query, "colbert", [point_id(key) for key in ids])
-        return self._best(sorted(found.items(), key=lambda pair: -pair[1]), limit, shard)
-
-    def _best(
-        self, found: Sequence[tuple[UUID, float]], limit: int, shard: Shard
-    ) -> list[Candidate]:
-        """The first of scored points, best first, ties by ascending id."""
-        if len(found) > limit:
-            least = found[limit - 1][1]
-            found = [pair for pair in found if pair[1] >= least]
-        names = self._names.of([point for point, _ in found], shard)
-        held = [Candidate(names[p], score) for p, score in found if p in names]
-        return sorted(held, key=lambda candidate: (-candidate.score, candidate.id))[:limit]
-
-
-def _scored(query: EmbeddingBatch, ids: Sequence[str], shard: Shard) -> Components:
-    """Scores of one query; NaN for an unknown id."""
-    points = [point_id(record_id) for record_id in ids]
-    distinct = list(dict.fromkeys(points))
-    found = {m: shard.scores(query, m, distinct) for m in ordered_modes(query.modes)}
-    # every record has a dense vector and token vectors, but not every one lexical weights
-    complete = [found[mode] for mode in ("dense", "colbert") if mode in found]
-    held = complete[0] if complete else shard.payloads(distinct, [])
-    scores: dict[Mode, FloatArray] = {}
-    for mode, by_point in found.items():
-        absent = {p: 0.0 if mode == "sparse" and p in held else np.nan for p in distinct}
-        row = [by_point.get(point, absent[point]) for point in points]
-        scores[mode] = np.array(row, np.float32)
-    return Components(**scores)
 
 
 def _bytes_of(payloads: Sequence[Mapping[str, object]], embeddings: EmbeddingBatch) -> int:
