@@ -13,7 +13,7 @@ PINS := $(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
 BASE := $(VENV)/.base-$(PINS)
 DEV := $(VENV)/.dev-$(PINS)
 
-.PHONY: setup demo test check wheel-test clean
+.PHONY: setup demo test soak check wheel-test clean
 .DEFAULT_GOAL := setup
 
 setup: $(DEV)
@@ -40,6 +40,10 @@ demo: $(BASE)
 
 test: $(DEV)
 	$(BIN)/python -m pytest
+
+# What takes minutes: an index killed at a hundred random moments.
+soak: $(DEV)
+	$(BIN)/python -m pytest -m soak tests/soak
 
 check: $(DEV)
 	$(BIN)/ruff format --check .

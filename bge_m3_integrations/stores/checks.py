@@ -45,7 +45,11 @@ def check_batch(records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
 
 
 def check_numbers(embeddings: EmbeddingBatch, owner: str) -> None:
-    """Check lengths, finiteness and order of each mode that is there."""
+    """Check shapes, lengths, finiteness and order of each mode that is there."""
+    if len(embeddings.truncated) != len(embeddings):
+        raise InputError(
+            f"{len(embeddings)} {owner} with {len(embeddings.truncated)} counts of dropped tokens"
+        )
     for mode in ordered_modes(embeddings.modes):
         rows = len(getattr(embeddings, mode))
         if rows != len(embeddings):
@@ -61,6 +65,9 @@ def check_numbers(embeddings: EmbeddingBatch, owner: str) -> None:
 def _check_sparse(sparse: SparseRows, owner: str) -> None:
     _check_offsets("sparse", sparse.indptr, [len(sparse.token_ids), len(sparse.weights)])
     rows = np.repeat(np.arange(len(sparse)), np.diff(sparse.indptr))
+    ids = sparse.token_ids
+    if ids.dtype.kind not in "iu" or (ids.size and not 0 <= ids.min() <= ids.max() < 2**31):
+        raise InputError(f"token ids of the {owner} must be int32 of at least 0, not {ids.dtype}")
     _check_finite("sparse", owner, sparse.weights[:, None], rows)
     if (sparse.weights <= 0).any():
         raise InputError(f"lexical weights of {owner} must be above 0; leave the others out")
@@ -95,6 +102,14 @@ def _check_offsets(mode: Mode, offsets: IntArray, lengths: Sequence[int]) -> Non
 def _check_finite(
     mode: Mode, owner: str, numbers: NDArray[np.floating[Any]], rows: IntArray
 ) -> None:
+    if numbers.ndim != 2 or numbers.dtype.kind != "f":
+        raise InputError(
+            f"{mode} numbers of the {owner} must be floats, one row each, not {numbers.dtype} of "
+            f"shape {numbers.shape}"
+        )
+    if numbers.dtype.itemsize > 4:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is inf, and refused
+            numbers = numbers.astype(np.float32)
     bad = ~np.isfinite(numbers).all(axis=1)
     if bad.any():
         row = int(rows[int(np.argmax(bad))])
@@ -181,8 +196,8 @@ def checked_queries(
     chosen = as_modes(wanted)
     check_holds(chosen, modes)
     checked = queries.only(chosen)
-    check_widths(checked, widths)
     check_numbers(checked, "queries")
+    check_widths(checked, widths)
     return checked
 
 

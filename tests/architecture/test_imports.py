@@ -29,7 +29,6 @@ ALLOWED: list[tuple[str, set[str]]] = [
     ("cli.py", {"typer", "rich", "click"}),
     ("verify.py", CORE),
     ("_progress.py", {"rich"}),
-    ("pooling.py", CORE | {"scipy"}),
     ("", CORE),
 ]
 # Which parts of the package a part must not see.

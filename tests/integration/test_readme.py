@@ -18,7 +18,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
 LANGCHAIN = [block for block in BLOCKS if ".langchain" in block]
 LLAMA_INDEX = [block for block in BLOCKS if ".llama_index" in block]
-PLAIN = [block for block in BLOCKS if block not in (*LANGCHAIN, *LLAMA_INDEX)]
+FOLDER = [block for block in BLOCKS if "HybridIndex.open" in block]
+PLAIN = [block for block in BLOCKS if block not in (*LANGCHAIN, *LLAMA_INDEX, *FOLDER)]
 
 
 def run(block: str, checkpoint: Path) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def run(block: str, checkpoint: Path) -> dict[str, Any]:
 
 
 def test_there_is_code_for_both_frameworks_in_both_languages() -> None:
-    assert (len(LANGCHAIN), len(LLAMA_INDEX), len(PLAIN)) == (2, 2, 1)
+    assert [*map(len, (LANGCHAIN, LLAMA_INDEX, FOLDER, PLAIN))] == [2, 2, 2, 1]
 
 
 @pytest.mark.parametrize("block", LANGCHAIN)
@@ -49,6 +50,16 @@ def test_the_llama_index_code_finds_one_node(block: str, xlm_roberta: Path) -> N
     names = run(block, xlm_roberta)
     (node,) = names["nodes"]
     assert node.score == names["index"].search(_query(block), limit=1)[0].score
+
+
+@pytest.mark.parametrize("block", FOLDER)
+def test_the_code_with_a_folder_finds_what_it_added(
+    block: str, xlm_roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run(block, xlm_roberta)
+    assert len(names["hits"]) == 1
+    assert (tmp_path / "my_index" / "manifest.json").exists()
 
 
 def test_the_plain_code_scores_and_reranks(xlm_roberta: Path) -> None:

@@ -69,6 +69,7 @@ class EdgeStore:
         self._choosing = Choosing(manifest.fields, self._names)
         self._searching = Searching(self._choosing, self._names)
         self._writing = threading.RLock()
+        self._replacing = threading.Lock()
         self._frozen = ""
         self._in_log = 0
         self._handles = 1
@@ -188,6 +189,7 @@ class EdgeStore:
             InputError: A value that JSON would change.
         """
         payloads = [payload_of(record, self._manifest.fields) for record in records]
+        check_room(self.path, _text_bytes(payloads), f"{len(records)} records")
         with self._changing() as shard:
             points = [point_id(record.id) for record in records]
             held = shard.payloads(points, ["hash", "tokens", "truncated"])
@@ -210,6 +212,7 @@ class EdgeStore:
         with self._changing() as shard:
             chosen = id_list(ids) if ids is not None else self._choosing.ids(where, shard)
             known = shard.payloads([point_id(key) for key in set(chosen)], [])
+            check_room(self.path, 64 * len(known), f"deleting {len(known)} records")
             shard.delete(list(known))
             self._names.deleted(key for key in chosen if point_id(key) in known)
         return len(known)
@@ -346,9 +349,11 @@ class EdgeStore:
             if self._handles or _OPEN.get(self.path) is not self:
                 return
             del _OPEN[self.path]
-            with self._writing:
-                self._shard.close()
-                self._folder.release()
+            with self._writing, self._replacing:
+                try:
+                    self._shard.close()
+                finally:
+                    self._folder.release()
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
@@ -362,7 +367,11 @@ class EdgeStore:
         """One write at a time, and none while the shard is being replaced."""
         with self._writing, self._reading() as shard:
             self._check_writable()
-            yield shard
+            try:
+                yield shard
+            except BaseException:
+                self._names.unsure()
+                raise
 
     @contextmanager
     def _reading(self) -> Iterator[Shard]:
@@ -380,18 +389,20 @@ class EdgeStore:
 
     def _replace(self, tell: Callable[[str], None], *, vacuum: bool) -> None:
         """Put an optimised copy in the shard's place."""
-        with self._changing() as shard:
-            shard.flush()
-            self._frozen = "being optimised"
-        old = self._shard
-        try:
-            self._shard = optimize_apart(self._folder, self._manifest, tell, vacuum=vacuum)
-            self._manifest = self._manifest.next()
-        finally:
-            self._frozen = ""
-        old.close()
-        self._folder.tidy(self._manifest)
-        tell("done")
+        with ExitStack() as stack:
+            with self._changing() as shard:
+                shard.flush()
+                self._frozen = "being optimised"
+                stack.enter_context(self._replacing)  # nobody closes it meanwhile
+            old = self._shard
+            try:
+                self._shard = optimize_apart(self._folder, self._manifest, tell, vacuum=vacuum)
+                self._manifest = self._manifest.next()
+            finally:
+                self._frozen = ""
+            old.close()
+            self._folder.tidy(self._manifest)
+            tell("done")
 
     def _check_writable(self) -> None:
         if self._frozen:
@@ -413,4 +424,8 @@ def _bytes_of(payloads: Sequence[Mapping[str, object]], embeddings: EmbeddingBat
         numbers += embeddings.colbert.vectors.size
     if embeddings.sparse is not None:
         numbers += 4 * len(embeddings.sparse.token_ids)
-    return 9 * numbers + sum(4 * len(str(payload)) for payload in payloads)
+    return 9 * numbers + _text_bytes(payloads)
+
+
+def _text_bytes(payloads: Sequence[Mapping[str, object]]) -> int:
+    return sum(4 * len(str(payload)) for payload in payloads)

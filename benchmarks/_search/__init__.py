@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.search`: the corpus, the oracle, what is searched, the tables."""
