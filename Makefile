@@ -6,6 +6,7 @@
 #                make demo TORCH_FLAGS='--index-url URL'
 PYTHON ?= python3
 TORCH_FLAGS ?=
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
@@ -38,8 +39,9 @@ demo: $(BASE)
 	@echo
 	@echo "To use the commands and the package yourself: . $(BIN)/activate"
 
+# Two processes, each of one thread: what the tests need on two cores. WORKERS=8 on a larger machine.
 test: $(DEV)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # What takes minutes: an index killed at a hundred random moments.
 soak: $(DEV)

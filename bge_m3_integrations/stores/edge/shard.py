@@ -329,9 +329,7 @@ def _config(layout: Layout, *, vacuum: bool = False) -> engine.EdgeConfig:
             distance=engine.Distance.Dot,
             datatype=COLBERT_TYPES[layout.colbert],
             multivector_config=engine.MultiVectorConfig(engine.MultiVectorComparator.MaxSim),
-            # not read ahead: they are most of an index, and most of them are never scored
-            memory=engine.Memory.Cold,
-            # they score given points only: no graph
+            # token vectors score given points only: no graph
             hnsw_config=engine.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10),
         )
     return engine.EdgeConfig(

@@ -211,7 +211,7 @@ def test_the_same_holds_for_chosen_fields_and_other_paths_are_left_to_python(
         assert exact is (path in FIELDS and _should_be_exact(where))
 
 
-@pytest.mark.parametrize("where", FILTERS, ids=repr)
+@pytest.mark.parametrize("where", FILTERS, ids=[f"filter{i}" for i in range(len(FILTERS))])
 def test_conformance_filters_mean_what_matches_says(shard: qdrant.EdgeShard, where: Filter) -> None:
     _check(shard, where)
 
