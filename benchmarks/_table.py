@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from benchmarks._parity import Parity
@@ -153,3 +154,31 @@ def _parity(parity: Parity | None) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def filled(page: str, content: str, *, mark: str) -> str:
+    """A page with what is between two markers replaced.
+
+    Args:
+        page: The page's text.
+        content: What goes between.
+        mark: The markers' name: `<!-- mark -->` and `<!-- end of mark -->`.
+
+    Returns:
+        The new text.
+
+    Raises:
+        ValueError: The page has not both markers, in this order.
+    """
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    before, first, rest = page.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"the page needs the markers {begin} and {end}, in this order")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def fill(path: Path, content: str, *, mark: str) -> None:
+    """Replace what is between two markers of a file; see `filled`."""
+    page = path.read_text(encoding="utf-8")
+    path.write_text(filled(page, content, mark=mark), encoding="utf-8")

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from benchmarks._machine import isa_environment, machine
 from benchmarks._quality.measure import Result
-from benchmarks._quality.table import fill, tables
+from benchmarks._quality.table import tables
+from benchmarks._table import fill
 
 DTYPES = {"full": ("bfloat16", "int8"), "avx2": ("int8",)}
 """What is compared with float32, by instruction set.
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = f"{measured_on}\n\n{tables(results)}"
     print(page)
     if given.markdown:
-        fill(given.markdown, page)
+        fill(given.markdown, page, mark="quality")
 
 
 def _measured(given: argparse.Namespace, isa: str) -> list[Result]:

@@ -23,6 +23,7 @@ from benchmarks._storage import report
 from benchmarks._storage.kinds import KINDS, REENCODE
 from benchmarks._storage.measure import COPIES, DRAWN, JUDGED, Cost, Row, again, measured
 from benchmarks._storage.texts import DOCUMENT_TOKENS, QUERY_TOKENS, Encoding, drawn, judged
+from benchmarks._table import fill
 from bge_m3_integrations import BGEM3
 
 _PAGE = Path("docs/storage.md")
@@ -66,8 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = text(found)
     print(page)
     if given.markdown:
-        held = given.markdown.read_text(encoding="utf-8")
-        given.markdown.write_text(report.filled(held, page), encoding="utf-8")
+        fill(given.markdown, page, mark="storage")
 
 
 def text(found: Measurement) -> str:

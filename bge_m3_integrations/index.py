@@ -368,7 +368,7 @@ class HybridIndex:
         Args:
             apart: In a process of its own, where the store can: the index stays searchable, and
                 refuses writes until it is done. Otherwise this process stands still: about a
-                minute for 100,000 documents.
+                minute for 100,000 documents, six with their token vectors.
             progress: Called with what happens now.
         """
         self._store.optimize(apart=apart, progress=progress)

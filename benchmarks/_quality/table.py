@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from benchmarks._quality.gate import Change
 from benchmarks._quality.measure import Result
 from benchmarks._table import markdown
 
-BEGIN, END = "<!-- quality -->", "<!-- end of quality -->"
 GATED = "Cranfield"
 _MODES = ("dense", "sparse", "colbert", "hybrid")
 
@@ -23,31 +21,6 @@ def tables(results: Sequence[Result]) -> str:
         ("nDCG@10", _quality_rows(judged)),
     ]
     return "\n\n".join(f"### {title}\n\n{markdown(rows)}" for title, rows in parts)
-
-
-def filled(page: str, content: str) -> str:
-    """A page with what is between its markers replaced.
-
-    Args:
-        page: The page's text.
-        content: What goes between.
-
-    Returns:
-        The new text.
-
-    Raises:
-        ValueError: The page has not both markers.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page needs the markers {BEGIN} and {END}, in this order")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
-
-
-def fill(path: Path, content: str) -> None:
-    """Replace what is between a file's markers."""
-    path.write_text(filled(path.read_text(encoding="utf-8"), content), encoding="utf-8")
 
 
 def name_of(held: Result) -> str:

@@ -13,7 +13,6 @@ from benchmarks._table import markdown
 
 ALLOWED_ERROR = 3e-4
 """Of a score, which is a mean over the query's tokens: so per query token."""
-BEGIN, END = "<!-- storage -->", "<!-- end of storage -->"
 _HEADER = (
     "kind",
     "B/token on disk",
@@ -51,26 +50,6 @@ def cheapest(rows: Sequence[Row], error: Literal["mean", "greatest"]) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """A row per kind."""
     return markdown([list(_HEADER), *(_cells(row) for row in rows)])
-
-
-def filled(page: str, content: str) -> str:
-    """A page with what is between its markers replaced.
-
-    Args:
-        page: The page's text.
-        content: What goes between.
-
-    Returns:
-        The new text.
-
-    Raises:
-        ValueError: The page has not both markers.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page needs the markers {BEGIN} and {END}, in this order")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
 def _cells(row: Row) -> list[str]:

@@ -141,6 +141,13 @@ def test_reencoding_keeps_no_token_vectors_and_gives_the_same_scores(
         assert again.store.capabilities.score == {"dense", "sparse"}
 
 
+@pytest.mark.parametrize("pooling", [0, -2, 1.5])
+def test_a_pooling_that_is_none_begins_no_index(folder: Path, pooling: int) -> None:
+    with pytest.raises(InputError, match="pooling must be a whole number"):
+        HybridIndex.open(folder, fake(), pooling=pooling)
+    HybridIndex.open(folder, fake()).close()
+
+
 def test_pooling_is_kept_in_the_manifest_and_named_in_the_hits(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     path = tmp_path / "pooled"

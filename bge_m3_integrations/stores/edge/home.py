@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge.folder import Folder, check_empty, check_room, size_on_disk
 from bge_m3_integrations.stores.edge.manifest import REENCODE, Manifest, Wanted
@@ -74,8 +75,7 @@ def optimize_apart(
     Raises:
         StoreError: The disk has no room, or the process failed; the index is as before.
     """
-    following = manifest.next()
-    old, new = folder.path / manifest.shard, folder.place_for(following)
+    old, new = folder.path / manifest.shard, folder.place_for(manifest.next())
     size = size_on_disk(old)
     check_room(folder.path, 3 * size, "an optimised copy")
     try:
@@ -88,8 +88,22 @@ def optimize_apart(
         if not isinstance(error, OSError):
             raise
         raise StoreError(f"no optimised copy: {error}; the index is as before") from error
-    folder.switch(new, following)
-    return Shard(folder.path / following.shard, layout_of(manifest))
+    return _switched(folder, new, manifest)
+
+
+def _switched(folder: Folder, made: Path, manifest: Manifest) -> Shard:
+    """Make a copy the index's and load it; where that fails, the old shard counts as before."""
+    following = manifest.next()
+    try:
+        folder.switch(made, following)
+        return Shard(folder.path / following.shard, layout_of(following))
+    except BaseException as error:
+        # or writes to the old shard would be lost with the next open
+        manifest.write(folder.path)
+        shutil.rmtree(folder.path / following.shard, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        raise StoreError(f"no optimised copy: {error}; the index is as before") from error
 
 
 def _with_shard(folder: Folder, begun: Manifest) -> Manifest:
@@ -186,7 +200,7 @@ def _begun(wanted: Wanted) -> Manifest:
         dim=wanted.dim if "dense" in kept else None,
         colbert_dim=wanted.colbert_dim if "colbert" in kept else None,
         colbert=colbert if "colbert" in modes else None,
-        pooling=wanted.pooling or 1,
+        pooling=1 if wanted.pooling is None else whole("pooling", wanted.pooling),
         filter_fields=wanted.filter_fields,
         encoder=wanted.encoder,
     )

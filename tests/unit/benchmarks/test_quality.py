@@ -17,7 +17,10 @@ from benchmarks._quality.errors import cosines, score_errors, vector_errors
 from benchmarks._quality.gate import Change, change, ndcg
 from benchmarks._quality.measure import Result, Texts, compared, random_texts
 from benchmarks._shape import TINY
+from benchmarks._table import filled
 from bge_m3_integrations.types import EmbeddingBatch, SparseRows, TokenVectors
+
+BEGIN, END = "<!-- some -->", "<!-- end of some -->"
 
 PASSING = Change(reference=0.5, value=0.499, low=-0.004, high=0.001, queries=9)
 
@@ -161,15 +164,15 @@ def test_only_the_gated_collection_has_a_verdict(result: Result) -> None:
 
 
 def test_filling_a_page_keeps_what_is_around_the_markers() -> None:
-    page = f"above\n{table.BEGIN}\nold\n{table.END}\nbelow\n"
+    page = f"above\n{BEGIN}\nold\n{END}\nbelow\n"
 
-    assert table.filled(page, "new") == f"above\n{table.BEGIN}\nnew\n{table.END}\nbelow\n"
+    assert filled(page, "new", mark="some") == f"above\n{BEGIN}\nnew\n{END}\nbelow\n"
 
 
-@pytest.mark.parametrize("page", ["no markers", table.BEGIN, f"{table.END}\n{table.BEGIN}"])
+@pytest.mark.parametrize("page", ["no markers", BEGIN, f"{END}\n{BEGIN}"])
 def test_a_page_without_both_markers_is_refused(page: str) -> None:
     with pytest.raises(ValueError, match="needs the markers"):
-        table.filled(page, "new")
+        filled(page, "new", mark="some")
 
 
 def test_an_earlier_result_is_printed_and_filled_in_without_measuring(
@@ -182,7 +185,7 @@ def test_an_earlier_result_is_printed_and_filled_in_without_measuring(
     }
     source, page = tmp_path / "in.json", tmp_path / "page.md"
     source.write_text(json.dumps(held), encoding="utf-8")
-    page.write_text(f"{table.BEGIN}\n{table.END}\n", encoding="utf-8")
+    page.write_text("<!-- quality -->\n<!-- end of quality -->\n", encoding="utf-8")
 
     quality.main(["--read", str(source), "--markdown", str(page)])
 

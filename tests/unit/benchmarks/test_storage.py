@@ -194,14 +194,6 @@ def test_a_table_says_pass_or_fail_and_leaves_open_what_was_not_measured() -> No
     assert lines[3].startswith("| reencode | 0 | - | 1.0e-07 (2.0e-07) | - | as float32 |")
 
 
-def test_a_page_keeps_what_is_outside_the_markers() -> None:
-    page = f"a\n{report.BEGIN}\nold\n{report.END}\nz"
-
-    assert report.filled(page, "new") == f"a\n{report.BEGIN}\nnew\n{report.END}\nz"
-    with pytest.raises(ValueError, match="markers"):
-        report.filled("no markers", "new")
-
-
 def test_an_earlier_run_reads_back_and_fills_the_page(tmp_path: Path) -> None:
     facts = {"date": "today", "cpu": "some CPU", "cores": "2"}
     encoding = Encoding(100, 12_000, 10.0)
@@ -209,7 +201,7 @@ def test_an_earlier_run_reads_back_and_fills_the_page(tmp_path: Path) -> None:
     found = storage.Measurement(facts, (1.0, 2.0), rows, encoding, encoding)
     path, page = tmp_path / "run.json", tmp_path / "page.md"
     path.write_text(json.dumps(asdict(found)), encoding="utf-8")
-    page.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
+    page.write_text("<!-- storage -->\n<!-- end of storage -->\n", encoding="utf-8")
 
     storage.main(["--read", str(path), "--markdown", str(page)])
 

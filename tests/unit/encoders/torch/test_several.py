@@ -36,7 +36,8 @@ from bge_m3_integrations.errors import (
     TruncationWarning,
     WorkerError,
 )
-from bge_m3_integrations.types import ALL_MODES, EmbeddingBatch
+from bge_m3_integrations.types import ALL_MODES
+from tests.batches import assert_equal
 from tests.checkpoints import POSITIONS, WORDS, make_xlm_roberta
 
 ROOT = Path(__file__).parents[4]
@@ -85,20 +86,6 @@ def processes(engine: BGEM3) -> list[BaseProcess]:
     workers = inner(engine)._workers
     assert workers is not None
     return list(workers._processes)
-
-
-def assert_equal(batch: EmbeddingBatch, other: EmbeddingBatch) -> None:
-    assert batch.sparse is not None
-    assert batch.colbert is not None
-    assert other.sparse is not None
-    assert other.colbert is not None
-    np.testing.assert_allclose(batch.dense, other.dense, atol=1e-5)
-    np.testing.assert_array_equal(batch.sparse.indptr, other.sparse.indptr)
-    np.testing.assert_array_equal(batch.sparse.token_ids, other.sparse.token_ids)
-    np.testing.assert_allclose(batch.sparse.weights, other.sparse.weights, atol=1e-5)
-    np.testing.assert_array_equal(batch.colbert.offsets, other.colbert.offsets)
-    np.testing.assert_allclose(batch.colbert.vectors, other.colbert.vectors, atol=1e-5)
-    np.testing.assert_array_equal(batch.tokens, other.tokens)
 
 
 # -- numbers -----------------------------------------------------------------------------------

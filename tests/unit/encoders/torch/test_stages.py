@@ -25,6 +25,7 @@ from bge_m3_integrations.encoders.torch.stages import Cuda, Host, Mps, PlacedPac
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer
 from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.types import ALL_MODES, EmbeddingBatch
+from tests.batches import assert_equal
 from tests.checkpoints import WORDS
 
 CPU = torch.device("cpu")
@@ -112,22 +113,6 @@ def expected(xlm_roberta: Path, texts: list[str]) -> EmbeddingBatch:
 
 def encode(made: TorchEncoder, texts: list[str]) -> EmbeddingBatch:
     return made.encode(texts, kind="document", modes=ALL_MODES)
-
-
-def assert_equal(batch: EmbeddingBatch, other: EmbeddingBatch) -> None:
-    assert batch.dense is not None
-    assert batch.sparse is not None
-    assert batch.colbert is not None
-    assert other.sparse is not None
-    assert other.colbert is not None
-    np.testing.assert_allclose(batch.dense, other.dense, atol=1e-5)
-    np.testing.assert_array_equal(batch.sparse.indptr, other.sparse.indptr)
-    np.testing.assert_array_equal(batch.sparse.token_ids, other.sparse.token_ids)
-    np.testing.assert_allclose(batch.sparse.weights, other.sparse.weights, atol=1e-5)
-    np.testing.assert_array_equal(batch.colbert.offsets, other.colbert.offsets)
-    np.testing.assert_allclose(batch.colbert.vectors, other.colbert.vectors, atol=1e-5)
-    np.testing.assert_array_equal(batch.tokens, other.tokens)
-    np.testing.assert_array_equal(batch.truncated, other.truncated)
 
 
 def first_row(texts: list[str]) -> int:

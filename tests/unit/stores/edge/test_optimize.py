@@ -210,3 +210,27 @@ def test_an_index_survives_being_killed(tmp_path: Path, via: str) -> None:
     for number, moment in enumerate(MOMENTS[:3]):
         witness.check_a_kill(number, moment)
     assert witness.acknowledged > 1000
+
+
+def test_a_copy_that_cannot_be_loaded_leaves_the_old_shard_in_force(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("the copy is unreadable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home, "Shard", refuse)
+        with pytest.raises(StoreError, match="unreadable"):
+            store.optimize(apart=True)
+    assert shards(store) == ["shard-0001"]
+    later = Record("later", "number41 fox")
+    store.upsert([later], encoded([later]))
+    path = store.path
+    store.close()
+    again = EdgeStore.open(path)
+    try:
+        assert again.get(["0", "later"]) == [RECORDS[0], later]
+        again.optimize(apart=True)
+        assert again.get(["later"]) == [later]
+    finally:
+        again.close()
