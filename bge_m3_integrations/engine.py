@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from bge_m3_integrations import scoring
-from bge_m3_integrations.checks import check_text, check_texts, chunks, whole
+from bge_m3_integrations._calls import Ask
+from bge_m3_integrations._pairs import Distinct, beside, by_query, unzip
+from bge_m3_integrations.checks import check_texts, chunks, whole
 from bge_m3_integrations.encoders.base import Encoder, OffersMaxsim
 from bge_m3_integrations.encoders.memo import MemoEncoder
 from bge_m3_integrations.encoders.needs import Needs, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import InputError, TruncationWarning
+from bge_m3_integrations.gathering import Gatherer
 from bge_m3_integrations.types import (
     ALL_MODES,
     Components,
     EmbeddingBatch,
     FloatArray,
-    IntArray,
     Kind,
     Mode,
     Modes,
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "BAAI/bge-m3"
 MEMO_BYTES = 64 * 1024 * 1024
+GATHER_MS = 2.0
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -82,6 +87,8 @@ class BGEM3:
         max_length: Default limit in tokens per text; None is all that the model takes.
         token_budget: Most padded tokens of one forward pass; None chooses by device.
         memo_bytes: Most bytes of embeddings remembered for adapters that share this engine.
+        gather_ms: Most milliseconds that a call waits for others to join it, when there are others;
+            0 gathers only what waits already. A lone caller never waits.
         clean: Repair texts before encoding (extra "clean"); see `clean_text`.
         revision: Branch, tag or commit on the hub.
         cache_dir: Where downloads are kept.
@@ -105,6 +112,7 @@ class BGEM3:
         max_length: int | None = None,
         token_budget: int | None = None,
         memo_bytes: int = MEMO_BYTES,
+        gather_ms: float = GATHER_MS,
         clean: bool = False,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -136,9 +144,10 @@ class BGEM3:
         if self.over_encoder and self._loading != _Loading():
             raise InputError(
                 f"an encoder ({type(model).__name__}) brings its own options; give them to it, "
-                "and BGEM3 only memo_bytes and clean"
+                "and BGEM3 only memo_bytes, gather_ms and clean"
             )
         self._memo_bytes = whole("memo_bytes", memo_bytes, least=0)
+        self._gatherer = Gatherer(gather_ms=gather_ms)
         self._clean = clean
         self._needs = Needs()
         self._encoder: MemoEncoder | None = None
@@ -186,7 +195,8 @@ class BGEM3:
                 f"an engine over an encoder object ({self.name}) cannot be pickled; make it from "
                 "a model name or folder"
             )
-        return _rebuilt, (self._model, {**self.options, "memo_bytes": self._memo_bytes})
+        ours = {"memo_bytes": self._memo_bytes, "gather_ms": self._gatherer.gather_ms}
+        return _rebuilt, (self._model, {**self.options, **ours})
 
     @property
     def encoder(self) -> MemoEncoder:
@@ -244,7 +254,7 @@ class BGEM3:
     def encode_queries(
         self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
     ) -> EmbeddingBatch:
-        """Encode queries.
+        """Encode queries, in one batch with those of other threads and coroutines that wait.
 
         Args:
             texts: Any number of strings, also none, also empty ones.
@@ -264,6 +274,44 @@ class BGEM3:
     ) -> EmbeddingBatch:
         """Encode documents; see `encode_queries`."""
         return self._encode(texts, "document", modes, max_length)
+
+    async def aencode_queries(
+        self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        """See `encode_queries`; a coroutine cancelled before its batch starts is not encoded."""
+        return await self._aencode(texts, "query", modes, max_length)
+
+    async def aencode_documents(
+        self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        """See `aencode_queries`."""
+        return await self._aencode(texts, "document", modes, max_length)
+
+    def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Kind = "query",
+        modes: Modes = ALL_MODES,
+        max_length: int | None = None,
+    ) -> Future[EmbeddingBatch]:
+        """Encode texts in a batch with others that wait; returns at once, also before loading.
+
+        Args:
+            texts: Any number of strings.
+            kind: Whether they are queries or documents.
+            modes: What to compute. A mode that the model lacks is the future's error.
+            max_length: Most tokens per text, special tokens included.
+
+        Returns:
+            A future of one row per text; it can be cancelled until its batch starts. Nothing warns
+            of texts that were cut: `truncated` of the result counts them, and so does `stats`.
+
+        Raises:
+            InputError: A text is no encodable string, or an argument is malformed.
+        """
+        asked = _asked(kind, modes, max_length)
+        return self._gatherer.submit(self._checked(texts), asked, self._run)
 
     def tokenize(
         self, texts: Sequence[str], *, kind: Kind = "document", max_length: int | None = None
@@ -314,14 +362,14 @@ class BGEM3:
         documents = documents if isinstance(documents, str) else list(documents)
         check_texts(documents, surrogates=self._clean)
         left = self.encode_queries(queries, modes=chosen.modes, max_length=max_length)
-        right = _Distinct(documents)
+        right = Distinct(documents)
         parts = []
         for piece in chunks(right.texts):  # token vectors of one stretch at a time
             batch = self.encode_documents(
                 right.texts[piece], modes=chosen.modes, max_length=max_length
             )
             parts.append(self._components(left, batch, chosen))
-        return scoring.hybrid(_beside(parts, left, chosen).take(np.s_[:, right.places]), chosen)
+        return scoring.hybrid(beside(parts, left, chosen).take(np.s_[:, right.places]), chosen)
 
     def score_pairs(
         self,
@@ -344,16 +392,16 @@ class BGEM3:
             InputError: An item is not a pair of strings.
         """
         chosen = self.weights(weights)
-        queries, documents = _unzip(pairs, surrogates=self._clean)
-        left = _Distinct(queries)
-        right = _Distinct(documents)
+        queries, documents = unzip(pairs, surrogates=self._clean)
+        left = Distinct(queries)
+        right = Distinct(documents)
         query_batch = self.encode_queries(left.texts, modes=chosen.modes, max_length=max_length)
         out = {mode: np.zeros(len(pairs), np.float32) for mode in chosen.modes}
         for piece in chunks(right.texts):  # token vectors of one stretch at a time
             batch = self.encode_documents(
                 right.texts[piece], modes=chosen.modes, max_length=max_length
             )
-            for i, rows in _by_query(left.places, right.places, piece):
+            for i, rows in by_query(left.places, right.places, piece):
                 some = batch.take(right.places[rows] - piece.start)
                 part = self._components(query_batch.take([i]), some, chosen)
                 for mode, scores in part.items():
@@ -412,10 +460,12 @@ class BGEM3:
         return chosen
 
     def close(self) -> None:
-        """End the worker processes of several devices; the next encoding starts new ones.
+        """End idle threads, and the worker processes of several devices; encoding starts new ones.
 
-        One device has none. They also end when the engine is dropped, and with the interpreter.
+        One device has no processes. They also end when the engine is dropped, and with the
+        interpreter.
         """
+        self._gatherer.close()
         with self._lock:
             encoder: object = self._encoder
         while isinstance(encoder, EncoderWrapper):
@@ -443,28 +493,58 @@ class BGEM3:
     def _encode(
         self, texts: Sequence[str], kind: Kind, modes: Modes, max_length: int | None
     ) -> EmbeddingBatch:
-        modes = as_modes(modes)
+        asked = _asked(kind, modes, max_length)
+        self._require(asked.modes)
+        batch = self._gatherer.encode(self._checked(texts), asked, self._run)
+        self._warn_of_cuts(batch, asked)
+        return batch
+
+    async def _aencode(
+        self, texts: Sequence[str], kind: Kind, modes: Modes, max_length: int | None
+    ) -> EmbeddingBatch:
+        # the event loop does nothing slow: also the model's configuration is read by the worker
+        asked = _asked(kind, modes, max_length)
+        future = self._gatherer.submit(self._checked(texts), asked, self._run)
+        batch = await asyncio.wrap_future(future)
+        self._warn_of_cuts(batch, asked)
+        return batch
+
+    def _run(self, texts: Sequence[str], ask: Ask) -> EmbeddingBatch:
+        self._require(ask.modes)
+        return self.encoder.encode(texts, kind=ask.kind, modes=ask.modes, max_length=ask.max_length)
+
+    def _checked(self, texts: Sequence[str]) -> Sequence[str]:
         texts = texts if isinstance(texts, str) else list(texts)
+        check_texts(texts, surrogates=self._clean)
+        return texts
+
+    def _require(self, modes: frozenset[Mode]) -> None:
         if missing := modes - self.modes:
             raise InputError(f"{self.name} has no {sorted(missing)}; it has {sorted(self.modes)}")
-        check_texts(texts, surrogates=self._clean)
-        batch = self.encoder.encode(texts, kind=kind, modes=modes, max_length=max_length)
+
+    def _warn_of_cuts(self, batch: EmbeddingBatch, ask: Ask) -> None:
         cut = int((batch.truncated > 0).sum())
         if cut:
             warnings.warn(
-                f"{cut} of {len(batch)} texts ({kind}) were longer than "
-                f"{max_length or self.encoder.max_length} tokens; "
+                f"{cut} of {len(batch)} texts ({ask.kind}) were longer than "
+                f"{ask.max_length or self.encoder.max_length} tokens; "
                 f"{int(batch.truncated.sum())} tokens were dropped. Split long texts into chunks, "
                 "or raise max_length",
                 TruncationWarning,
                 stacklevel=_stacklevel(),
             )
-        return batch
 
 
 @runtime_checkable
 class _Closes(Protocol):
     def close(self) -> None: ...
+
+
+def _asked(kind: Kind, modes: Modes, max_length: int | None) -> Ask:
+    if kind not in get_args(Kind):
+        raise InputError(f"kind must be one of {list(get_args(Kind))}, not {kind!r}")
+    limit = None if max_length is None else whole("max_length", max_length)
+    return Ask(kind, as_modes(modes), limit)
 
 
 def _devices(device: str | Sequence[str]) -> str | tuple[str, ...]:
@@ -516,40 +596,3 @@ def ranking(scores: Scores, *, limit: int | None = None) -> list[Ranked]:
     order = np.argsort(-row, kind="stable")[:limit]
     parts = scores.components.take(0)
     return [Ranked(int(i), float(row[i]), parts.as_dict(int(i))) for i in order]
-
-
-class _Distinct:
-    """Texts without repetition, and the place of each original among them."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        self.texts = list(index)
-        self.places = np.array([index[text] for text in texts], np.int64)
-
-
-def _beside(parts: list[Components], left: EmbeddingBatch, weights: Weights) -> Components:
-    """Scores of consecutive stretches of documents, as one table of `(q, n)`."""
-    none = np.zeros((len(left), 0), np.float32)
-    columns = {mode: [none, *(dict(p.items())[mode] for p in parts)] for mode in weights.modes}
-    return Components(**{mode: np.concatenate(held, axis=1) for mode, held in columns.items()})
-
-
-def _by_query(
-    queries: IntArray, documents: IntArray, piece: slice
-) -> Iterator[tuple[int, IntArray]]:
-    """The pairs whose document is in a stretch, grouped by query: its number, then the pairs."""
-    inside = np.flatnonzero((documents >= piece.start) & (documents < piece.stop))
-    inside = inside[np.argsort(queries[inside], kind="stable")]
-    borders = np.flatnonzero(np.diff(queries[inside])) + 1
-    for rows in np.split(inside, borders):
-        if len(rows):
-            yield int(queries[rows[0]]), rows
-
-
-def _unzip(pairs: Sequence[tuple[str, str]], *, surrogates: bool) -> tuple[list[str], list[str]]:
-    for i, pair in enumerate(pairs):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise InputError(f"pair {i} must be (query, document), two strings, not {pair!r}")
-        for name, text in zip(("query", "document"), pair, strict=True):
-            check_text(text, name=f"the {name} of pair {i}", surrogates=surrogates)
-    return [query for query, _ in pairs], [document for _, document in pairs]

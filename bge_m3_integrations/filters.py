@@ -48,6 +48,8 @@ COMPARISONS: Final = frozenset(
 LOGICAL: Final = frozenset({"$and", "$or", "$not"})
 PREDICATE: Final = "$predicate"
 """The name under which `operators` reports a Python function; it has no dict form."""
+RECORD_PREDICATE: Final = "$record_predicate"
+"""The same for a function over whole records; no store runs it, the index does."""
 OPERATORS: Final = COMPARISONS | LOGICAL | {PREDICATE}
 
 
@@ -115,6 +117,20 @@ class Predicate:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordPredicate:
+    """A Python function over the whole record: text, content and id too.
+
+    The index asks it about every record that the rest of the filter leaves, before the search.
+    """
+
+    fn: Callable[[Any], bool]
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise FilterError(f"RecordPredicate needs a function over a record, not {self.fn!r}")
+
+
+@dataclass(frozen=True, slots=True)
 class Ids:
     """True for the records of these ids; every store runs it, so it is in no operator list."""
 
@@ -126,7 +142,7 @@ class Ids:
         object.__setattr__(self, "ids", frozenset(self.ids))
 
 
-Filter: TypeAlias = And | Or | Not | Compare | Predicate | Ids
+Filter: TypeAlias = And | Or | Not | Compare | Predicate | RecordPredicate | Ids
 FilterLike: TypeAlias = Filter | Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 
 
@@ -174,26 +190,38 @@ def parse(condition: Mapping[str, Any]) -> Filter:
     return _condition(condition, "a filter")
 
 
-def matches(where: Filter, metadata: Mapping[str, Any], *, record_id: str | None = None) -> bool:
+def matches(
+    where: Filter,
+    metadata: Mapping[str, Any],
+    *,
+    record_id: str | None = None,
+    record: object | None = None,
+) -> bool:
     """Whether a record passes a filter: the one meaning that every store agrees with.
 
     Args:
         where: The filter.
         metadata: The record's metadata.
         record_id: The record's id; only `Ids` looks at it.
+        record: The record itself; only `RecordPredicate` looks at it.
 
     Returns:
-        True or False; only a user's own `Predicate` can raise.
+        True or False; only a user's own function can raise.
     """
+
+    def passes(part: Filter) -> bool:
+        return matches(part, metadata, record_id=record_id, record=record)
+
     match where:
-        case And(parts):
-            return all(matches(part, metadata, record_id=record_id) for part in parts)
-        case Or(parts):
-            return any(matches(part, metadata, record_id=record_id) for part in parts)
+        case And(parts) | Or(parts):
+            results = map(passes, parts)
+            return all(results) if isinstance(where, And) else any(results)
         case Not(part):
-            return not matches(part, metadata, record_id=record_id)
+            return not passes(part)
         case Predicate(fn):
             return bool(fn(MappingProxyType(dict(metadata))))
+        case RecordPredicate(fn):
+            return bool(fn(record))
         case Ids(ids):
             return record_id in ids
         case Compare(path, op, value):
@@ -203,16 +231,17 @@ def matches(where: Filter, metadata: Mapping[str, Any], *, record_id: str | None
 def operators(where: Filter) -> frozenset[str]:
     """Every operator in a filter, to hold against `Capabilities.operators`."""
     match where:
-        case And(parts):
-            return frozenset({"$and"}).union(*map(operators, parts))
-        case Or(parts):
-            return frozenset({"$or"}).union(*map(operators, parts))
+        case And(parts) | Or(parts):
+            name = "$and" if isinstance(where, And) else "$or"
+            return frozenset({name}).union(*map(operators, parts))
         case Not(part):
             return operators(part) | {"$not"}
         case Compare(_, op, _):
             return frozenset({op})
         case Predicate():
             return frozenset({PREDICATE})
+        case RecordPredicate():
+            return frozenset({RECORD_PREDICATE})
         case Ids():
             return frozenset()
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
@@ -16,19 +15,21 @@ from bge_m3_integrations.checks import whole
 from bge_m3_integrations.diversity import mmr
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.filters import And, Filter, FilterLike, Ids, as_filter, matches, operators
+from bge_m3_integrations.filters import FilterLike, as_filter
 from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.opening import open_store
-from bge_m3_integrations.plan import Plan, Scored, SearchOptions, make_plan, ranking
+from bge_m3_integrations.plan import Plan, SearchOptions, Stage, make_plan
+from bge_m3_integrations.reranking import Given, ranked_batch
 from bge_m3_integrations.rescoring import Reencoder
+from bge_m3_integrations.searching import Searcher
 from bge_m3_integrations.stores.base import OffersBackup
 from bge_m3_integrations.stores.memory import MemoryStore
 from bge_m3_integrations.types import (
-    Components,
     EmbeddingBatch,
     Hit,
     Mode,
     Modes,
+    Ranked,
     Record,
     WeightsLike,
     as_modes,
@@ -68,8 +69,8 @@ class HybridIndex:
         self._engine = engine
         self._store = MemoryStore(modes=modes) if store is None else store
         self._wanted = None if modes is None else as_modes(modes)
-        self._pooling = whole("pooling", pooling)
-        self._reencoder = Reencoder(engine) if reencode else None
+        reencoder = Reencoder(engine) if reencode else None
+        self._searcher = Searcher(self._store, reencoder, whole("pooling", pooling))
         self._open = True
 
     @classmethod
@@ -139,7 +140,7 @@ class HybridIndex:
             InputError: The engine or the store lacks a mode.
         """
         scored = self._store.capabilities.score
-        if self._reencoder is not None:
+        if self._searcher.reencoder is not None:
             scored |= {"colbert"}
         return _shared_modes(self._engine.modes, scored, self._wanted)
 
@@ -210,6 +211,7 @@ class HybridIndex:
         where: FilterLike | None = None,
         score_threshold: float | None = None,
         exact: bool = False,
+        observe: Callable[[Stage], None] | None = None,
     ) -> list[Hit]:
         """The best documents for one query.
 
@@ -226,6 +228,7 @@ class HybridIndex:
             where: Which documents may be found: a dict, a function over metadata, or a filter.
             score_threshold: Hits with a lower ranking value are left out.
             exact: Score every matching document instead of candidates.
+            observe: Is told of each finished step of the search.
 
         Returns:
             Hits, best first, ties by ascending id.
@@ -243,7 +246,12 @@ class HybridIndex:
             where=where,
             score_threshold=score_threshold,
             exact=exact,
+            observe=observe,
         )[0]
+
+    async def asearch(self, query: str, **options: Unpack[SearchOptions]) -> list[Hit]:
+        """See `search`; the event loop is free meanwhile, and no thread waits for the encoder."""
+        return (await self.asearch_batch([query], **options))[0]
 
     def search_batch(
         self, queries: Sequence[str], **options: Unpack[SearchOptions]
@@ -260,13 +268,27 @@ class HybridIndex:
         Raises:
             InputError: As `search` does; also for one string in place of a list.
         """
-        if isinstance(queries, str):
-            raise InputError(f"queries must be a list of strings, not {queries!r}; see search()")
+        _refuse_string(queries)
         plan = self._plan(**options)
         if not queries:
             return []
-        embeddings = self._engine.encode_queries(list(queries), modes=plan.modes)
-        return self._run(embeddings, plan)
+        with plan.step("encode") as counts:
+            embeddings = self._engine.encode_queries(list(queries), modes=plan.modes)
+            counts["queries"] = len(queries)
+        return self._searcher.run(embeddings, plan)
+
+    async def asearch_batch(
+        self, queries: Sequence[str], **options: Unpack[SearchOptions]
+    ) -> list[list[Hit]]:
+        """See `search_batch` and `asearch`."""
+        _refuse_string(queries)
+        plan = await asyncio.to_thread(self._plan, **options)  # may read the model's files
+        if not queries:
+            return []
+        with plan.step("encode") as counts:
+            embeddings = await self._engine.aencode_queries(list(queries), modes=plan.modes)
+            counts["queries"] = len(queries)
+        return await asyncio.to_thread(self._searcher.run, embeddings, plan)
 
     def search_embedded(
         self, embeddings: EmbeddingBatch, **options: Unpack[SearchOptions]
@@ -285,7 +307,7 @@ class HybridIndex:
             InputError: As `search` does; also for a mode that the embeddings lack.
         """
         plan = self._plan(**options)
-        return self._run(embeddings, plan) if len(embeddings) else []
+        return self._searcher.run(embeddings, plan) if len(embeddings) else []
 
     def search_diverse(
         self,
@@ -313,13 +335,89 @@ class HybridIndex:
         limit = whole("limit", options.get("limit", 10))
         options["limit"] = max(limit, whole("fetch", fetch))
         hits = self.search(query, **options)
+        return self.diversify(hits, limit=limit, relevance_share=relevance_share)
+
+    def diversify(
+        self, hits: Sequence[Hit], *, limit: int, relevance_share: float = 0.5
+    ) -> list[Hit]:
+        """Choose among hits of this index by maximal marginal relevance; see `search_diverse`.
+
+        Args:
+            hits: Of one search.
+            limit: Most hits chosen.
+            relevance_share: 1 ranks by `Hit.relevance` alone, 0 by unlikeness alone.
+
+        Returns:
+            Hits in the order of choice.
+
+        Raises:
+            InputError: The index keeps no dense vectors, or a number is out of range.
+        """
         if "dense" not in self._store.capabilities.vectors:
-            raise InputError("search_diverse compares dense vectors, which this index lacks")
+            raise InputError("diversity compares dense vectors, which this index lacks")
         vectors = self._store.vectors([hit.id for hit in hits], ["dense"]).dense
-        relevance = np.array([hit.score for hit in hits], np.float32)
+        relevance = np.array([hit.relevance for hit in hits], np.float32)
         assert vectors is not None
         chosen = mmr(relevance, vectors, limit=limit, relevance_share=relevance_share)
         return [hits[i] for i in chosen]
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str | Given],
+        *,
+        limit: int | None = None,
+        weights: WeightsLike | None = None,
+    ) -> list[Ranked]:
+        """Order any documents by their hybrid score, with what the index keeps of them.
+
+        A document whose id is in the index with the very same text costs no forward pass: its
+        stored numbers are used, in the precision of their kind. All others are encoded, also
+        those of an id whose text was edited.
+
+        Args:
+            query: One text.
+            documents: Texts, or texts with the ids that they may have in the index.
+            limit: Most results; None is all.
+            weights: How much each mode counts; None is the default preset, restricted to the
+                model's modes. A mode that the index lacks has every document encoded.
+
+        Returns:
+            Best first, ties by position.
+
+        Raises:
+            InputError: Something is no text, or a number is out of range.
+        """
+        if not isinstance(query, str):
+            raise InputError(f"query must be str, not {type(query).__name__}")
+        return self.rerank_batch([query], [documents], limit=limit, weights=weights)[0]
+
+    def rerank_batch(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | Given]],
+        *,
+        limit: int | None = None,
+        weights: WeightsLike | None = None,
+    ) -> list[list[Ranked]]:
+        """Order each query's own documents; queries and documents are each encoded together.
+
+        Args:
+            queries: `q` texts.
+            documents: `q` lists; see `rerank`.
+            limit: See `rerank`.
+            weights: See `rerank`.
+
+        Returns:
+            One ranking per query, in order.
+
+        Raises:
+            InputError: As `rerank` does; also where there are more or fewer lists than queries.
+        """
+        _refuse_string(queries)
+        chosen = self._engine.weights(weights)
+        searcher = self._searcher if chosen.modes <= self.modes else None
+        return ranked_batch(self._engine, searcher, queries, documents, chosen, limit=limit)
 
     def delete(self, *, ids: Sequence[str] | None = None, where: FilterLike | None = None) -> int:
         """Delete by ids or by filter, exactly one of them.
@@ -340,7 +438,7 @@ class HybridIndex:
                 f"delete(where={{}}) would delete all {self.count()} documents; pass "
                 "filters.And([]) if that is meant"
             )
-        return self._store.delete(ids=ids, where=self._runnable(as_filter(where)))
+        return self._store.delete(ids=ids, where=self._searcher.runnable(as_filter(where)))
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
         """The records of the ids, in order; None for an unknown id."""
@@ -348,13 +446,15 @@ class HybridIndex:
 
     def count(self, where: FilterLike | None = None) -> int:
         """How many documents match."""
-        return self._store.count(self._runnable(as_filter(where)))
+        return self._store.count(self._searcher.runnable(as_filter(where)))
 
     def scroll(
         self, where: FilterLike | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """Matching records in ascending order of id, from behind `after`."""
-        return self._store.scroll(self._runnable(as_filter(where)), after=after, limit=limit)
+        return self._store.scroll(
+            self._searcher.runnable(as_filter(where)), after=after, limit=limit
+        )
 
     def flush(self) -> None:
         """Make everything written so far durable, where the store is."""
@@ -439,8 +539,8 @@ class HybridIndex:
 
     @property
     def _writer(self) -> Writer:
-        modes = self.modes - ({"colbert"} if self._reencoder is not None else set())
-        return Writer(self._engine, self._store, modes, self._pooling)
+        modes = self.modes - ({"colbert"} if self._searcher.reencoder is not None else set())
+        return Writer(self._engine, self._store, modes, self._searcher.pooling)
 
     def _plan(self, **options: Unpack[SearchOptions]) -> Plan:
         if unknown := options.keys() - SearchOptions.__annotations__.keys():
@@ -448,108 +548,10 @@ class HybridIndex:
         findable = self.modes & self._store.capabilities.find
         return make_plan(options, modes=self.modes, findable=findable)
 
-    def _run(self, embeddings: EmbeddingBatch, plan: Plan) -> list[list[Hit]]:
-        embeddings = embeddings.only(plan.modes)
-        where = self._runnable(plan.where)
-        ids = self._pool(embeddings, plan, where)
-        scores = self._scores(embeddings, ids, plan.weights.modes)
-        ranked = [
-            ranking(held, parts, plan, _sparse_mass(embeddings, i))
-            for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
-        ]
-        return self._hits(ranked, plan)
 
-    def _scores(
-        self, embeddings: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
-    ) -> list[Components]:
-        if self._reencoder is None or "colbert" not in modes:
-            return self._store.score(embeddings, ids, modes)
-        kept = frozenset(modes) - {"colbert"}
-        scores = self._store.score(embeddings, ids, kept) if kept else [Components() for _ in ids]
-        distinct = list(dict.fromkeys(record_id for row in ids for record_id in row))
-        held = dict(zip(distinct, self._store.get(distinct), strict=True))
-        texts = {i: None if r is None else (r.text_hash, r.text) for i, r in held.items()}
-        again = self._reencoder.scores(embeddings, [[texts[i] for i in row] for row in ids])
-        return [
-            replace(parts, colbert=colbert) for parts, colbert in zip(scores, again, strict=True)
-        ]
-
-    def _pool(
-        self, embeddings: EmbeddingBatch, plan: Plan, where: Filter | None
-    ) -> list[list[str]]:
-        """The ids to score for each query."""
-        if plan.candidates is None:
-            return [list(self._store.ids(where))] * len(embeddings)
-        pools: list[dict[str, None]] = [{} for _ in range(len(embeddings))]
-        for mode, count in plan.candidates.items():
-            found = self._store.find(embeddings, mode, limit=count, where=where)
-            for pool, candidates in zip(pools, found, strict=True):
-                pool.update(dict.fromkeys(candidate.id for candidate in candidates))
-        if any(len(pool) < plan.limit for pool in pools):
-            self._fill(pools, plan.limit, where)
-        return [list(pool) for pool in pools]
-
-    def _fill(self, pools: Sequence[dict[str, None]], limit: int, where: Filter | None) -> None:
-        """Bring short pools up to the limit: no shared token is a low score, not a missing hit."""
-        # of the first `limit` matching ids, at least as many are new as the pool lacks
-        spare = list(islice(self._store.ids(where), limit))
-        for pool in pools:
-            fresh = (record_id for record_id in spare if record_id not in pool)
-            pool.update(dict.fromkeys(list(islice(fresh, max(0, limit - len(pool))))))
-
-    def _hits(self, ranked: Sequence[Sequence[Scored]], plan: Plan) -> list[list[Hit]]:
-        """Fetch all records in one go; what was deleted meanwhile is left out."""
-        ids = list(dict.fromkeys(scored.id for row in ranked for scored in row))
-        records = dict(zip(ids, self._store.get(ids), strict=True))
-        kind = self._colbert_kind if "colbert" in plan.weights.modes else None
-        return [
-            [
-                Hit(
-                    record,
-                    scored.score,
-                    plan.fusion.name,
-                    scored.components,
-                    scored.hybrid,
-                    plan.weights,
-                    kind,
-                )
-                for scored in row
-                if (record := records[scored.id]) is not None
-            ]
-            for row in ranked
-        ]
-
-    @property
-    def _colbert_kind(self) -> str | None:
-        kind = self._store.capabilities.colbert_kind
-        if self._reencoder is not None:
-            return "reencode"
-        return kind if self._pooling == 1 else f"{kind or 'float'}, {self._pooling} tokens a vector"
-
-    def _runnable(self, where: Filter | None) -> Filter | None:
-        """The filter, or the ids that pass it where the store cannot run it itself."""
-        if where is None or operators(where) <= self._store.capabilities.operators:
-            return where
-        passed = (
-            record.id
-            for record in self._matching(self._part_that_runs(where))
-            if matches(where, record.metadata, record_id=record.id)
-        )
-        return Ids(frozenset(passed))
-
-    def _part_that_runs(self, where: Filter) -> Filter | None:
-        """A weaker filter that the store can run: fewer records to look at."""
-        if not isinstance(where, And) or "$and" not in self._store.capabilities.operators:
-            return None
-        known = self._store.capabilities.operators
-        return And([part for part in where.parts if operators(part) <= known])
-
-    def _matching(self, where: Filter | None) -> Iterable[Record]:
-        page = self._store.scroll(where)
-        yield from page.records
-        while page.after is not None:
-            page = self._store.scroll(where, after=page.after)
-            yield from page.records
+def _refuse_string(queries: Sequence[str]) -> None:
+    if isinstance(queries, str):
+        raise InputError(f"queries must be a list of strings, not {queries!r}; see search()")
 
 
 def _shared_modes(
@@ -563,8 +565,3 @@ def _shared_modes(
             f"{ordered_modes(engine)}, the store {ordered_modes(store)}"
         )
     return chosen
-
-
-def _sparse_mass(embeddings: EmbeddingBatch, i: int) -> float:
-    """The sum of one query's lexical weights; 0 where they are not asked for."""
-    return 0.0 if embeddings.sparse is None else float(embeddings.sparse.row(i)[1].sum())

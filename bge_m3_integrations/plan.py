@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -21,6 +23,21 @@ COLBERT_CANDIDATES: Mapping[Mode, int] = {"colbert": 100}
 """For an index that keeps neither dense nor sparse."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A finished step of a search, for traces.
+
+    Attributes:
+        name: "encode", "find", "score" or "rank", in this order.
+        seconds: How long it took.
+        counts: What it was about, such as {"candidates": 130}, over all queries of the call.
+    """
+
+    name: str
+    seconds: float
+    counts: Mapping[str, int]
+
+
 class SearchOptions(TypedDict, total=False):
     """The options that every search takes; `HybridIndex.search` explains them."""
 
@@ -31,6 +48,7 @@ class SearchOptions(TypedDict, total=False):
     where: FilterLike | None
     score_threshold: float | None
     exact: bool
+    observe: Callable[[Stage], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +62,7 @@ class Plan:
         fusion: How scores become one ranking value.
         where: Which documents may be found.
         score_threshold: The least ranking value of a hit.
+        observe: Is told of each finished step.
     """
 
     limit: int
@@ -52,6 +71,16 @@ class Plan:
     fusion: Fusion
     where: Filter | None
     score_threshold: float | None
+    observe: Callable[[Stage], None] | None = None
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[dict[str, int]]:
+        """A step of the search: counts that are put into the dict go to `observe` at its end."""
+        counts: dict[str, int] = {}
+        start = time.perf_counter()
+        yield counts
+        if self.observe is not None:
+            self.observe(Stage(name, time.perf_counter() - start, counts))
 
     @property
     def modes(self) -> frozenset[Mode]:
@@ -106,6 +135,7 @@ def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
         WeightedSum() if fusion is None else fusion,
         as_filter(options.get("where")),
         threshold,
+        options.get("observe"),
     )
 
 

@@ -499,6 +499,11 @@ class Ranked:
     components: Mapping[Mode, float]
 
 
+def text_hash(text: str) -> str:
+    """The sha256 of a text in UTF-8, in hex: what `Record.text_hash` is."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A document as the index keeps it.
@@ -538,7 +543,7 @@ class Record:
     @property
     def text_hash(self) -> str:
         """The sha256 of the encoded text, in hex: tells whether stored vectors still fit."""
-        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+        return text_hash(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -582,6 +587,16 @@ class Hit:
     def id(self) -> str:
         """The record's id."""
         return self.record.id
+
+    @property
+    def relevance(self) -> float:
+        """The score in [0, 1], for callers that want that: uncalibrated, no probability.
+
+        A lexical score alone is unbounded: `s / (1 + s)`. Every other one is cut off at 0 and 1.
+        """
+        if self.weights.modes == {"sparse"}:
+            return self.score / (1 + self.score)
+        return min(max(self.score, 0.0), 1.0)
 
 
 def offsets_of(lengths: Sequence[int] | IntArray) -> IntArray:

@@ -196,3 +196,19 @@ def test_a_truncation_warning_points_at_the_callers_line() -> None:
     with pytest.warns(TruncationWarning) as caught:
         engine.rerank("a query that is long", ["and a document too"])
     assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_the_gathering_window_survives_pickling_and_is_no_option() -> None:
+    engine = BGEM3("some/model", gather_ms=7, memo_bytes=5)
+    again = pickle.loads(pickle.dumps(engine))
+    assert again.__reduce__()[1][1]["gather_ms"] == 7
+    assert "gather_ms" not in engine.options
+
+
+async def test_a_coroutines_truncation_warning_points_at_the_callers_line() -> None:
+    engine = BGEM3(FakeEncoder(max_length=4))
+    with pytest.warns(TruncationWarning, match="1 of 2 texts") as caught:
+        batch = await engine.aencode_documents(["one two three four five", "one"])
+    assert {warning.filename for warning in caught} == {__file__}
+    assert batch.truncated.tolist() == [3, 0]
+    engine.close()

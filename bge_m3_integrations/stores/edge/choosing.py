@@ -17,6 +17,7 @@ from bge_m3_integrations.filters import (
     Not,
     Or,
     Predicate,
+    RecordPredicate,
     matches,
     operators,
 )
@@ -126,5 +127,5 @@ def _key(where: Filter) -> Hashable:
             return path, op, repr(value)
         case Ids(ids):
             return frozenset(ids)
-        case Predicate(fn):
+        case Predicate(fn) | RecordPredicate(fn):
             return id(fn)
