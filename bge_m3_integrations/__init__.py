@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bge_m3_integrations._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from bge_m3_integrations.caching import CacheWarning, EmbeddingCache
     from bge_m3_integrations.cleaning import clean_text
     from bge_m3_integrations.engine import BGEM3
     from bge_m3_integrations.errors import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from bge_m3_integrations.fusion import ReciprocalRank, ScaledSum, WeightedSum
     from bge_m3_integrations.index import HybridIndex
+    from bge_m3_integrations.reranking import Given
     from bge_m3_integrations.stores.memory import MemoryStore
     from bge_m3_integrations.types import (
         PRESETS,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "caching": ["CacheWarning", "EmbeddingCache"],
     "cleaning": ["clean_text"],
     "engine": ["BGEM3"],
     "errors": [
@@ -53,6 +56,7 @@ _HOMES = {
     ],
     "fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
     "index": ["HybridIndex"],
+    "reranking": ["Given"],
     "stores.memory": ["MemoryStore"],
     "types": ["PRESETS", "EmbeddingBatch", "Hit", "Ranked", "Record", "Scores", "Weights"],
 }
@@ -62,10 +66,13 @@ __all__ = [
     "BGEM3",
     "PRESETS",
     "BGEM3Error",
+    "CacheWarning",
     "CheckpointError",
     "EmbeddingBatch",
+    "EmbeddingCache",
     "EncodingError",
     "FilterError",
+    "Given",
     "Hit",
     "HybridIndex",
     "InputError",

@@ -43,6 +43,5 @@ def check(module: str, *, extra: str) -> None:
         found = None
     if found is None:
         raise MissingExtraError(
-            f"{module.partition('.')[0]} is not installed; "
-            f'run: pip install "bge-m3-integrations[{extra}]"'
+            f'{module} is not installed; run: pip install "bge-m3-integrations[{extra}]"'
         )

@@ -17,10 +17,12 @@ import numpy as np
 from bge_m3_integrations import scoring
 from bge_m3_integrations._calls import Ask
 from bge_m3_integrations._pairs import Distinct, beside, by_query, unzip
+from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import check_texts, chunks, whole
 from bge_m3_integrations.encoders.base import Encoder, OffersMaxsim
+from bge_m3_integrations.encoders.cached import CachedEncoder
 from bge_m3_integrations.encoders.memo import MemoEncoder
-from bge_m3_integrations.encoders.needs import Needs, Stats
+from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import InputError, TruncationWarning
 from bge_m3_integrations.gathering import Gatherer
@@ -89,6 +91,7 @@ class BGEM3:
         memo_bytes: Most bytes of embeddings remembered for adapters that share this engine.
         gather_ms: Most milliseconds that a call waits for others to join it, when there are others;
             0 gathers only what waits already. A lone caller never waits.
+        cache: Where embeddings are kept on disk: a folder or an `EmbeddingCache`; None keeps none.
         clean: Repair texts before encoding (extra "clean"); see `clean_text`.
         revision: Branch, tag or commit on the hub.
         cache_dir: Where downloads are kept.
@@ -113,6 +116,7 @@ class BGEM3:
         token_budget: int | None = None,
         memo_bytes: int = MEMO_BYTES,
         gather_ms: float = GATHER_MS,
+        cache: str | Path | EmbeddingCache | None = None,
         clean: bool = False,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -144,10 +148,11 @@ class BGEM3:
         if self.over_encoder and self._loading != _Loading():
             raise InputError(
                 f"an encoder ({type(model).__name__}) brings its own options; give them to it, "
-                "and BGEM3 only memo_bytes, gather_ms and clean"
+                "and BGEM3 only memo_bytes, gather_ms, cache and clean"
             )
         self._memo_bytes = whole("memo_bytes", memo_bytes, least=0)
         self._gatherer = Gatherer(gather_ms=gather_ms)
+        self._cache = None if cache is None else as_cache(cache)
         self._clean = clean
         self._needs = Needs()
         self._encoder: MemoEncoder | None = None
@@ -195,7 +200,11 @@ class BGEM3:
                 f"an engine over an encoder object ({self.name}) cannot be pickled; make it from "
                 "a model name or folder"
             )
-        ours = {"memo_bytes": self._memo_bytes, "gather_ms": self._gatherer.gather_ms}
+        ours: dict[str, Any] = {
+            "memo_bytes": self._memo_bytes,
+            "gather_ms": self._gatherer.gather_ms,
+            "cache": self._cache,
+        }
         return _rebuilt, (self._model, {**self.options, **ours})
 
     @property
@@ -203,7 +212,7 @@ class BGEM3:
         """The encoder, behind the memo that adapters share."""
         with self._lock:
             if self._encoder is None:
-                self._encoder = MemoEncoder(self._build(), self._needs, max_bytes=self._memo_bytes)
+                self._encoder = self._shared()
             return self._encoder
 
     @property
@@ -472,6 +481,14 @@ class BGEM3:
             if isinstance(encoder, _Closes):
                 encoder.close()
             encoder = encoder.encoder
+
+    def _shared(self) -> MemoEncoder:
+        encoder, bound = self._build(), self._memo_bytes
+        if self._cache is None:
+            return MemoEncoder(encoder, self._needs, max_bytes=bound)
+        counts = Counts()  # of both: what the memo asks for is no forward if it is on disk
+        cached = CachedEncoder(encoder, self._cache, counts=counts)
+        return MemoEncoder(cached, self._needs, max_bytes=bound, counts=counts)
 
     def _build(self) -> Encoder:
         encoder = self._model

@@ -92,6 +92,11 @@ class FlagSource:
         found: torch.device = self._parts[2].weight.device
         return found
 
+    @property
+    def precision(self) -> str:
+        """The dtype of the modules now."""
+        return str(self._parts[2].weight.dtype).removeprefix("torch.")
+
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the tensors in memory; rounded weights differ from the file's."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.encoders.base import Encoder
-from bge_m3_integrations.encoders.needs import Needs, Stats
+from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import EncodingError
 from bge_m3_integrations.types import MODES, EmbeddingBatch, Kind, Mode, Modes, as_modes
@@ -84,21 +84,26 @@ class MemoEncoder(EncoderWrapper):
             theirs, so a lone caller pays no memory.
         max_bytes: Most bytes of embeddings remembered: a quarter for queries, which documents in
             bulk must not push out, the rest for documents.
+        counts: Where the encoder behind counts its forwards, as a `CachedEncoder` does, to whom
+            not every text that it is given is one; None counts each as one here.
     """
 
-    def __init__(self, encoder: Encoder, needs: Needs, *, max_bytes: int) -> None:
+    def __init__(
+        self, encoder: Encoder, needs: Needs, *, max_bytes: int, counts: Counts | None = None
+    ) -> None:
         super().__init__(encoder)
         max_bytes = whole("memo_bytes", max_bytes, least=0)
         queries = int(max_bytes * _QUERY_SHARE)
         self._needs = needs
         self._shelves = {"query": _Shelf(queries), "document": _Shelf(max_bytes - queries)}
-        self._stats = Stats()
+        self._counts = counts or Counts()
+        self._counts_forwards = counts is None
         self._lock = threading.Lock()
 
     @property
     def stats(self) -> Stats:
         """A snapshot of the counts."""
-        return self._stats
+        return self._counts.stats
 
     def encode(
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
@@ -107,7 +112,7 @@ class MemoEncoder(EncoderWrapper):
         limit = self.max_length if max_length is None else max_length
         ask = _Ask(kind, as_modes(modes), limit)
         distinct = list(dict.fromkeys(texts))
-        self._count(texts=len(texts))
+        self._counts.add(texts=len(texts))
         try:
             found, fresh = self._shared(distinct, ask) if self._needs.shared else ({}, distinct)
             parts = [row.only(ask.modes) for row in found.values()]
@@ -116,7 +121,7 @@ class MemoEncoder(EncoderWrapper):
         except EncodingError as error:
             text = distinct[error.position]
             raise EncodingError(error.reason, list(texts).index(text)) from error
-        return _in_order(texts, [*found, *fresh], parts)
+        return in_order(texts, [*found, *fresh], parts)
 
     def _shared(self, texts: list[str], ask: _Ask) -> tuple[dict[str, EmbeddingBatch], list[str]]:
         """What is remembered or computed for all callers, and what is left for this one alone."""
@@ -128,7 +133,7 @@ class MemoEncoder(EncoderWrapper):
                 found[text] = future.result()
             except Exception:  # another caller's batch failed, perhaps for another text in it
                 left.append(text)
-        self._count(memo_hits=len(texts) - len(mine) - len(left))
+        self._counts.add(memo_hits=len(texts) - len(mine) - len(left))
         return found, left
 
     def _claim(
@@ -151,7 +156,7 @@ class MemoEncoder(EncoderWrapper):
                     mine.append(text)
                     lost += shelf.was_evicted(key)
                     shelf.running[key] = (wanted, Future())
-        self._count(evicted_forwards=lost)
+        self._counts.add(evicted_forwards=lost)
         return found, running, mine
 
     def _run_for_all(
@@ -183,24 +188,25 @@ class MemoEncoder(EncoderWrapper):
 
     def _run(self, texts: list[str], ask: _Ask, modes: frozenset[Mode]) -> EmbeddingBatch:
         fresh = self.encoder.encode(texts, kind=ask.kind, modes=modes, max_length=ask.limit)
-        self._count(
-            forwards=len(texts),
-            truncated_texts=int((fresh.truncated > 0).sum()),
-            truncated_tokens=int(fresh.truncated.sum()),
-        )
+        if self._counts_forwards:
+            self._counts.add_forwards(fresh)
         return fresh
 
     def _wanted(self, ask: _Ask) -> frozenset[Mode]:
         return ask.modes | (self._needs.of(ask.kind) & self.modes)
 
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            now = self._stats
-            self._stats = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
 
+def in_order(texts: Sequence[str], held: list[str], parts: list[EmbeddingBatch]) -> EmbeddingBatch:
+    """The parts, which hold the distinct texts end to end, as one row per text.
 
-def _in_order(texts: Sequence[str], held: list[str], parts: list[EmbeddingBatch]) -> EmbeddingBatch:
-    """The parts, which hold the distinct texts, as one row per text."""
+    Args:
+        texts: What the caller gave.
+        held: The distinct texts, in the order of the parts.
+        parts: Batches of the same modes, at least one.
+
+    Returns:
+        One row per text of the caller.
+    """
     batch = parts[0] if len(parts) == 1 else EmbeddingBatch.concat(parts)
     if held == list(texts):
         return batch

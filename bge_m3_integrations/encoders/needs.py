@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bge_m3_integrations.types import Kind, Mode, Modes
+from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,9 @@ class Stats:
         texts: Texts that callers asked for.
         forwards: Texts that went through the model.
         memo_hits: Distinct texts of a call that were remembered, or being computed by another.
-        evicted_forwards: Forwards that a larger memo would have saved.
+        cache_hits: Distinct texts of a call whose embeddings were read from the cache on disk.
+        cache_failures: Writes to that cache that failed; the embeddings were returned all the same.
+        evicted_forwards: Forwards, or reads from the cache, that a larger memo would have saved.
         truncated_texts: Texts cut at the length limit.
         truncated_tokens: Tokens dropped there.
     """
@@ -24,9 +26,38 @@ class Stats:
     texts: int = 0
     forwards: int = 0
     memo_hits: int = 0
+    cache_hits: int = 0
+    cache_failures: int = 0
     evicted_forwards: int = 0
     truncated_texts: int = 0
     truncated_tokens: int = 0
+
+
+class Counts:
+    """What the encoders of one engine count together; thread-safe."""
+
+    def __init__(self) -> None:
+        self._stats = Stats()
+        self._lock = threading.Lock()
+
+    @property
+    def stats(self) -> Stats:
+        """A snapshot."""
+        return self._stats
+
+    def add(self, **more: int) -> None:
+        """Count more of what `Stats` has attributes for."""
+        with self._lock:
+            now = self._stats
+            self._stats = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
+
+    def add_forwards(self, batch: EmbeddingBatch) -> None:
+        """Count texts that the model has just encoded."""
+        self.add(
+            forwards=len(batch),
+            truncated_texts=int((batch.truncated > 0).sum()),
+            truncated_tokens=int(batch.truncated.sum()),
+        )
 
 
 class Needs:

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from bge_m3_integrations.llama_index.nodes import node_to_record, record_to_node
     from bge_m3_integrations.llama_index.reranker import BGEM3Reranker
     from bge_m3_integrations.llama_index.retriever import BGEM3Retriever
+    from bge_m3_integrations.llama_index.sparse_embedding import BGEM3SparseEmbedding
 
 _HOME_OF = {
     "BGEM3Embedding": "embedding",
     "BGEM3Reranker": "reranker",
     "BGEM3Retriever": "retriever",
+    "BGEM3SparseEmbedding": "sparse_embedding",
     "node_to_record": "nodes",
     "record_to_node": "nodes",
     "to_filter": "filters",
@@ -30,6 +32,7 @@ __all__ = [
     "BGEM3Embedding",
     "BGEM3Reranker",
     "BGEM3Retriever",
+    "BGEM3SparseEmbedding",
     "node_to_record",
     "record_to_node",
     "to_filter",

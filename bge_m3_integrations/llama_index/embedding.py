@@ -1,7 +1,6 @@
 """LlamaIndex's dense embedding slot over the engine."""
 
 # no postponed annotations: pydantic reads them
-import asyncio
 from typing import Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -65,7 +64,7 @@ class BGEM3Embedding(EngineOptions, BaseEmbedding):
         return _rows(self._engine.encode_queries([query], modes={"dense"}))[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        return _rows(await self._engine.aencode_queries([query], modes={"dense"}))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
@@ -78,7 +77,7 @@ class BGEM3Embedding(EngineOptions, BaseEmbedding):
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         # the base class would encode text by text on the event loop's own thread
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
+        return _rows(await self._engine.aencode_documents(texts, modes={"dense"}))
 
 
 def _rows(batch: EmbeddingBatch) -> list[list[float]]:

@@ -22,7 +22,10 @@ ALLOWED: list[tuple[str, set[str]]] = [
     ("encoders/", CORE),
     ("stores/edge/", CORE | {"qdrant_edge", "filelock"}),
     ("stores/", CORE),
+    ("langchain/qdrant.py", {"langchain_core", "pydantic", "langchain_qdrant", "qdrant_client"}),
+    ("langchain/milvus.py", {"langchain_core", "pydantic", "langchain_milvus", "pymilvus"}),
     ("langchain/", CORE | {"langchain_core", "pydantic"}),
+    ("llama_index/qdrant.py", CORE | {"llama_index", "pydantic", "qdrant_client"}),
     ("llama_index/", CORE | {"llama_index", "llama_index_instrumentation", "pydantic"}),
     ("compat/", CORE),
     ("demo/", CORE | {"rich", "charset_normalizer"}),
@@ -100,6 +103,20 @@ HEAVY += ["FlagEmbedding", "pymilvus", "typer", "scipy", "pydantic"]
 )
 def test_importing_the_package_loads_nothing_heavy(program: str) -> None:
     check = f"import sys; {program}; print([m for m in {HEAVY} if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.strip() == "[]"
+
+
+def test_the_langchain_adapters_load_no_stores_client() -> None:
+    pytest.importorskip("langchain_core")
+    clients = ["langchain_qdrant", "qdrant_client", "langchain_milvus", "pymilvus"]
+    check = (
+        "import sys; import bge_m3_integrations.langchain as adapters; "
+        "[getattr(adapters, name) for name in adapters.__all__]; "
+        f"print([m for m in {clients} if m in sys.modules])"
+    )
     out = subprocess.run(
         [sys.executable, "-c", check], capture_output=True, text=True, check=True
     ).stdout

@@ -12,18 +12,26 @@ from typing import Any
 import pytest
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.embeddings.loading import load_embed_model
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseComponent
 
 from bge_m3_integrations import BGEM3, InputError, Weights
 from bge_m3_integrations import llama_index as adapters
-from bge_m3_integrations.llama_index import BGEM3Embedding, BGEM3Reranker, BGEM3Retriever
+from bge_m3_integrations.llama_index import (
+    BGEM3Embedding,
+    BGEM3Reranker,
+    BGEM3Retriever,
+    BGEM3SparseEmbedding,
+)
 from bge_m3_integrations.testing import FakeEncoder
 
-COMPONENTS: list[type[BGEM3Embedding] | type[BGEM3Reranker]] = [BGEM3Embedding, BGEM3Reranker]
+Component = BGEM3Embedding | BGEM3SparseEmbedding | BGEM3Reranker
+COMPONENTS: list[type[Component]] = [BGEM3Embedding, BGEM3SparseEmbedding, BGEM3Reranker]
 EXTRA: dict[type[BaseComponent], dict[str, Any]] = {
     BGEM3Embedding: {"model_name": "some/model", "embed_batch_size": 7},
+    BGEM3SparseEmbedding: {"model_name": "some/model", "num_workers": 2},
     BGEM3Reranker: {"model": "some/model", "top_n": 5, "weights": "keyword"},
 }
 
@@ -34,7 +42,7 @@ def descendants(cls: type) -> Iterator[type]:
         yield from descendants(child)
 
 
-def made(cls: type[BGEM3Embedding] | type[BGEM3Reranker]) -> BGEM3Embedding | BGEM3Reranker:
+def made(cls: type[Component]) -> Component:
     return cls(max_length=99, dtype="float32", query_instruction="q: ", **EXTRA[cls])
 
 
@@ -42,6 +50,7 @@ def made(cls: type[BGEM3Embedding] | type[BGEM3Reranker]) -> BGEM3Embedding | BG
     ("cls", "base"),
     [
         (BGEM3Embedding, BaseEmbedding),
+        (BGEM3SparseEmbedding, BaseSparseEmbedding),
         (BGEM3Reranker, BaseNodePostprocessor),
         (BGEM3Retriever, BaseRetriever),
     ],
@@ -127,7 +136,8 @@ def test_making_adapters_over_a_named_model_imports_no_torch() -> None:
         "import sys; from bge_m3_integrations import BGEM3, HybridIndex; "
         "import bge_m3_integrations.llama_index as a; e = BGEM3('no/model'); "
         "a.BGEM3Retriever(HybridIndex(e)); a.BGEM3Reranker(engine=e); "
-        "a.BGEM3Embedding(engine=e).to_dict(); sys.exit('torch' in sys.modules)"
+        "a.BGEM3Embedding(engine=e).to_dict(); a.BGEM3SparseEmbedding(engine=e); "
+        "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -102,6 +102,16 @@ class TorchEncoder:
         """The id that fills a batch."""
         return self.source.tokenizer.pad_token_id
 
+    @property
+    def query_instruction(self) -> str:
+        """What is put before every query; a cache on disk keeps queries by it."""
+        return self._instructions["query"]
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, such as "int8" or "bfloat16"; a cache on disk keeps them apart."""
+        return self.source.precision
+
     @cached_property
     def fingerprint(self) -> str:
         """See `Encoder.fingerprint`; reads every weight file once."""

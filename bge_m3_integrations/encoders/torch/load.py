@@ -94,6 +94,11 @@ class Source(Protocol):
         ...
 
     @property
+    def precision(self) -> str:
+        """What it computes in: "int8" or the name of a float type."""
+        ...
+
+    @property
     def weights_digest(self) -> str:
         """Digest of backbone and heads."""
         ...
@@ -167,6 +172,11 @@ class CheckpointSource:
                 "Use dtype='auto'"
             )
         return True
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "int8" or the name of a float type."""
+        return "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
 
     @property
     def linear(self) -> MakeLinear:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bge_m3_integrations import BGEM3
+from bge_m3_integrations.encoders.memo import MemoEncoder
+from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
 from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.testing import FakeEncoder
 from bge_m3_integrations.types import EmbeddingBatch, Kind, Modes
@@ -186,3 +188,13 @@ def test_stats_count_truncation(recwarn: pytest.WarningsRecorder) -> None:
 def test_an_encoder_refuses_loading_options_beside_it() -> None:
     with pytest.raises(InputError, match="brings its own options"):
         BGEM3(FakeEncoder(), dtype="float32")
+
+
+def test_a_memo_counts_into_the_counts_that_the_encoder_behind_keeps() -> None:
+    counts, needs = Counts(), Needs()
+    memo = MemoEncoder(FakeEncoder(), needs, max_bytes=1000, counts=counts)
+    memo.encode(["a", "b"], kind="query", modes={"dense"})
+    assert memo.stats == counts.stats == Stats(texts=2)
+    alone = MemoEncoder(FakeEncoder(), needs, max_bytes=1000)
+    alone.encode(["a", "b"], kind="query", modes={"dense"})
+    assert alone.stats == Stats(texts=2, forwards=2)

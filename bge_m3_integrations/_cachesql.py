@@ -1,0 +1,156 @@
+"""What a cache's SQLite file looks like, and the statements that change it."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from bge_m3_integrations.errors import StoreError
+
+FORMAT = 1
+_PATIENCE_S = 60.0
+"""How long a call waits for another process that writes."""
+_PAGE_BYTES = 65_536  # token vectors are large: a hit costs an eighth of what 4 KiB pages cost
+_LOG_BYTES = 64 * 1024 * 1024
+_AT_ONCE = 256
+
+# Keys of bytes are digests, keys of text belong to a byte store. The values have a table of their
+# own, so that noting a use does not rewrite half a megabyte.
+_SCHEMA = f"""
+CREATE TABLE bodies (id INTEGER PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE entries (
+    key NOT NULL, part TEXT NOT NULL, used INTEGER NOT NULL, size INTEGER NOT NULL,
+    id INTEGER NOT NULL, PRIMARY KEY (key, part)
+) WITHOUT ROWID;
+CREATE INDEX by_use ON entries (used);
+CREATE TABLE totals (held INTEGER NOT NULL, written INTEGER NOT NULL);
+INSERT INTO totals VALUES (0, 0);
+PRAGMA user_version = {FORMAT};
+"""
+
+Key: TypeAlias = bytes | str
+
+
+def damaged(path: Path, reason: str) -> StoreError:
+    """The error for a file that is no sound cache."""
+    return StoreError(
+        f"the cache file {path} is damaged or no cache of this package ({reason}); delete it and "
+        f"what is called {path.name}-*: it is only a cache and fills again"
+    )
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """A connection to the file, which is made with its folder if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+    try:
+        # deleted values need no zeros over them, and a power cut may cost the last writes
+        db.execute("PRAGMA secure_delete = OFF")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        if _version(db, path) == 0:
+            _begin_file(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """This package's format, or 0 for an empty file."""
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found not in (0, FORMAT):
+        raise StoreError(
+            f"the cache file {path} has format {found}, and this version reads {FORMAT}; delete "
+            "it, it is only a cache, or give another folder"
+        )
+    if found == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise StoreError(
+            f"{path} is an SQLite file of something else, not a cache; give another folder"
+        )
+    return found
+
+
+def _begin_file(db: sqlite3.Connection, path: Path) -> None:
+    db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    _log_ahead(db)
+    with transaction(db, "IMMEDIATE"):
+        if _version(db, path) == 0:  # no other process was first
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+
+
+def _log_ahead(db: sqlite3.Connection) -> None:
+    """Switch the new file to write-ahead logging; SQLite does not wait for its lock here."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
+    """All or nothing; after an error the connection is closed, which rolls back."""
+    db.execute(f"BEGIN {kind}")
+    yield
+    db.execute("COMMIT")
+
+
+def totals(db: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of values now, and bytes ever written: the clock of the last use."""
+    with closing(db.execute("SELECT held, written FROM totals")) as rows:
+        held, written = rows.fetchone()
+    return int(held), int(written)
+
+
+def note_use(db: sqlite3.Connection, worn: Sequence[tuple[Key, str]]) -> None:
+    """Move entries to the front of the order of use."""
+    try:
+        with transaction(db, "IMMEDIATE"):
+            now = totals(db)[1]
+            rows = [(now, key, part) for key, part in worn]
+            db.executemany("UPDATE entries SET used = ? WHERE key = ? AND part = ?", rows)
+    except sqlite3.OperationalError:  # full or locked: what was read is good, its order a hint
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def remove(db: sqlite3.Connection, places: Iterable[tuple[Key, str]]) -> int:
+    """Delete entries that are there; the bytes that it freed."""
+    freed = 0
+    for place in places:
+        for size, body in db.execute(
+            "SELECT size, id FROM entries WHERE key = ? AND part = ?", place
+        ).fetchall():
+            db.execute("DELETE FROM bodies WHERE id = ?", (body,))
+            db.execute("DELETE FROM entries WHERE key = ? AND part = ?", place)
+            freed += size
+    return freed
+
+
+def evict(db: sqlite3.Connection, excess: int) -> int:
+    """Delete the least recently used until so many bytes are free; the bytes that it freed."""
+    freed = 0
+    while freed < excess:
+        oldest = db.execute(
+            "SELECT key, part, size FROM entries ORDER BY used LIMIT ?", (_AT_ONCE,)
+        ).fetchall()
+        if not oldest:
+            break
+        going = []
+        for key, part, size in oldest:
+            if freed >= excess:
+                break
+            going.append((key, part))
+            freed += size
+        remove(db, going)
+    return freed

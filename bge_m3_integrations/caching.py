@@ -1,0 +1,226 @@
+"""Embeddings on disk: what was encoded once is found again, in this process or another."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_m3_integrations._cachefile import CacheFile, Item
+from bge_m3_integrations._cachesql import damaged
+from bge_m3_integrations.checks import whole
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.types import (
+    MODES,
+    EmbeddingBatch,
+    Kind,
+    Mode,
+    Modes,
+    SparseRows,
+    TokenVectors,
+    offsets_of,
+    ordered_modes,
+)
+
+CACHE_BYTES = 4 * 1024**3
+_HEAD = struct.Struct("<4sIIIqq")
+"""Of each value: numpy's name of the type, rows, columns, 0, the text's tokens and truncated."""
+
+
+class CacheWarning(UserWarning):
+    """An embedding could not be kept on disk; the message says why. Results are not affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """All that decides an embedding, the text aside.
+
+    Attributes:
+        fingerprint: The encoder's.
+        precision: How it computes, such as "bfloat16" or "int8", which no fingerprint covers.
+        kind: Query or document.
+        instruction: What is put before a query; the fingerprint covers that of documents.
+        limit: Most tokens of the text.
+    """
+
+    fingerprint: str
+    precision: str
+    kind: Kind
+    instruction: str
+    limit: int
+
+    def keys(self, texts: Sequence[str]) -> list[bytes]:
+        """A sha256 for each text."""
+        start = hashlib.sha256()
+        fields = (self.fingerprint, self.precision, self.kind, self.instruction, str(self.limit))
+        for field in fields:
+            encoded = _utf8(field)
+            start.update(len(encoded).to_bytes(8, "big") + encoded)
+        keys = []
+        for text in texts:
+            digest = start.copy()
+            digest.update(_utf8(text))
+            keys.append(digest.digest())
+        return keys
+
+
+class EmbeddingCache:
+    """Embeddings of all three modes in a folder, bounded in bytes, the least recently used out.
+
+    What comes back is equal bit by bit. Threads and processes may share a folder on a local disk;
+    a killed process leaves a sound file. Texts are not kept, only digests of them. Nothing is
+    opened before it is needed, connections are never taken into another process, and a pickle
+    holds only the arguments.
+
+    Args:
+        path: A folder of its own; made if it is missing.
+        max_bytes: Most bytes of values. The file comes in pages of 64 KiB, so it is 5 to 30 %
+            larger, with a log of 64 MiB or one write beside it, and it does not shrink.
+
+    Raises:
+        InputError: An argument is of no use.
+    """
+
+    def __init__(self, path: str | Path, *, max_bytes: int = CACHE_BYTES) -> None:
+        if not isinstance(path, str | Path) or not str(path):
+            raise InputError(f"the path of a cache must name a folder, not {path!r}")
+        self.path = Path(path).absolute()
+        self.max_bytes = whole("max_bytes", max_bytes)
+        self.file = CacheFile(self.path, max_bytes=self.max_bytes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.path, self.max_bytes)
+
+    def __repr__(self) -> str:
+        return f"EmbeddingCache({str(self.path)!r}, max_bytes={self.max_bytes})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def held(self) -> int:
+        """Bytes of values kept now, with 128 bytes for each value's key and place."""
+        return self.file.held
+
+    def get_many(self, keys: Sequence[bytes], *, modes: Modes) -> list[EmbeddingBatch | None]:
+        """Look embeddings up in one transaction.
+
+        Args:
+            keys: As `Question.keys` makes them.
+            modes: The modes that are needed.
+
+        Returns:
+            For each key a batch of one text with these modes, or None where one is missing.
+
+        Raises:
+            StoreError: The file is damaged, of another format, or cannot be opened.
+        """
+        wanted = ordered_modes(modes)
+        return [
+            self._row(values) if len(values) == len(wanted) else None
+            for values in self.file.read(keys, wanted)
+        ]
+
+    def put_many(self, keys: Sequence[bytes], batch: EmbeddingBatch) -> None:
+        """Keep embeddings in one transaction; modes kept before and not in the batch stay.
+
+        Args:
+            keys: One per text of the batch.
+            batch: Any modes.
+
+        Raises:
+            StoreError: As for `get_many`, or the disk is full.
+        """
+        if len(keys) != len(batch):
+            raise InputError(f"{len(keys)} keys for a batch of {len(batch)} texts")
+        self.file.write(
+            Item(key, mode, pack(batch, i))
+            for i, key in enumerate(keys)
+            for mode, pack in _PACK.items()
+            if mode in batch.modes
+        )
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens new ones."""
+        self.file.close()
+
+    def _row(self, values: dict[str, bytes]) -> EmbeddingBatch:
+        try:
+            return _unpacked(values)
+        except (struct.error, TypeError, ValueError) as error:
+            raise damaged(self.file.path, f"a value cannot be read: {error}") from error
+
+
+def as_cache(cache: str | Path | EmbeddingCache) -> EmbeddingCache:
+    """The cache itself, or one in the folder of that name."""
+    return cache if isinstance(cache, EmbeddingCache) else EmbeddingCache(cache)
+
+
+def _rebuilt(path: Path, max_bytes: int) -> EmbeddingCache:
+    return EmbeddingCache(path, max_bytes=max_bytes)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # a cleaning encoder mends lone surrogates
+
+
+def _packed(batch: EmbeddingBatch, i: int, array: NDArray[Any], before: bytes = b"") -> bytes:
+    rows, columns = array.shape
+    name = array.dtype.str.encode()
+    head = _HEAD.pack(name, rows, columns, 0, int(batch.tokens[i]), int(batch.truncated[i]))
+    return b"".join([head, before, array.tobytes()])
+
+
+def _packed_dense(batch: EmbeddingBatch, i: int) -> bytes:
+    assert batch.dense is not None
+    return _packed(batch, i, batch.dense[i][None])
+
+
+def _packed_sparse(batch: EmbeddingBatch, i: int) -> bytes:
+    assert batch.sparse is not None
+    ids, weights = batch.sparse.row(i)
+    return _packed(batch, i, weights[:, None].astype("<f4"), ids.astype("<i4").tobytes())
+
+
+def _packed_colbert(batch: EmbeddingBatch, i: int) -> bytes:
+    assert batch.colbert is not None
+    return _packed(batch, i, batch.colbert.row(i))
+
+
+_PACK: dict[Mode, Callable[[EmbeddingBatch, int], bytes]] = dict(
+    zip(MODES, (_packed_dense, _packed_sparse, _packed_colbert), strict=True)
+)
+
+
+def _array(value: bytes, *, before: int = 0) -> NDArray[Any]:
+    """The array of a value, writable; `before` bytes per row lie in front of it."""
+    name, rows, columns, _, _, _ = _HEAD.unpack_from(value)
+    dtype, start = np.dtype(name.rstrip(b"\0").decode()), _HEAD.size + before * rows
+    if dtype.kind != "f" or len(value) != start + rows * columns * dtype.itemsize:
+        raise ValueError(f"{len(value)} bytes are not {rows} x {columns} {dtype}")
+    return np.frombuffer(value, dtype, offset=start).reshape(rows, columns).copy()
+
+
+def _unpacked(values: dict[str, bytes]) -> EmbeddingBatch:
+    tokens, truncated = _HEAD.unpack_from(next(iter(values.values())))[-2:]
+    dense = sparse = colbert = None
+    if "dense" in values:
+        dense = _array(values["dense"])
+    if "sparse" in values:
+        weights = _array(values["sparse"], before=4)[:, 0]
+        ids = np.frombuffer(values["sparse"], "<i4", len(weights), offset=_HEAD.size)
+        sparse = SparseRows(offsets_of([len(ids)]), ids.astype(np.int32), weights)
+    if "colbert" in values:
+        vectors = _array(values["colbert"])
+        colbert = TokenVectors(vectors, offsets_of([len(vectors)]))
+    counts = (np.array([n], np.int64) for n in (tokens, truncated))
+    return EmbeddingBatch(dense, sparse, colbert, *counts)
