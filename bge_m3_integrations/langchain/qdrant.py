@@ -1,0 +1,219 @@
+"""BGE-M3 in LangChain's `QdrantVectorStore`: dense and sparse from one forward pass per text."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Literal, TypedDict
+
+from bge_m3_integrations._optional import check
+from bge_m3_integrations.checks import whole
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.types import EmbeddingBatch
+
+check("langchain_qdrant", extra="langchain-qdrant")
+
+from langchain_qdrant import (  # noqa: E402  # after the check
+    QdrantVectorStore,
+    RetrievalMode,
+    SparseEmbeddings,
+    SparseVector,
+)
+from qdrant_client import QdrantClient, models  # noqa: E402
+
+_ROLE = "langchain.qdrant_sparse"
+_UNIT_DISTANCES = (models.Distance.COSINE, models.Distance.DOT)
+
+
+class BGEM3QdrantSparse(SparseEmbeddings):
+    """BGE-M3's lexical weights in the form that `QdrantVectorStore` takes.
+
+    Beside `BGEM3Embeddings` over the same engine, a text costs one forward pass for both. A text
+    without words gives an empty vector.
+
+    Args:
+        engine: Shared with the dense embeddings.
+
+    Attributes:
+        engine: The engine that was given.
+    """
+
+    def __init__(self, engine: BGEM3) -> None:
+        self.engine = engine
+        engine.declare(_ROLE, query=["sparse"], document=["sparse"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.engine,)  # a copy declares its needs again
+
+    def embed_documents(self, texts: list[str]) -> list[SparseVector]:
+        """Lexical weights of documents, in order; no texts load no model."""
+        if not texts:
+            return []
+        return _vectors(self.engine.encode_documents(texts, modes=["sparse"]))
+
+    def embed_query(self, text: str) -> SparseVector:
+        """Lexical weights of one query."""
+        return _vectors(self.engine.encode_queries([text], modes=["sparse"]))[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
+        """See `embed_documents`."""
+        if not texts:
+            return []
+        return _vectors(await self.engine.aencode_documents(texts, modes=["sparse"]))
+
+    async def aembed_query(self, text: str) -> SparseVector:
+        """See `embed_query`."""
+        return _vectors(await self.engine.aencode_queries([text], modes=["sparse"]))[0]
+
+
+class SearchOptions(TypedDict):
+    """Keyword arguments of a `QdrantVectorStore`'s search; see `search_options`."""
+
+    k: int
+    limit: int
+    hybrid_fusion: models.FusionQuery
+
+
+def hybrid_qdrant(
+    engine: BGEM3,
+    collection_name: str,
+    *,
+    client: QdrantClient,
+    distance: models.Distance = models.Distance.COSINE,
+    vector_name: str = QdrantVectorStore.VECTOR_NAME,
+    sparse_vector_name: str = QdrantVectorStore.SPARSE_VECTOR_NAME,
+    **options: Any,
+) -> QdrantVectorStore:
+    """A hybrid `QdrantVectorStore` in which a text costs one forward pass.
+
+    A collection that is missing is created; one that fits is taken as it is, so create it yourself
+    for shards, quantisation or vectors on disk. The model's configuration is read for its width,
+    no text is encoded. Things to know about LangChain's class:
+
+    - Each lookup gives the fusion its best `k` only: search with `**search_options(k)`.
+    - Ids are whole numbers or UUIDs: `qdrant_id` makes one of any text.
+    - `add_texts` with a generator adds nothing: give a list.
+    - Its MMR reads `lambda_mult` the wrong way round: 0 is similarity alone.
+    - It has no ColBERT: put `BGEM3Reranker(engine=engine)` behind it.
+
+    Args:
+        engine: Encodes for both lookups.
+        collection_name: A collection that fits, or a new one.
+        client: Where the collection is.
+        distance: Cosine or dot, the same for vectors of norm 1. LangChain's relevance scores are
+            right for cosine only.
+        vector_name: Of the dense vectors.
+        sparse_vector_name: Of the lexical weights.
+        **options: Further arguments of `QdrantVectorStore`, such as `content_payload_key`.
+
+    Returns:
+        The store, in hybrid mode.
+
+    Raises:
+        InputError: The distance is neither cosine nor dot.
+        StoreError: A collection is there that does not fit; the message names both sides.
+    """
+    if distance not in _UNIT_DISTANCES:
+        raise InputError(
+            f"distance={distance!r}: BGE-M3's vectors are compared by Distance.COSINE or "
+            "Distance.DOT"
+        )
+    dense = {vector_name: models.VectorParams(size=engine.encoder.dim, distance=distance)}
+    # no IDF modifier: the learnt weights are all of the score
+    sparse = {sparse_vector_name: models.SparseVectorParams()}
+    if client.collection_exists(collection_name):
+        _check_fits(client, collection_name, dense, sparse)
+    else:
+        client.create_collection(collection_name, dense, sparse_vectors_config=sparse)
+    return QdrantVectorStore(
+        client=client,
+        collection_name=collection_name,
+        embedding=BGEM3Embeddings(engine=engine),
+        sparse_embedding=BGEM3QdrantSparse(engine),
+        retrieval_mode=RetrievalMode.HYBRID,
+        distance=distance,
+        vector_name=vector_name,
+        sparse_vector_name=sparse_vector_name,
+        validate_collection_config=False,  # done above, without encoding a text
+        **options,
+    )
+
+
+def search_options(
+    k: int, *, fetch_k: int = 100, fusion: Literal["rrf", "dbsf"] = "rrf"
+) -> SearchOptions:
+    """Arguments for a search that fuses more candidates than it returns.
+
+    For instance `store.similarity_search(query, **search_options(5))`, or
+    `store.as_retriever(search_kwargs=search_options(5))`.
+
+    Args:
+        k: Most documents that come back.
+        fetch_k: Candidates of each lookup; at least `k` are taken.
+        fusion: "rrf", by ranks, or "dbsf", by scores relative to their distribution.
+
+    Returns:
+        Keyword arguments of `similarity_search` and its kin.
+
+    Raises:
+        InputError: A number is below 1, or the fusion is unknown.
+    """
+    if fusion not in ("rrf", "dbsf"):
+        raise InputError(f'fusion must be "rrf" or "dbsf", not {fusion!r}')
+    limit = whole("k", k, least=1)
+    fetched = max(limit, whole("fetch_k", fetch_k, least=1))
+    # LangChain uses k for each lookup and for the result; limit overrides the latter
+    return SearchOptions(
+        k=fetched,
+        limit=limit,
+        hybrid_fusion=models.FusionQuery(fusion=models.Fusion(fusion)),
+    )
+
+
+def qdrant_id(name: str) -> str:
+    """A UUID that always stands for the same text: an id of yours in the form Qdrant takes."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+
+
+def _check_fits(
+    client: QdrantClient,
+    name: str,
+    dense: dict[str, models.VectorParams],
+    sparse: dict[str, models.SparseVectorParams],
+) -> None:
+    params = client.get_collection(name).config.params
+    held = params.vectors if isinstance(params.vectors, dict) else {"": params.vectors}
+    there = [
+        *(_dense_words(n, held.get(n)) for n in dense),
+        *(_sparse_words(n, (params.sparse_vectors or {}).get(n)) for n in sparse),
+    ]
+    wanted = [
+        *(_dense_words(n, v) for n, v in dense.items()),
+        *(_sparse_words(n, v) for n, v in sparse.items()),
+    ]
+    if there != wanted:
+        raise StoreError(
+            f"collection {name!r} has {'; '.join(there)}; this model needs {'; '.join(wanted)}. "
+            "Take another collection_name, give the names and distance that it has, or delete it"
+        )
+
+
+def _dense_words(name: str, found: models.VectorParams | None) -> str:
+    if found is None:
+        return f"no dense vectors named {name!r}"
+    several = "" if found.multivector_config is None else " in multivectors"
+    return f"dense vectors {name!r} of {found.size} numbers by {found.distance.value}{several}"
+
+
+def _sparse_words(name: str, found: models.SparseVectorParams | None) -> str:
+    if found is None:
+        return f"no sparse vectors named {name!r}"
+    weighted = found.modifier not in (None, models.Modifier.NONE)
+    return f"sparse vectors {name!r}" + (f" with modifier {found.modifier}" if weighted else "")
+
+
+def _vectors(batch: EmbeddingBatch) -> list[SparseVector]:
+    """Python numbers, ids in ascending order."""
+    rows = [] if batch.sparse is None else [batch.sparse.row(i) for i in range(len(batch))]
+    return [SparseVector(indices=ids.tolist(), values=weights.tolist()) for ids, weights in rows]
