@@ -18,7 +18,7 @@ MILVUS_PIP := $(MILVUS)/bin/python -m pip install -q -c constraints-llama-milvus
 MILVUS_PINS := $(shell cat pyproject.toml constraints-llama-milvus.txt | cksum | tr -d ' ')
 MILVUS_READY := $(MILVUS)/.ready-$(MILVUS_PINS)
 
-.PHONY: setup demo test test-llama-milvus soak check wheel-test clean
+.PHONY: setup demo test conformance test-llama-milvus soak check wheel-test clean
 .DEFAULT_GOAL := setup
 
 setup: $(DEV)
@@ -46,6 +46,10 @@ demo: $(BASE)
 # Two processes, each of one thread: what the tests need on two cores. WORKERS=8 on a larger machine.
 test: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# The suites of the frameworks and our own, one line for each; `make test` runs them too.
+conformance: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/conformance.py
 
 # LlamaIndex's Milvus store needs an older pymilvus than LangChain's: an environment of its own,
 # which git and the linters do not look into.
