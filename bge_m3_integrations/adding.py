@@ -16,6 +16,7 @@ COMMIT_EVERY = 4096
 """Records between two flushes; a power cut costs at most the work since the last one."""
 
 Tell = Callable[[int, int | None], None]
+Check = Callable[[Sequence[Record], EmbeddingBatch], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,14 @@ class Writer:
         store: Keeps.
         modes: What documents are encoded by.
         pooling: How many token vectors share one that is kept.
+        check: Is shown each batch with its embeddings before it is written, and may raise.
     """
 
     engine: BGEM3
     store: Store
     modes: Modes
     pooling: int = 1
+    check: Check | None = None
 
     def add(self, records: Iterable[Record], *, batch_size: int, tell: Tell) -> list[str]:
         """Encode all records and keep them; see `HybridIndex.add`."""
@@ -68,7 +71,10 @@ class Writer:
         since = 0
         for piece in self._pieces(taken, batch_size):
             batch = taken[piece]
-            self.store.upsert(batch, self._encoded(batch))
+            embeddings = self._encoded(batch)
+            if self.check is not None:
+                self.check(batch, embeddings)
+            self.store.upsert(batch, embeddings)
             since = self._committed(since + len(batch))
             tell(piece.stop, len(taken))
         self.store.flush()

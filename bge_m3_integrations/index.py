@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 import numpy as np
 
 from bge_m3_integrations._progress import ProgressLike, reporter
-from bge_m3_integrations.adding import Ingested, Writer
+from bge_m3_integrations.adding import Check, Ingested, Writer
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.diversity import mmr
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import FilterLike, as_filter
 from bge_m3_integrations.fusion import Fusion
-from bge_m3_integrations.opening import open_store
+from bge_m3_integrations.opening import copy_to_folder, open_store
 from bge_m3_integrations.plan import Plan, SearchOptions, Stage, make_plan
 from bge_m3_integrations.reranking import Given, ranked_batch
 from bge_m3_integrations.rescoring import Reencoder
@@ -26,6 +27,7 @@ from bge_m3_integrations.stores.base import OffersBackup
 from bge_m3_integrations.stores.memory import MemoryStore
 from bge_m3_integrations.types import (
     EmbeddingBatch,
+    FloatArray,
     Hit,
     Mode,
     Modes,
@@ -144,12 +146,23 @@ class HybridIndex:
             scored |= {"colbert"}
         return _shared_modes(self._engine.modes, scored, self._wanted)
 
+    @property
+    def pooling(self) -> int:
+        """How many token vectors of a document share one that is kept."""
+        return self._searcher.pooling
+
+    @property
+    def reencodes(self) -> bool:
+        """Whether candidates are encoded again, since no token vectors are kept."""
+        return self._searcher.reencoder is not None
+
     def add(
         self,
         records: Iterable[Record],
         *,
         batch_size: int = 256,
         progress: ProgressLike = False,
+        check: Check | None = None,
     ) -> list[str]:
         """Encode records and keep them; a known id is replaced.
 
@@ -160,6 +173,8 @@ class HybridIndex:
             batch_size: Most records encoded and written at a time; long texts make batches
                 smaller. If one batch fails, those before it are kept.
             progress: True shows a bar; a function is called with the number done and the total.
+            check: Called with each batch's records and embeddings before they are written; what it
+                raises ends the call.
 
         Returns:
             The ids, in order.
@@ -169,7 +184,8 @@ class HybridIndex:
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
         with reporter(progress, label="adding") as tell:
-            return self._writer.add(records, batch_size=batch_size, tell=tell)
+            writer = replace(self._writer, check=check)
+            return writer.add(records, batch_size=batch_size, tell=tell)
 
     def ingest(
         self,
@@ -355,11 +371,21 @@ class HybridIndex:
         """
         if "dense" not in self._store.capabilities.vectors:
             raise InputError("diversity compares dense vectors, which this index lacks")
-        vectors = self._store.vectors([hit.id for hit in hits], ["dense"]).dense
+        hits, vectors = self._with_vectors(hits)
         relevance = np.array([hit.relevance for hit in hits], np.float32)
-        assert vectors is not None
         chosen = mmr(relevance, vectors, limit=limit, relevance_share=relevance_share)
         return [hits[i] for i in chosen]
+
+    def _with_vectors(self, hits: Sequence[Hit]) -> tuple[Sequence[Hit], FloatArray]:
+        """The hits and their dense vectors; what was deleted meanwhile is left out."""
+        try:
+            vectors = self._store.vectors([hit.id for hit in hits], ["dense"]).dense
+        except StoreError:
+            held = self._store.text_hashes([hit.id for hit in hits])
+            hits = [hit for hit, text in zip(hits, held, strict=True) if text is not None]
+            vectors = self._store.vectors([hit.id for hit in hits], ["dense"]).dense
+        assert vectors is not None  # they were asked for
+        return hits, vectors
 
     def rerank(
         self,
@@ -497,6 +523,21 @@ class HybridIndex:
                 memory.
         """
         self._durable("backup").backup(path)
+
+    def copy_to(self, path: str | Path, *, colbert: str = "float32") -> None:
+        """Copy the index's numbers into a new folder, from memory too; nothing is encoded.
+
+        Args:
+            path: A folder that does not exist yet, or is empty; open it with `HybridIndex.open`.
+            colbert: How the copy keeps token vectors; "float32" keeps their every bit. See `open`.
+
+        Raises:
+            StoreError: The folder holds something, the disk has no room, or the store does not
+                give back the numbers that it keeps.
+        """
+        if self.reencodes:
+            colbert = "reencode"
+        copy_to_folder(self, Path(path), colbert=colbert)
 
     @staticmethod
     def restore(backup: str | Path, path: str | Path) -> None:

@@ -11,7 +11,11 @@ from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.types import ALL_MODES, Modes, as_modes, ordered_modes
 
 if TYPE_CHECKING:
+    from bge_m3_integrations.index import HybridIndex
     from bge_m3_integrations.stores.edge import EdgeStore, EncoderNote, Manifest
+
+_COPIED_AT_ONCE = 64
+"""Records whose token vectors are in memory at once."""
 
 
 def open_store(
@@ -67,6 +71,47 @@ def open_store(
         encoder=note_of(engine),
         other_dtype=other_dtype,
     )
+
+
+def copy_to_folder(index: HybridIndex, path: Path, *, colbert: str) -> None:
+    """Copy an index's numbers into a new folder; see `HybridIndex.copy_to`.
+
+    Args:
+        index: Any.
+        path: The folder.
+        colbert: How the copy keeps token vectors.
+
+    Raises:
+        StoreError: See `HybridIndex.copy_to`.
+    """
+    kept = index.modes & index.store.capabilities.score
+    if lacking := kept - index.store.capabilities.vectors:
+        raise StoreError(
+            f"a {type(index.store).__name__} keeps {ordered_modes(kept)}, but does not give "
+            f"{ordered_modes(lacking)} back as numbers; copy its folder by backup()"
+        )
+    from bge_m3_integrations.stores.edge.folder import check_empty
+
+    check_empty(path)
+    _, store = open_store(
+        path,
+        index.engine,
+        modes=index.modes,
+        colbert=colbert if "colbert" in index.modes else None,
+        pooling=index.pooling,
+        filter_fields=None,
+        other_dtype=False,
+    )
+    try:
+        page = index.scroll(limit=_COPIED_AT_ONCE)
+        while page.records:
+            store.upsert(page.records, index.store.vectors([r.id for r in page.records], kept))
+            if page.after is None:
+                break
+            page = index.scroll(after=page.after, limit=_COPIED_AT_ONCE)
+        store.flush()
+    finally:
+        store.close()
 
 
 def note_of(engine: BGEM3) -> EncoderNote:

@@ -55,7 +55,7 @@ def build(engine: BGEM3) -> Runnable[str, dict[str, object]]:
     )
     return (
         {"query": RunnablePassthrough(), "documents": retriever}
-        | RunnablePassthrough.assign(documents=reranker.as_runnable())
+        | RunnablePassthrough.assign(documents=reranker)
         | RunnablePassthrough.assign(answer=answer)
     )
 

@@ -1,4 +1,7 @@
-"""LangChain's classes over one engine: embeddings, retriever, reranker; extra "langchain"."""
+"""LangChain's classes over one engine: embeddings, vector store, retriever, reranker, tool.
+
+Extra "langchain".
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,28 @@ if TYPE_CHECKING:
     from bge_m3_integrations.langchain.documents import to_document, to_record
     from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
     from bge_m3_integrations.langchain.retriever import BGEM3Retriever
+    from bge_m3_integrations.langchain.tool import retriever_tool
+    from bge_m3_integrations.langchain.vectorstore import BGEM3VectorStore
 
 _HOME_OF = {
     "BGEM3Embeddings": "embeddings",
     "BGEM3Reranker": "compressor",
     "BGEM3Retriever": "retriever",
+    "BGEM3VectorStore": "vectorstore",
+    "retriever_tool": "tool",
     "to_document": "documents",
     "to_record": "documents",
 }
 
-__all__ = ["BGEM3Embeddings", "BGEM3Reranker", "BGEM3Retriever", "to_document", "to_record"]
+__all__ = [
+    "BGEM3Embeddings",
+    "BGEM3Reranker",
+    "BGEM3Retriever",
+    "BGEM3VectorStore",
+    "retriever_tool",
+    "to_document",
+    "to_record",
+]
 
 
 if not TYPE_CHECKING:  # a checker would take every misspelt name for one of ours

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Self, TypedDict
 
 from langchain_core.callbacks import Callbacks
+from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import ConfigDict, Field, PlainValidator
+from langchain_core.runnables import RunnableConfig, RunnableSerializable, run_in_executor
+from pydantic import ConfigDict, Field, PlainValidator, model_validator
 
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.options import parsed_weights
-from bge_m3_integrations.types import ALL_MODES, Weights, WeightsLike
+from bge_m3_integrations.reranking import Given, ranked_batch
+from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
 
 _ROLE = "langchain.reranker"
 
@@ -26,14 +29,32 @@ class Relevance(TypedDict):
     relevance_score: float
 
 
-class BGEM3Reranker(BaseDocumentCompressor):
+Question = Mapping[str, Any]
+"""What the reranker takes as a step of a chain: "query", a text, and "documents"."""
+
+
+def _engine_of(given: dict[str, Any]) -> BGEM3:
+    index = given.get("index")
+    if index is None:
+        raise InputError("a reranker needs engine=BGEM3(...), or index=, whose engine it takes")
+    engine: BGEM3 = index.engine
+    return engine
+
+
+class BGEM3Reranker(
+    RunnableSerializable[Question, list[Document]], BaseDocumentCompressor, BaseCrossEncoder
+):
     """Orders documents by their hybrid score for a query.
 
-    Over the engine of a retriever, the query costs no second forward pass. The async twin runs in
-    a thread. LangChain traces no compressor; `as_runnable` is traced.
+    It is a compressor, a step of a chain that takes `{"query": ..., "documents": ...}`, and a
+    cross-encoder. `batch` encodes the queries of all its inputs together, and their documents
+    together. Over the engine of a retriever, the query costs no second forward pass; over its
+    `index`, nor do documents that the index keeps with the same id and text. The async methods
+    run in a thread.
 
     Attributes:
-        engine: Encodes the query once and each distinct document once.
+        index: Its stored numbers are used for documents that it keeps; None encodes all.
+        engine: Encodes the query once and each distinct document once; by default the index's.
         top_n: Most documents that come back, 3 as in LangChain's other rerankers; None is all.
         weights: How much each mode counts; None is the default preset.
         score_threshold: Documents with a lower score are left out.
@@ -43,10 +64,21 @@ class BGEM3Reranker(BaseDocumentCompressor):
         arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
     )
 
-    engine: BGEM3 = Field(exclude=True, repr=False)
+    index: HybridIndex | None = Field(default=None, exclude=True, repr=False)
+    engine: BGEM3 = Field(default_factory=_engine_of, exclude=True, repr=False)
     top_n: int | None = Field(default=3, ge=1)
     weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
     score_threshold: float | None = None
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> Self:
+        """Refuse an engine beside an index of another: their numbers would not compare."""
+        if self.index is not None and self.engine is not self.index.engine:
+            raise InputError(
+                f"engine is {self.engine.name}, but the index has an engine of its own, "
+                f"{self.index.engine.name}; leave out engine, or index"
+            )
+        return self
 
     def model_post_init(self, context: Any, /) -> None:
         """Declare the modes, so that a retriever's first question encodes for both."""
@@ -66,17 +98,22 @@ class BGEM3Reranker(BaseDocumentCompressor):
         Args:
             documents: Any number of documents; they stay as they are.
             query: The query's text.
-            callbacks: Part of LangChain's interface; there is nothing to report to them.
+            callbacks: Who is told of it, as a run of its own.
 
         Returns:
             Deep copies, best first, with the hybrid score as `metadata["relevance_score"]`.
         """
-        del callbacks
-        documents = list(documents)
-        return [
-            _scored(documents[found["index"]], found["relevance_score"])
-            for found in self.rerank(documents, query)
-        ]
+        return self.invoke({"query": query, "documents": documents}, {"callbacks": callbacks})
+
+    async def acompress_documents(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        callbacks: Callbacks | None = None,
+    ) -> list[Document]:
+        """See `compress_documents`."""
+        question = {"query": query, "documents": documents}
+        return await self.ainvoke(question, {"callbacks": callbacks})
 
     def rerank(
         self, documents: Sequence[str | Document], query: str, *, top_n: int | None = None
@@ -91,34 +128,152 @@ class BGEM3Reranker(BaseDocumentCompressor):
         Returns:
             Positions in `documents` with their hybrid scores, best first, ties by position.
         """
-        documents = list(documents)
-        if not documents:
+        [ranked] = self._ranked([query], [documents], top_n=top_n)
+        return [Relevance(index=one.index, relevance_score=one.score) for one in ranked]
+
+    def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """LangChain's `BaseCrossEncoder`: hybrid scores of pairs of query and document.
+
+        Args:
+            text_pairs: Any number of pairs; each distinct text is encoded once.
+
+        Returns:
+            One score per pair, in order; neither `top_n` nor the threshold applies.
+        """
+        pairs = list(text_pairs)
+        if not pairs:
             return []
-        texts = [d.page_content if isinstance(d, Document) else d for d in documents]
-        limit = self.top_n if top_n is None else top_n
-        ranked = self.engine.rerank(query, texts, limit=limit, weights=self.weights)
-        least = self.score_threshold
+        scores: list[float] = self.engine.score_pairs(pairs, weights=self.weights).hybrid.tolist()
+        return scores
+
+    def invoke(
+        self, input: Question, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """The best documents; see `compress_documents`.
+
+        Args:
+            input: A dict of "query" and "documents".
+            config: Callbacks, tags and the like.
+            **kwargs: There are none.
+
+        Returns:
+            Deep copies, best first.
+
+        Raises:
+            InputError: The dict lacks a key, or something is no document.
+        """
+        return self._call_with_config(self._best, input, config, **kwargs)
+
+    async def ainvoke(
+        self, input: Question, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> list[Document]:
+        """See `invoke`."""
+        return await self._acall_with_config(self._abest, input, config, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[Question],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any | None,
+    ) -> list[list[Document]]:
+        """The best documents of each input; all are encoded together.
+
+        Args:
+            inputs: Dicts of "query" and "documents".
+            config: One for all, or one for each.
+            return_exceptions: Put an input's exception in place of its documents.
+            **kwargs: There are none.
+
+        Returns:
+            One list per input, in order.
+        """
+        return self._batch_with_config(
+            self._best_of_each, inputs, config, return_exceptions=return_exceptions, **kwargs
+        )
+
+    async def abatch(
+        self,
+        inputs: list[Question],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any | None,
+    ) -> list[list[Document]]:
+        """See `batch`."""
+        return await self._abatch_with_config(
+            self._abest_of_each, inputs, config, return_exceptions=return_exceptions, **kwargs
+        )
+
+    def _best(self, question: Question) -> list[Document]:
+        return self._best_of_all([question])[0]
+
+    async def _abest(self, question: Question) -> list[Document]:
+        return await run_in_executor(None, self._best, question)
+
+    def _best_of_each(self, questions: list[Question]) -> list[list[Document] | Exception]:
+        """All together; where that fails, each alone, so that only those at fault raise."""
+        try:
+            return list(self._best_of_all(questions))
+        except Exception:
+            return [self._best_or_error(question) for question in questions]
+
+    async def _abest_of_each(self, questions: list[Question]) -> list[list[Document] | Exception]:
+        return await run_in_executor(None, self._best_of_each, questions)
+
+    def _best_or_error(self, question: Question) -> list[Document] | Exception:
+        try:
+            return self._best(question)
+        except Exception as error:
+            return error
+
+    def _best_of_all(self, questions: Sequence[Question]) -> list[list[Document]]:
+        asked = [_question(question) for question in questions]
+        rankings = self._ranked([query for query, _ in asked], [held for _, held in asked])
         return [
-            Relevance(index=one.index, relevance_score=one.score)
-            for one in ranked
-            if least is None or one.score >= least
+            [_scored(held[one.index], one.score) for one in ranked]
+            for (_, held), ranked in zip(asked, rankings, strict=True)
         ]
 
-    def as_runnable(self) -> Runnable[Mapping[str, Any], list[Document]]:
-        """This reranker as a step of a chain: a dict of "query" and "documents" to documents."""
+    def _ranked(
+        self,
+        queries: list[str],
+        documents: Sequence[Sequence[str | Document]],
+        *,
+        top_n: int | None = None,
+    ) -> list[list[Ranked]]:
+        rows = [[_given(document) for document in row] for row in documents]
+        asked = [i for i, row in enumerate(rows) if row]  # no query is encoded for nothing
+        texts, held = [queries[i] for i in asked], [rows[i] for i in asked]
+        limit, least = self.top_n if top_n is None else top_n, self.score_threshold
+        rankings: list[list[Ranked]] = [[] for _ in rows]
+        if not asked:
+            return rankings
+        if self.index is not None:
+            found = self.index.rerank_batch(texts, held, limit=limit, weights=self.weights)
+        else:
+            weights = self.engine.weights(self.weights)
+            found = ranked_batch(self.engine, None, texts, held, weights, limit=limit)
+        for i, ranked in zip(asked, found, strict=True):
+            rankings[i] = [one for one in ranked if least is None or one.score >= least]
+        return rankings
 
-        def rerank(inputs: Mapping[str, Any]) -> list[Document]:
-            query, documents = _question(inputs)
-            return self.compress_documents(documents, query)
 
-        return RunnableLambda(rerank, name=type(self).__name__)
-
-
-def _question(inputs: Mapping[str, Any]) -> tuple[str, Sequence[Document]]:
+def _question(inputs: object) -> tuple[str, list[Document]]:
     if not isinstance(inputs, Mapping) or not {"query", "documents"} <= inputs.keys():
         held = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise InputError(f'the reranker takes a dict with "query" and "documents", not {held}')
-    return inputs["query"], inputs["documents"]
+    documents = list(inputs["documents"])
+    if wrong := [one for one in documents if not isinstance(one, Document)]:
+        raise InputError(f'"documents" must be Documents, not {type(wrong[0]).__name__}')
+    return inputs["query"], documents
+
+
+def _given(document: str | Document) -> Given:
+    if isinstance(document, Document):
+        return Given(document.page_content, document.id)
+    return Given(document)
 
 
 def _scored(document: Document, score: float) -> Document:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from langchain_core.documents import Document
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.filters import Filter, RecordPredicate, as_filter
 from bge_m3_integrations.types import Hit, Record
 
 T = TypeVar("T")
@@ -65,6 +67,33 @@ def to_document(record: Record) -> Document:
     """A record as a document: what a reader sees, whichever framework wrote it."""
     metadata = deepcopy(dict(record.metadata))
     return Document(id=record.id, page_content=record.shown, metadata=metadata)
+
+
+def document_filter(value: Any) -> Filter | None:
+    """Read a filter as LangChain's users write it.
+
+    Args:
+        value: A filter tree, a condition in dict form, a function over a `Document`, or None.
+
+    Returns:
+        The filter, or None for None; a function is asked about each record as a document.
+
+    Raises:
+        FilterError: The condition is malformed, or the value is none of these.
+    """
+    if callable(value) and not isinstance(value, Filter | Mapping):
+        return RecordPredicate(_OverDocument(value))
+    return as_filter(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _OverDocument:
+    """A function over documents as one over records; equal where the function is the same."""
+
+    fn: Callable[[Document], bool]
+
+    def __call__(self, record: Record) -> bool:
+        return bool(self.fn(to_document(record)))
 
 
 def with_scores(document: Document, hit: Hit) -> Document:

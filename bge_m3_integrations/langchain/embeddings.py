@@ -21,8 +21,9 @@ class BGEM3Embeddings(BaseModel, Embeddings):
 
     Give either `engine`, to share one model with other adapters, or the options of a model of its
     own, which mean what they mean to `BGEM3`. For `CacheBackedEmbeddings`, take `fingerprint` as
-    the namespace: a name can stand for two models. Nothing is loaded before the first text. The
-    async methods run in a thread, a whole list in one call. Texts are encoded as they are.
+    the namespace: a name can stand for two models. Nothing is loaded before the first text. Texts
+    of async calls that wait at the same time are encoded together, and no thread waits for them.
+    Texts are encoded as they are.
 
     Attributes:
         engine: An engine that brings its own options.
@@ -87,7 +88,11 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         """Make the engine, which loads nothing yet."""
         del context
         self._engine = BGEM3(**self._options()) if self.engine is None else self.engine
-        self._engine.declare(_ROLE, query=["dense"], document=["dense"])
+        self._declare()
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._declare()  # the engine is a new one, which knows of nobody
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents.
@@ -98,8 +103,7 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         Returns:
             One vector of norm 1 per text, in order.
         """
-        given: Sequence[str] = texts
-        held = given if isinstance(given, str) else list(given)  # the engine refuses a string
+        held = _held(texts)
         if not held:
             return []  # and no model is loaded for nothing
         return _rows(self._engine.encode_documents(held, modes=["dense"]))
@@ -108,10 +112,28 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         """Embed one query, as a vector of norm 1."""
         return _rows(self._engine.encode_queries([text], modes=["dense"]))[0]
 
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """See `embed_documents`."""
+        held = _held(texts)
+        if not held:
+            return []
+        return _rows(await self._engine.aencode_documents(held, modes=["dense"]))
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """See `embed_query`."""
+        return _rows(await self._engine.aencode_queries([text], modes=["dense"]))[0]
+
+    def _declare(self) -> None:
+        self._engine.declare(_ROLE, query=["dense"], document=["dense"])
+
     def _options(self) -> dict[str, Any]:
         options = {name: getattr(self, name) for name in type(self).model_fields}
         del options["engine"]
         return {"model": options.pop("model_name"), **options}
+
+
+def _held(texts: Sequence[str]) -> Sequence[str]:
+    return texts if isinstance(texts, str) else list(texts)  # the engine refuses a string
 
 
 def _rows(batch: EmbeddingBatch) -> list[list[float]]:

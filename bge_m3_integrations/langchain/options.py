@@ -1,12 +1,25 @@
-"""Checks of options that more than one pydantic class here takes."""
+"""Options that more than one class here takes: their forms and their checks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypeAlias
+
+from langchain_core.documents import Document
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.filters import Filter
+from bge_m3_integrations.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
 from bge_m3_integrations.types import Weights
+
+FUSIONS: Mapping[str, type[WeightedSum | ScaledSum | ReciprocalRank]] = {
+    "weighted_sum": WeightedSum,
+    "scaled_sum": ScaledSum,
+    "reciprocal_rank": ReciprocalRank,
+}
+DocumentFilter: TypeAlias = Filter | Mapping[str, Any] | Callable[[Document], bool]
+FusionLike: TypeAlias = Fusion | str | Mapping[str, Any]
 
 
 def parsed_weights(value: Any) -> Weights | None:
@@ -14,11 +27,38 @@ def parsed_weights(value: Any) -> Weights | None:
     return None if value is None else Weights.parse(value)
 
 
-def checked_fusion(value: Any) -> Any:
-    """Something that ranks, or None; `Fusion` is a protocol, which pydantic cannot check."""
-    rank: Callable[..., Any] | None = getattr(value, "rank_values", None)
-    if value is not None and not (callable(rank) and hasattr(value, "name")):
-        raise InputError(
-            f"fusion must be one of this package's, or have its methods, not {value!r}"
+def checked_fusion(value: Any) -> Fusion | None:
+    """Read a fusion in any of its forms.
+
+    Args:
+        value: A fusion; the name of one of this package's; a mapping of "name" and its
+            parameters, such as `{"name": "reciprocal_rank", "k": 10}`; or None.
+
+    Returns:
+        The fusion, or None for None.
+
+    Raises:
+        InputError: An unknown name or parameter, or no fusion.
+    """
+    if value is None or isinstance(value, str | Mapping):
+        return (
+            None if value is None else _named({"name": value} if isinstance(value, str) else value)
         )
-    return value
+    rank: Callable[..., Any] | None = getattr(value, "rank_values", None)
+    if not (callable(rank) and hasattr(value, "name")):
+        raise InputError(
+            f"fusion must be one of {list(FUSIONS)}, or have their methods, not {value!r}"
+        )
+    fusion: Fusion = value  # a protocol, which pydantic cannot check
+    return fusion
+
+
+def _named(form: Mapping[str, Any]) -> Fusion:
+    name = str(form.get("name"))
+    if name not in FUSIONS:
+        raise InputError(f"unknown fusion {name!r}; there are {list(FUSIONS)}")
+    kind = FUSIONS[name]
+    known = {field.name for field in fields(kind)}
+    if unknown := set(form) - known:
+        raise InputError(f"{name} has no {sorted(unknown)}; it has {sorted(known - {'name'})}")
+    return kind(**form)

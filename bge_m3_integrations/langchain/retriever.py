@@ -2,85 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Annotated, Any, Self, TypedDict, Unpack
+import asyncio
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, Unpack
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
     CallbackManagerForRetrieverRun,
 )
 from langchain_core.documents import Document
+from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
-from langchain_core.runnables import RunnableConfig, run_in_executor
+from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field, PlainValidator
 
 from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.filters import FilterLike, as_filter
-from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.langchain.calling import (
+    CallOptions,
+    RetrieverOptions,
+    search_options,
+)
 from bge_m3_integrations.langchain.documents import (
+    document_filter,
     same_length,
     to_document,
     to_records,
     with_scores,
 )
-from bge_m3_integrations.langchain.options import checked_fusion, parsed_weights
+from bge_m3_integrations.langchain.events import Found, atell, listens, tell, watched
+from bge_m3_integrations.langchain.options import (
+    DocumentFilter,
+    FusionLike,
+    checked_fusion,
+    parsed_weights,
+)
+from bge_m3_integrations.langchain.serialising import NotJsonError, as_json, check_json
+from bge_m3_integrations.langchain.source import Source
 from bge_m3_integrations.langchain.together import Together
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.types import Hit, Mode, WeightsLike
+from bge_m3_integrations.types import Mode, WeightsLike
 
 _ROLE = "langchain.retriever"
 
 
-class RetrieverOptions(TypedDict, total=False):
-    """The fields of `BGEM3Retriever` besides the index."""
-
-    k: int
-    weights: WeightsLike | None
-    filter: FilterLike | None
-    score_threshold: float | None
-    candidates: Mapping[Mode, int] | None
-    fusion: Fusion | None
-    include_scores: bool
-    name: str | None
-    tags: list[str] | None
-    metadata: dict[str, Any] | None
+def _source(value: Any) -> Source:
+    return Source.of(value, role=_ROLE)
 
 
 class BGEM3Retriever(BaseRetriever):
     """Finds documents by dense, sparse and ColBERT scores, one forward pass per query.
 
-    `invoke` and its relatives take `k`, `filter`, `weights` and `score_threshold` for one call;
-    they stand in place of the fields, a filter too. `batch` and `abatch` encode all queries
-    together, and each query has its own callbacks. The async methods search in a thread.
+    `invoke` and its relatives take `k`, `filter`, `weights`, `modes` and `score_threshold` for one
+    call; they stand in place of the fields, a filter too. `modes` are the only ones that count in
+    it. `batch` and `abatch` encode all queries together, and so do `ainvoke`s that wait at the
+    same time; no thread waits for the encoder.
+
+    Handlers that hear custom events are told of each step of a search: "bge_m3.encode", "find",
+    "score" and "rank", with its seconds, its counts and the number of queries that it was for.
+    The steps of a batch are for all of its queries at once, and the run of each is told of them.
+
+    Over an index in a folder it can be written by LangChain's `dumpd` and read by
+    `load(..., valid_namespaces=["bge_m3_integrations"], allowed_objects=[BGEM3Retriever])`; what
+    is read opens the folder at its first search, with the engine that the index names. Over one
+    in memory, with a function as filter, or with an engine whose options for queries no index
+    notes, it is "not_implemented" there.
 
     Attributes:
-        index: What is searched.
+        source: What is searched, given as `index`: an index, or the folder of one, which is opened
+            by the first search.
         k: Most documents per query; fewer only where fewer match, or pass the threshold.
         weights: How much each mode counts; None is the default preset.
         filter: Which documents may be found: a dict such as `{"year": {"$gte": 2020}}`, a
-            function over metadata, or a filter tree.
+            function over a `Document`, or a filter tree.
         score_threshold: Documents with a lower ranking value are left out.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
-        fusion: How scores become one ranking value; None is the weighted sum.
+        fusion: How scores become one ranking value, also by name; None is the weighted sum.
         include_scores: Put each document's scores in its metadata, under "bge_m3_scores";
             see `documents.with_scores`.
     """
 
     model_config = ConfigDict(
-        arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        populate_by_name=True,
+        validate_assignment=True,
     )
 
-    index: HybridIndex = Field(exclude=True, repr=False)
+    source: Annotated[HybridIndex | str | Path | Source, PlainValidator(_source)] = Field(
+        alias="index", exclude=True, repr=False
+    )
     k: int = Field(default=4, ge=1)
     weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
-    filter: Annotated[FilterLike | None, PlainValidator(as_filter)] = None
+    filter: Annotated[DocumentFilter | None, PlainValidator(document_filter)] = None
     score_threshold: float | None = None
     candidates: Mapping[Mode, int] | None = None
-    fusion: Annotated[Fusion | None, PlainValidator(checked_fusion)] = None
+    fusion: Annotated[FusionLike | None, PlainValidator(checked_fusion)] = None
     include_scores: bool = False
+
+    @property
+    def index(self) -> HybridIndex:
+        """What is searched; a folder is opened now."""
+        return _source(self.source).index()
+
+    @index.setter
+    def index(self, value: HybridIndex | str | Path) -> None:
+        self.source = value
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Whether LangChain may write it down; see the class."""
+        return True
+
+    def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
+        """What LangChain's `dumpd` writes."""
+        made = super().to_json()
+        if made["type"] != "constructor":
+            return made
+        try:
+            made["kwargs"] |= as_json(
+                _source(self.source),
+                weights=parsed_weights(self.weights),
+                where=document_filter(self.filter),
+                fusion=checked_fusion(self.fusion),
+            )
+            check_json(made["kwargs"])
+        except NotJsonError:
+            return self.to_json_not_implemented()
+        return made
 
     @classmethod
     def from_documents(
@@ -105,8 +156,8 @@ class BGEM3Retriever(BaseRetriever):
             The retriever; its `index` takes further documents.
         """
         retriever = cls(index=HybridIndex(engine, store), **options)
-        retriever._declare()
-        retriever.index.add(to_records(documents, ids=ids))
+        index = _source(retriever.source).prepare()  # so the engine knows what the memo may keep
+        index.add(to_records(documents, ids=ids))
         return retriever
 
     @classmethod
@@ -165,10 +216,8 @@ class BGEM3Retriever(BaseRetriever):
         Returns:
             One list per query, in order.
         """
-        together = Together(self.index, inputs)
-        return super().batch(
-            inputs, config, return_exceptions=return_exceptions, _together=together, **kwargs
-        )
+        shared = {**kwargs, "_together": Together(inputs)}
+        return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
 
     async def abatch(
         self,
@@ -179,79 +228,66 @@ class BGEM3Retriever(BaseRetriever):
         **kwargs: Any | None,
     ) -> list[list[Document]]:
         """See `batch`."""
-        together = Together(self.index, inputs)
-        return await super().abatch(
-            inputs, config, return_exceptions=return_exceptions, _together=together, **kwargs
-        )
+        shared = {**kwargs, "_together": Together(inputs)}
+        return await super().abatch(inputs, config, return_exceptions=return_exceptions, **shared)
 
     def _get_relevant_documents(
         self,
         query: str,
         *,
-        run_manager: CallbackManagerForRetrieverRun | None = None,
-        k: int | None = None,
-        filter: FilterLike | None = None,
-        weights: WeightsLike | None = None,
-        score_threshold: float | None = None,
-        _together: Together | None = None,
+        run_manager: CallbackManagerForRetrieverRun,
+        **call: Unpack[CallOptions],
     ) -> list[Document]:
-        del run_manager
-        self._declare()
-        options = SearchOptions(
-            limit=_first(k, self.k),
-            where=_first(filter, self.filter),
-            weights=_first(weights, self.weights),
-            score_threshold=_first(score_threshold, self.score_threshold),
-            candidates=self.candidates,
-            fusion=self.fusion,
-        )
-        if _together is None:
-            return self._documents(self.index.search(query, **options))
-        return self._documents(_together.search(query, options))
+        options, together = self._options(call), call.get("_together")
+        index = _source(self.source).prepare()
+        found = None if together is None else together.search(index, query, options)
+        if found is None:
+            options, stages = watched(options, wanted=listens(run_manager))
+            found = Found(index.search(query, **options), stages)
+        tell(found, run_manager)
+        return self._documents(found)
 
     async def _aget_relevant_documents(
         self,
         query: str,
         *,
-        run_manager: AsyncCallbackManagerForRetrieverRun | None = None,
-        k: int | None = None,
-        filter: FilterLike | None = None,
-        weights: WeightsLike | None = None,
-        score_threshold: float | None = None,
-        _together: Together | None = None,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        **call: Unpack[CallOptions],
     ) -> list[Document]:
-        del run_manager
-        # a batch takes one thread at a time: the rest would only wait there for the first
-        async with nullcontext() if _together is None else _together.turn:
-            return await run_in_executor(
-                None,
-                self._get_relevant_documents,
-                query,
-                k=k,
-                filter=filter,
-                weights=weights,
-                score_threshold=score_threshold,
-                _together=_together,
-            )
+        options, together = self._options(call), call.get("_together")
+        source = _source(self.source)
+        index = source.ready
+        if index is None:  # it may read files
+            index = await asyncio.to_thread(source.prepare)
+        found = None if together is None else await together.asearch(index, query, options)
+        if found is None:
+            options, stages = watched(options, wanted=listens(run_manager))
+            found = Found(await index.asearch(query, **options), stages)
+        await atell(found, run_manager)
+        return self._documents(found)
+
+    def _options(self, call: CallOptions) -> SearchOptions:
+        usual = SearchOptions(
+            limit=self.k,
+            where=document_filter(self.filter),
+            weights=self.weights,
+            score_threshold=self.score_threshold,
+            candidates=self.candidates,
+            fusion=checked_fusion(self.fusion),
+        )
+        return search_options(usual, call)
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)
-        params["ls_vector_store_provider"] = type(self.index.store).__name__
-        params["ls_embedding_provider"] = type(self.index.engine).__name__
-        params["ls_embedding_model"] = self.index.engine.name
+        index = _source(self.source).held
+        params["ls_embedding_provider"] = BGEM3.__name__
+        if index is not None:  # no trace opens a folder
+            params["ls_vector_store_provider"] = type(index.store).__name__
+            params["ls_embedding_model"] = index.engine.name
         return params
 
-    def _declare(self) -> None:
-        """Not in the constructor: the index's modes may come from the model's files."""
-        self.index.engine.declare(_ROLE, query=self.index.modes)
-
-    def _documents(self, hits: Sequence[Hit]) -> list[Document]:
-        documents = [to_document(hit.record) for hit in hits]
+    def _documents(self, found: Found) -> list[Document]:
+        documents = [to_document(hit.record) for hit in found.hits]
         if not self.include_scores:
             return documents
-        return [with_scores(d, hit) for d, hit in zip(documents, hits, strict=True)]
-
-
-def _first(value: Any, default: Any) -> Any:
-    """What a call gave, or the field where it gave None."""
-    return default if value is None else value
+        return [with_scores(d, hit) for d, hit in zip(documents, found.hits, strict=True)]

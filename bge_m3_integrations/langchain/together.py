@@ -1,47 +1,67 @@
-"""What makes a batch of queries one encoding, though LangChain invokes each by itself."""
+"""What makes a batch of queries one search, though LangChain invokes each by itself."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.plan import SearchOptions
+from bge_m3_integrations.langchain.events import Found, watched
+from bge_m3_integrations.plan import SearchOptions, Stage
 from bge_m3_integrations.types import Hit
 
 
 class Together:
     """One search for a whole batch, done by the first of its queries that comes by.
 
-    Args:
-        index: What is searched.
-        queries: All queries of the batch; what is no string is left to its own search.
+    The options are the same for all queries of a batch. Where the search fails, each query is left
+    to a search of its own, so that only those at fault raise.
 
-    Attributes:
-        turn: Held by the one query of an async batch that has a thread.
+    Args:
+        queries: All queries of the batch; what is no string is left to its own search.
     """
 
-    def __init__(self, index: HybridIndex, queries: Sequence[str]) -> None:
-        self._index = index
+    def __init__(self, queries: Sequence[str]) -> None:
         self._queries = list(dict.fromkeys(query for query in queries if isinstance(query, str)))
-        self.turn = asyncio.Lock()
         self._lock = threading.Lock()
-        self._found: dict[str, list[Hit]] | None = None
+        self._turn = asyncio.Lock()  # coroutines wait for the first of them without a thread
+        self._found: Mapping[str, Found] | None = None
 
-    def search(self, query: str, options: SearchOptions) -> list[Hit]:
-        """The hits of one query; the options are the same for all of a batch."""
+    def search(self, index: HybridIndex, query: str, options: SearchOptions) -> Found | None:
+        """What the batch's search found for one query; None if it is to be searched alone."""
         with self._lock:
             if self._found is None:
-                self._found = self._search_all(options)
-            found = self._found
-        if isinstance(query, str) and query in found:
-            return found[query]
-        return self._index.search(query, **options)
+                self._found = self._search_all(index, options)
+        return self._of(query)
 
-    def _search_all(self, options: SearchOptions) -> dict[str, list[Hit]]:
+    async def asearch(self, index: HybridIndex, query: str, options: SearchOptions) -> Found | None:
+        """See `search`."""
+        async with self._turn:
+            if self._found is None:
+                self._found = await self._asearch_all(index, options)
+        return self._of(query)
+
+    def _search_all(self, index: HybridIndex, options: SearchOptions) -> Mapping[str, Found]:
+        options, stages = watched(options)
         try:
-            hits = self._index.search_batch(self._queries, **options)
+            hits = index.search_batch(self._queries, **options)
         except Exception:
-            return {}  # each query is then searched alone, and only those at fault raise
-        return dict(zip(self._queries, hits, strict=True))
+            return {}
+        return self._each(hits, stages)
+
+    async def _asearch_all(self, index: HybridIndex, options: SearchOptions) -> Mapping[str, Found]:
+        options, stages = watched(options)
+        try:
+            hits = await index.asearch_batch(self._queries, **options)
+        except Exception:
+            return {}
+        return self._each(hits, stages)
+
+    def _each(self, hits: Sequence[Sequence[Hit]], stages: Sequence[Stage]) -> Mapping[str, Found]:
+        found = (Found(held, stages, len(self._queries)) for held in hits)
+        return dict(zip(self._queries, found, strict=True))
+
+    def _of(self, query: object) -> Found | None:
+        found = self._found or {}
+        return found.get(query) if isinstance(query, str) else None

@@ -1,7 +1,9 @@
 """LlamaIndex's `MetadataFilters` as this package's filter tree.
 
 Each operator means what `llama_index.core.vector_stores.utils` does with it, without its errors:
-a test that does not fit the held value is false. Nesting and NOT work at any depth.
+a test that does not fit the held value is false. So null equals nothing (write IS_EMPTY), and 1 and
+0 equal true and false, which LlamaIndex's type cannot hold. Nesting and NOT work at any depth, and
+a key may lead into nested mappings ("a.b").
 """
 
 from __future__ import annotations
@@ -29,16 +31,11 @@ from bge_m3_integrations.filters import (
     lookup,
 )
 
-_COMPARISONS = {
-    FilterOperator.EQ: "$eq",
-    FilterOperator.NE: "$ne",
+_ORDERINGS = {
     FilterOperator.GT: "$gt",
     FilterOperator.GTE: "$gte",
     FilterOperator.LT: "$lt",
     FilterOperator.LTE: "$lte",
-    FilterOperator.IN: "$in",
-    FilterOperator.NIN: "$nin",
-    FilterOperator.CONTAINS: "$contains",
 }
 
 
@@ -70,20 +67,46 @@ def _group(filters: MetadataFilters) -> Filter:
 
 
 def _one(item: MetadataFilter) -> Filter:
-    if item.operator in _COMPARISONS:
-        return Compare(item.key, _COMPARISONS[item.operator], item.value)
+    if item.operator in _ORDERINGS:
+        return Compare(item.key, _ORDERINGS[item.operator], item.value)
     if item.operator in _BUILDERS:
         return _BUILDERS[item.operator](item.key, item.value)
-    known = sorted(operator.value for operator in [*_COMPARISONS, *_BUILDERS])
+    known = sorted(operator.value for operator in [*_ORDERINGS, *_BUILDERS])
     raise FilterError(f"unknown filter operator {item.operator!r} for {item.key!r}; known: {known}")
 
 
+def _equal(key: str, value: object) -> Filter:
+    if value is None:
+        return Or(())
+    alike = _alike(value)
+    return Compare(key, "$eq", value) if len(alike) == 1 else Compare(key, "$in", alike)
+
+
+def _one_of(key: str, values: object) -> Filter:
+    alike = [one for value in _list("in", key, values) for one in _alike(value)]
+    return Compare(key, "$in", alike)
+
+
+def _contains(key: str, value: object) -> Filter:
+    return _or([Compare(key, "$contains", one) for one in _alike(value)])
+
+
 def _any(key: str, values: object) -> Filter:
-    return Or([Compare(key, "$contains", value) for value in _listed("any", key, values)])
+    return Or([_contains(key, value) for value in _listed("any", key, values)])
 
 
 def _all(key: str, values: object) -> Filter:
-    return And([Compare(key, "$contains", value) for value in _listed("all", key, values)])
+    return And([_contains(key, value) for value in _listed("all", key, values)])
+
+
+def _alike(value: object) -> list[object]:
+    """The value with what equals it in Python but not in this package's filters."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return [value, bool(value)] if number and value in (0, 1) else [value]
+
+
+def _or(parts: list[Filter]) -> Filter:
+    return parts[0] if len(parts) == 1 else Or(parts)
 
 
 def _empty(key: str, value: object) -> Filter:
@@ -112,6 +135,12 @@ def _held_text(key: str, test: Callable[[str], bool]) -> Filter:
     return Predicate(run)
 
 
+def _list(operator: str, key: str, values: object) -> list[object]:
+    if not isinstance(values, list):
+        raise FilterError(f"{key!r}: {operator} takes a list of values, not {values!r}")
+    return values
+
+
 def _listed(operator: str, key: str, values: object) -> list[object]:
     if not isinstance(values, list) or not values:
         raise FilterError(f"{key!r}: {operator} takes a list of at least one value, not {values!r}")
@@ -125,6 +154,11 @@ def _string(operator: str, key: str, value: object) -> str:
 
 
 _BUILDERS: Mapping[FilterOperator, Callable[[str, object], Filter]] = {
+    FilterOperator.EQ: _equal,
+    FilterOperator.NE: lambda key, value: Not(_equal(key, value)),
+    FilterOperator.IN: _one_of,
+    FilterOperator.NIN: lambda key, values: Not(_one_of(key, values)),
+    FilterOperator.CONTAINS: _contains,
     FilterOperator.ANY: _any,
     FilterOperator.ALL: _all,
     FilterOperator.IS_EMPTY: _empty,

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Collection
 
-from llama_index.core.schema import BaseNode, MetadataMode, TextNode
+from llama_index.core.schema import (
+    BaseNode,
+    MetadataMode,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.filters import And, Compare, Filter, Ids, Or
 from bge_m3_integrations.types import Record
 
 PAYLOAD_KEY = "llama_index"
 """Where the node's own JSON stands in a record's payload."""
+REF_DOC_KEY = "llama_index_ref_doc_id"
+"""Where a node's source document stands in a record's metadata, which is what filters see.
+
+Nodes never show it; documents of other adapters do, as LlamaIndex's own stores show `ref_doc_id`.
+An index opened with `filter_fields` finds documents fast only with this key among them.
+"""
 
 
 def node_to_record(node: BaseNode) -> Record:
@@ -25,12 +39,12 @@ def node_to_record(node: BaseNode) -> Record:
         A record of the same id.
 
     Raises:
-        InputError: The node holds something that JSON cannot.
+        InputError: The node holds something that JSON cannot, or its metadata has `REF_DOC_KEY`.
     """
     return Record(
         node.node_id,
         embedded_text(node),
-        metadata=copy.deepcopy(node.metadata),
+        metadata=_metadata_of(node),
         content=node.get_content(metadata_mode=MetadataMode.NONE),
         payload={PAYLOAD_KEY: _json_of(node)},
     )
@@ -51,12 +65,21 @@ def record_to_node(record: Record) -> BaseNode:
     data = (record.payload or {}).get(PAYLOAD_KEY)
     if data is not None:
         return json_to_doc(copy.deepcopy(data))
+    metadata = copy.deepcopy(dict(record.metadata))
+    source = metadata.pop(REF_DOC_KEY, None)
     return TextNode(
         id_=record.id,
         text=record.shown,
-        metadata=copy.deepcopy(dict(record.metadata)),
-        excluded_embed_metadata_keys=list(record.metadata),
+        metadata=metadata,
+        excluded_embed_metadata_keys=list(metadata),
+        relationships=_from_source(source) if isinstance(source, str) else {},
     )
+
+
+def of_documents(ref_doc_ids: Collection[str]) -> Filter:
+    """A filter: the records of these source documents; a node without one is its own document."""
+    alone = And([Ids(ref_doc_ids), Compare(REF_DOC_KEY, "$exists", False)])
+    return Or([Compare(REF_DOC_KEY, "$in", list(ref_doc_ids)), alone])
 
 
 def with_score_metadata(node: BaseNode, key: str, value: object) -> BaseNode:
@@ -73,6 +96,21 @@ def with_score_metadata(node: BaseNode, key: str, value: object) -> BaseNode:
 def embedded_text(node: BaseNode) -> str:
     """What is encoded of a node, everywhere in LlamaIndex."""
     return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def _metadata_of(node: BaseNode) -> dict[str, object]:
+    metadata: dict[str, object] = copy.deepcopy(node.metadata)
+    source = node.ref_doc_id
+    if metadata.get(REF_DOC_KEY, source) != source:
+        raise InputError(
+            f"node {node.node_id!r} has {metadata[REF_DOC_KEY]!r} under {REF_DOC_KEY!r} in its "
+            f"metadata, where its source document {source!r} is kept; rename that key"
+        )
+    return metadata if source is None else {**metadata, REF_DOC_KEY: source}
+
+
+def _from_source(ref_doc_id: str) -> dict[NodeRelationship, RelatedNodeInfo]:
+    return {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=ref_doc_id)}
 
 
 def _json_of(node: BaseNode) -> dict[str, object]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.tools import BaseTool, create_retriever_tool
+from langchain_core.tools import BaseTool
 from langchain_tests.integration_tests import (
     EmbeddingsIntegrationTests,
     RetrieversIntegrationTests,
@@ -19,10 +18,11 @@ from langchain_tests.integration_tests import (
 from langchain_tests.unit_tests import EmbeddingsUnitTests, ToolsUnitTests
 
 from bge_m3_integrations import BGEM3, HybridIndex, Record
-from bge_m3_integrations.langchain import BGEM3Embeddings, BGEM3Retriever
+from bge_m3_integrations.langchain import BGEM3Embeddings, BGEM3Retriever, retriever_tool
 from bge_m3_integrations.testing import FakeEncoder
 
 TEXTS = ["BGE-M3 makes dense vectors", "and lexical weights", "and token vectors", "all at once"]
+RECORDS = [Record(id=str(i), text=text) for i, text in enumerate(TEXTS)]
 
 
 class _WithEngine:
@@ -61,16 +61,12 @@ class TestEmbeddingsOfACheckpointUnit(_WithCheckpoint, EmbeddingsUnitTests): ...
 class TestEmbeddingsOfACheckpointIntegration(_WithCheckpoint, EmbeddingsIntegrationTests): ...
 
 
-class TestRetriever(RetrieversIntegrationTests):
+class _Retriever(RetrieversIntegrationTests):
+    index: HybridIndex
+
     @property
     def retriever_constructor(self) -> type[BaseRetriever]:
         return BGEM3Retriever
-
-    @cached_property
-    def index(self) -> HybridIndex:
-        index = HybridIndex(BGEM3(FakeEncoder()))
-        index.add(Record(id=str(i), text=text) for i, text in enumerate(TEXTS))
-        return index
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
@@ -81,14 +77,27 @@ class TestRetriever(RetrieversIntegrationTests):
         return "what is bge-m3?"
 
 
+class TestRetrieverOnMemory(_Retriever):
+    @pytest.fixture(autouse=True)
+    def _filled(self) -> None:
+        self.index = HybridIndex(BGEM3(FakeEncoder()))
+        self.index.add(RECORDS)
+
+
+class TestRetrieverOnEdge(_Retriever):
+    @pytest.fixture(autouse=True)
+    def _filled(self, tmp_path: Path) -> Iterator[None]:
+        with HybridIndex.open(tmp_path / "index", BGEM3(FakeEncoder())) as self.index:
+            self.index.add(RECORDS)
+            yield
+
+
 class _Tool:
     @property
     def tool_constructor(self) -> BaseTool:
-        documents = [Document(page_content=text) for text in TEXTS]
-        retriever = BGEM3Retriever.from_documents(documents, BGEM3(FakeEncoder()))
-        return create_retriever_tool(
-            retriever, "handbook", "Search the handbook.", response_format="content_and_artifact"
-        )
+        index = HybridIndex(BGEM3(FakeEncoder()))
+        index.add(RECORDS)
+        return retriever_tool(BGEM3Retriever(index=index), "handbook", "Search the handbook.")
 
     @property
     def tool_invoke_params_example(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bge_m3_integrations import BGEM3, EncodingError, HybridIndex, InputError, Record
+from bge_m3_integrations import BGEM3, EncodingError, HybridIndex, InputError, Record, StoreError
 from bge_m3_integrations.reranking import Given
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -188,6 +188,44 @@ def test_diversity_chooses_among_given_hits(index: HybridIndex) -> None:
     hits = index.search("bridge", limit=3)
     assert index.diversify(hits, limit=2, relevance_share=1.0) == hits[:2]
     assert index.diversify([], limit=2) == []
+
+
+def test_a_hit_that_was_deleted_meanwhile_is_not_chosen(index: HybridIndex) -> None:
+    hits = index.search("bridge", limit=3)
+    index.delete(ids=[hits[0].id])
+    assert {hit.id for hit in index.diversify(hits, limit=3)} == {hit.id for hit in hits[1:]}
+
+
+def test_a_copy_in_a_folder_holds_the_same_numbers_and_encodes_nothing(
+    index: HybridIndex, encoder: FakeEncoder, tmp_path: Path
+) -> None:
+    index.copy_to(tmp_path / "copy")
+    assert not encoder.forwards
+    with HybridIndex.open(tmp_path / "copy", index.engine) as copy:
+        found = [(hit.id, hit.components) for hit in copy.search(QUERY)]
+        assert copy.count() == 3
+    for (name, parts), hit in zip(found, index.search(QUERY), strict=True):
+        assert name == hit.id
+        assert parts == pytest.approx(hit.components, abs=1e-6)
+
+
+def test_a_copy_never_goes_into_a_folder_that_holds_something(
+    index: HybridIndex, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    with pytest.raises(StoreError, match=r"letter\.txt"):
+        index.copy_to(tmp_path / "full")
+    assert (tmp_path / "full" / "letter.txt").read_text() == "dear"
+
+
+def test_a_check_sees_each_batch_before_it_is_kept(index: HybridIndex) -> None:
+    def refuse(records: object, embeddings: object) -> None:
+        raise InputError(f"no {records[0].id}")  # type: ignore[index]
+
+    with pytest.raises(InputError, match="no new"):
+        index.add([Record("new", "a text")], check=refuse)
+    assert index.count() == 3
 
 
 @pytest.mark.parametrize(

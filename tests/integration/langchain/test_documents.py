@@ -7,8 +7,14 @@ from copy import deepcopy
 import pytest
 from langchain_core.documents import Document
 
-from bge_m3_integrations import InputError, Record
-from bge_m3_integrations.langchain.documents import to_document, to_record, to_records
+from bge_m3_integrations import FilterError, InputError, Record
+from bge_m3_integrations.filters import matches, parse
+from bge_m3_integrations.langchain.documents import (
+    document_filter,
+    to_document,
+    to_record,
+    to_records,
+)
 
 
 def test_a_document_with_an_id_comes_back_equal() -> None:
@@ -62,7 +68,29 @@ def test_what_is_no_document_is_refused(wrong: object) -> None:
         to_records([wrong])  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("module", ["", ".embeddings", ".retriever", ".compressor", ".documents"])
+def is_long(document: Document) -> bool:
+    return len(document.page_content) > 3
+
+
+def test_a_function_as_filter_is_asked_about_what_a_reader_sees() -> None:
+    where = document_filter(is_long)
+    short = Record(id="a", text="title one", content="one", metadata={"year": 1})
+    assert where is not None
+    assert matches(where, {}, record=Record(id="a", text="four"))
+    assert not matches(where, short.metadata, record=short)
+    assert where == document_filter(is_long) != document_filter(len)
+
+
+def test_a_filter_of_any_other_form_is_what_the_core_reads() -> None:
+    assert document_filter(None) is None
+    assert document_filter({"year": 1}) == document_filter(parse({"year": 1})) == parse({"year": 1})
+    with pytest.raises(FilterError, match="a dict, a function or a filter tree"):
+        document_filter(7)
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".embeddings", ".retriever", ".compressor", ".documents", ".tool"]
+)
 def test_without_langchain_every_module_gives_the_pip_line(module: str) -> None:
     code = f"""
 import sys

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,25 @@ async def test_the_event_loop_runs_on_while_texts_are_encoded() -> None:
     assert await encoder.runs_beside_the_loop(embeddings.aembed_documents(TEXTS))
 
 
-def test_no_texts_give_no_vectors_and_load_nothing() -> None:
-    assert BGEM3Embeddings(model="no/such-model").embed_documents([]) == []
+async def test_many_async_queries_at_once_need_few_encoder_calls_and_no_thread_each() -> None:
+    encoder = GatedEncoder()
+    embeddings = BGEM3Embeddings(engine=BGEM3(encoder))
+    queries = [f"question {i}" for i in range(200)]
+    before = threading.active_count()
+    work = asyncio.gather(*(embeddings.aembed_query(query) for query in queries))
+    while not encoder.entered.is_set():
+        await asyncio.sleep(0.001)
+    assert threading.active_count() - before <= 2
+    encoder.gate.set()
+    vectors = await work
+    assert vectors == embeddings.embed_documents(queries)
+    assert len([call for call in encoder.calls if call.kind == "query"]) <= 4
+    assert sum(len(call.texts) for call in encoder.calls if call.kind == "query") == 200
+
+
+async def test_no_texts_give_no_vectors_and_load_nothing() -> None:
+    embeddings = BGEM3Embeddings(model="no/such-model")
+    assert embeddings.embed_documents([]) == await embeddings.aembed_documents([]) == []
 
 
 def test_queries_and_documents_are_told_apart() -> None:
@@ -159,3 +178,14 @@ def test_an_iterator_of_texts_is_embedded() -> None:
     assert len(embeddings.embed_documents(iter(["a", "b"]))) == 2  # type: ignore[arg-type]
     with pytest.raises(InputError, match="list of strings"):
         embeddings.embed_documents("one text")  # type: ignore[arg-type]
+
+
+def test_an_unpickled_pair_shares_forwards_again(xlm_roberta: Path) -> None:
+    from bge_m3_integrations.langchain.qdrant import BGEM3QdrantSparse
+
+    dense = BGEM3Embeddings(model=str(xlm_roberta), device="cpu", dtype="float32")
+    pair = (dense, BGEM3QdrantSparse(dense._engine))
+    dense, sparse = pickle.loads(pickle.dumps(pair))
+    dense.embed_documents(["tea"])
+    sparse.embed_documents(["tea"])
+    assert dense._engine.stats.forwards == 1

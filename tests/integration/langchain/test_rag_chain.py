@@ -35,7 +35,7 @@ def chain_over(engine: BGEM3, *, seen: list[str] | None = None) -> Runnable[str,
 
     return (
         {"query": RunnablePassthrough(), "documents": retriever}
-        | RunnablePassthrough.assign(context=reranker.as_runnable() | joined | RunnableLambda(note))
+        | RunnablePassthrough.assign(context=reranker | joined | RunnableLambda(note))
         | prompt
         | FakeListChatModel(responses=[ANSWER])
         | StrOutputParser()

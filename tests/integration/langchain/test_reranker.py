@@ -5,24 +5,18 @@ from typing import Any
 
 import pytest
 from langchain_classic.retrievers import ContextualCompressionRetriever
-from langchain_core.documents import Document
+from langchain_classic.retrievers.document_compressors import (
+    CrossEncoderReranker,
+    DocumentCompressorPipeline,
+)
+from langchain_core.cross_encoders import BaseCrossEncoder
 from pydantic import ValidationError
 
 from bge_m3_integrations import BGEM3, InputError
 from bge_m3_integrations.langchain import BGEM3Embeddings, BGEM3Reranker, BGEM3Retriever
 from bge_m3_integrations.testing import FakeEncoder
 from tests.integration.langchain.gated import GatedEncoder
-
-TEXTS = ["a bee makes honey", "the red fox runs", "the lazy dog sleeps", "the fox and the dog"]
-DOCUMENTS = [
-    Document(id=str(i), page_content=text, metadata={"tags": ["x"]}) for i, text in enumerate(TEXTS)
-]
-QUERY = "where is the red fox"
-
-
-def made(**options: Any) -> tuple[FakeEncoder, BGEM3Reranker]:
-    encoder = FakeEncoder()
-    return encoder, BGEM3Reranker(engine=BGEM3(encoder), **options)
+from tests.integration.langchain.reranked import DOCUMENTS, QUERY, QUESTION, TEXTS, Runs, made
 
 
 def test_the_order_and_the_scores_are_the_engines() -> None:
@@ -88,41 +82,59 @@ async def test_the_async_twin_gives_the_same() -> None:
     assert await reranker.acompress_documents(DOCUMENTS, QUERY) == expected
 
 
-@pytest.mark.parametrize("as_runnable", [False, True])
-async def test_the_event_loop_runs_on_while_it_works(as_runnable: bool) -> None:
+@pytest.mark.parametrize("way", ["acompress_documents", "ainvoke", "abatch"])
+async def test_the_event_loop_runs_on_while_it_works(way: str) -> None:
     encoder = GatedEncoder()
     reranker = BGEM3Reranker(engine=BGEM3(encoder))
-    work = (
-        reranker.as_runnable().ainvoke({"query": QUERY, "documents": DOCUMENTS})
-        if as_runnable
-        else reranker.acompress_documents(DOCUMENTS, QUERY)
-    )
+    work = {
+        "acompress_documents": lambda: reranker.acompress_documents(DOCUMENTS, QUERY),
+        "ainvoke": lambda: reranker.ainvoke(QUESTION),
+        "abatch": lambda: reranker.abatch([QUESTION]),
+    }[way]()
     assert await encoder.runs_beside_the_loop(work)
 
 
-async def test_as_a_runnable_it_is_the_same_step_and_is_traced() -> None:
-    _, reranker = made()
-    step, question = reranker.as_runnable(), {"query": QUERY, "documents": DOCUMENTS}
-    expected = reranker.compress_documents(DOCUMENTS, QUERY)
-    assert step.invoke(question) == expected
-    assert await step.ainvoke(question) == expected
-    events = [event async for event in step.astream_events(question, version="v2")]
-    assert (events[0]["event"], events[0]["name"]) == ("on_chain_start", "BGEM3Reranker")
-
-
-@pytest.mark.parametrize("wrong", ["a query", {"query": "q"}, {"question": "q", "documents": []}])
-def test_a_runnable_says_which_keys_it_needs(wrong: Any) -> None:
-    _, reranker = made()
-    with pytest.raises(InputError, match='"query" and "documents"'):
-        reranker.as_runnable().invoke(wrong)
-
-
 @pytest.mark.parametrize(
-    "wrong", [{"top_k": 2}, {"top_n": 0}, {"weights": "no such preset"}, {"engine": "model"}]
+    "wrong",
+    [{"top_k": 2}, {"top_n": 0}, {"weights": "no such preset"}, {"engine": "model"}, {"index": 1}],
 )
 def test_wrong_constructor_keywords_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         BGEM3Reranker(**{"engine": BGEM3(FakeEncoder()), **wrong})
+
+
+def test_without_engine_and_index_it_says_what_to_give() -> None:
+    with pytest.raises(InputError, match=r"needs engine=BGEM3\(...\), or index="):
+        BGEM3Reranker()
+
+
+def test_it_is_a_cross_encoder_that_encodes_each_distinct_text_once() -> None:
+    encoder, reranker = made(weights=(1, 1, 1))
+    pairs = [(query, text) for text in TEXTS for query in (QUERY, "honey")]
+    expected = BGEM3(FakeEncoder()).score_pairs(pairs, weights=(1, 1, 1)).hybrid.tolist()
+    assert isinstance(reranker, BaseCrossEncoder)
+    assert reranker.score(pairs) == pytest.approx(expected)
+    assert dict(encoder.forwards) == dict.fromkeys([QUERY, "honey", *TEXTS], 1)
+    assert reranker.score([]) == []
+
+
+async def test_langchains_cross_encoder_reranker_takes_it() -> None:
+    encoder, reranker = made(top_n=None)
+    step = CrossEncoderReranker(model=reranker, top_n=2)
+    expected = [d.id for d in reranker.compress_documents(DOCUMENTS, QUERY)[:2]]
+    assert [d.id for d in step.compress_documents(DOCUMENTS, QUERY)] == expected
+    assert [d.id for d in await step.acompress_documents(DOCUMENTS, QUERY)] == expected
+    assert encoder.forwards[QUERY] == 3
+
+
+async def test_langchains_compressor_pipeline_takes_it_and_passes_callbacks_on() -> None:
+    _, reranker = made(top_n=1)
+    pipeline = DocumentCompressorPipeline(transformers=[reranker])
+    expected = reranker.compress_documents(DOCUMENTS, QUERY)
+    handler = Runs()
+    assert pipeline.compress_documents(DOCUMENTS, QUERY, callbacks=[handler]) == expected
+    assert await pipeline.acompress_documents(DOCUMENTS, QUERY, callbacks=[handler]) == expected
+    assert handler.names == ["BGEM3Reranker", "BGEM3Reranker"]
 
 
 async def test_langchains_compression_retriever_takes_it() -> None:
@@ -132,7 +144,10 @@ async def test_langchains_compression_retriever_takes_it() -> None:
     retriever = BGEM3Retriever.from_documents(DOCUMENTS, engine, k=4)
     compression = ContextualCompressionRetriever(base_compressor=reranker, base_retriever=retriever)
     expected = reranker.compress_documents(retriever.invoke(QUERY), QUERY)
-    assert compression.invoke(QUERY) == expected
+    handler = Runs()
+    assert compression.invoke(QUERY, {"callbacks": [handler]}) == expected
+    assert handler.names == ["BGEM3Reranker"]
+    assert handler.above == handler.retrievers[:1]
     assert await compression.ainvoke(QUERY) == expected
     assert len(compression.invoke(QUERY, k=1)) == 1
     assert set(encoder.forwards.values()) == {1}

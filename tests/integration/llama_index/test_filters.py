@@ -28,27 +28,44 @@ HELD: list[dict[str, Any]] = [
     {"k": ["green"]},
     {"k": 3},
     {"k": 4.5},
+    {"k": 1},
+    {"k": True},
+    {"k": False},
+    {"k": [True, 0]},
 ]
 STRINGS = [h for h in HELD if isinstance(h.get("k"), str)]
-NUMBERS = [h for h in HELD if isinstance(h.get("k"), int | float)]
+NUMBERS = [h for h in HELD if isinstance(h.get("k"), int | float) and not isinstance(h["k"], bool)]
 HOLDERS = [h for h in HELD if not isinstance(h.get("k"), int | float)]
+LISTS = [h for h in HELD if not isinstance(h.get("k"), str | int | float)]
 NOTHING: list[dict[str, Any]] = [{}, {"k": None}]
 
 # LlamaIndex raises where a test does not fit the held value; it is asked only where it answers
 CASES: list[tuple[FilterOperator, Any, list[dict[str, Any]]]] = [
     (FilterOperator.EQ, "red", HELD),
     (FilterOperator.EQ, 3, HELD),
+    (FilterOperator.EQ, 1, HELD),
+    (FilterOperator.EQ, 0.0, HELD),
+    (FilterOperator.EQ, None, HELD),
+    (FilterOperator.EQ, ["red", "blue"], HELD),
     (FilterOperator.NE, "red", HELD),
+    (FilterOperator.NE, 1, HELD),
+    (FilterOperator.NE, None, HELD),
     (FilterOperator.GT, 3, NUMBERS + NOTHING),
     (FilterOperator.GTE, 3, NUMBERS + NOTHING),
     (FilterOperator.LT, 4.5, NUMBERS + NOTHING),
     (FilterOperator.LTE, 4.5, NUMBERS + NOTHING),
     (FilterOperator.GT, "S", STRINGS + NOTHING),
     (FilterOperator.IN, ["red", "green"], HELD),
+    (FilterOperator.IN, [1, 3], HELD),
+    (FilterOperator.IN, [], HELD),
     (FilterOperator.NIN, ["red", "green"], HELD),
+    (FilterOperator.NIN, [0, 3], HELD),
     (FilterOperator.ANY, ["red", "green"], HOLDERS),
     (FilterOperator.ALL, ["red", "blue"], HOLDERS),
+    (FilterOperator.ANY, [1, 7], LISTS),
+    (FilterOperator.ALL, [0, 1], LISTS),
     (FilterOperator.CONTAINS, "red", HOLDERS),
+    (FilterOperator.CONTAINS, 0, LISTS),
     (FilterOperator.TEXT_MATCH, "red", STRINGS + NOTHING),
     (FilterOperator.TEXT_MATCH_INSENSITIVE, "RED", STRINGS + NOTHING),
     (FilterOperator.IS_EMPTY, None, HELD),

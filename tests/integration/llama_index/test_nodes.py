@@ -18,7 +18,9 @@ from llama_index.core.schema import (
 )
 
 from bge_m3_integrations import InputError, Record
+from bge_m3_integrations.filters import matches
 from bge_m3_integrations.llama_index import node_to_record, record_to_node
+from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY, of_documents
 
 
 def rich_node() -> TextNode:
@@ -97,4 +99,44 @@ def test_content_is_preferred_over_the_encoded_text_for_a_reader() -> None:
 def test_metadata_that_json_cannot_hold_is_refused_by_name() -> None:
     node = TextNode(id_="n7", text="x", metadata={"when": datetime.date(2020, 1, 1)})
     with pytest.raises(InputError, match=r"n7.*date"):
+        node_to_record(node)
+
+
+def test_a_nodes_source_can_be_filtered_by_and_is_not_shown_by_the_node() -> None:
+    node = rich_node()
+    record = node_to_record(node)
+    assert record.metadata == {**node.metadata, REF_DOC_KEY: "doc"}
+    assert record_to_node(record).metadata == node.metadata
+    assert REF_DOC_KEY not in node_to_record(TextNode(id_="alone", text="x")).metadata
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"), [(["d"], ["a", "b"]), (["d", "c"], ["a", "b", "c"]), (["a"], []), ([], [])]
+)
+def test_a_document_is_its_nodes_and_a_node_without_a_source_is_its_own(
+    ids: list[str], found: list[str]
+) -> None:
+    source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="d")}
+    nodes = [TextNode(id_=name, text="x", relationships=source) for name in ("a", "b")]
+    records = [node_to_record(node) for node in [*nodes, TextNode(id_="c", text="x")]]
+    where = of_documents(ids)
+    assert [r.id for r in records if matches(where, r.metadata, record_id=r.id)] == found
+
+
+def test_a_source_survives_the_way_through_another_adapter() -> None:
+    record = node_to_record(rich_node())
+    elsewhere = Record(record.id, record.shown, copy.deepcopy(dict(record.metadata)))
+    back = record_to_node(elsewhere)
+    assert back.ref_doc_id == "doc"
+    assert REF_DOC_KEY not in back.metadata
+    assert node_to_record(back).metadata == record.metadata
+    assert back.get_content(metadata_mode=MetadataMode.EMBED) == "body"
+
+
+def test_metadata_under_the_key_of_the_source_is_refused_unless_it_says_the_same() -> None:
+    node = rich_node()
+    node.metadata[REF_DOC_KEY] = "doc"
+    assert node_to_record(node).metadata[REF_DOC_KEY] == "doc"
+    node.metadata[REF_DOC_KEY] = "another"
+    with pytest.raises(InputError, match=f"n1.*'another'.*{REF_DOC_KEY}.*'doc'"):
         node_to_record(node)

@@ -1,0 +1,140 @@
+"""What callers of the vector store ask for, as options of a search of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import numpy as np
+
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.fusion import Fusion
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.langchain.documents import document_filter
+from bge_m3_integrations.langchain.foreign import unit
+from bge_m3_integrations.langchain.options import checked_fusion
+from bge_m3_integrations.plan import SearchOptions
+from bge_m3_integrations.types import MODES, EmbeddingBatch, Mode, Weights
+
+SearchType: TypeAlias = Literal["similarity", "similarity_score_threshold", "mmr", "hybrid"] | Mode
+SEARCH_TYPES: Final[tuple[SearchType, ...]] = (
+    "similarity",
+    "similarity_score_threshold",
+    "mmr",
+    "hybrid",
+    *MODES,
+)
+SEARCH_KEYWORDS: Final = ("filter", "weights", "candidates", "fusion", "score_threshold")
+VECTOR_KEYWORDS: Final = ("filter", "score_threshold")
+_OTHER_FILTERS: Final = {"where", "where_document", "expr", "filters", "pre_filter", "metadata"}
+_LOOKED_UP: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """How a store ranks where a call says nothing; see `HybridIndex.search`.
+
+    Attributes:
+        weights: How much each mode counts.
+        candidates: How many documents each mode looks up.
+        fusion: How scores become one ranking value.
+    """
+
+    weights: Weights | None = None
+    candidates: Mapping[Mode, int] | None = None
+    fusion: Fusion | None = None
+
+
+def search_options(given: Mapping[str, Any], k: int, ranking: Ranking) -> SearchOptions:
+    """The options of a search by the store's weights, or the call's.
+
+    Args:
+        given: The keywords of the call; None stands for the store's own.
+        k: Most documents.
+        ranking: The store's.
+
+    Returns:
+        Options for the index.
+
+    Raises:
+        InputError: An unknown keyword or fusion.
+        FilterError: A malformed filter.
+    """
+    refuse_unknown(given, SEARCH_KEYWORDS)
+    own = {n: getattr(ranking, n) for n in ("weights", "candidates", "fusion")}
+    chosen = own | {name: value for name, value in given.items() if value is not None}
+    chosen["where"] = document_filter(chosen.pop("filter", None))
+    chosen["fusion"] = checked_fusion(chosen["fusion"])
+    return cast(SearchOptions, {**chosen, "limit": k})
+
+
+def mode_options(given: Mapping[str, Any], k: int, mode: Mode, index: HybridIndex) -> SearchOptions:
+    """The options of a search by one mode alone: it looks up, and its score is the ranking value.
+
+    Args:
+        given: The keywords of the call.
+        k: Most documents.
+        mode: The mode.
+        index: The index.
+
+    Returns:
+        Options for the index.
+
+    Raises:
+        InputError: An unknown keyword, or weights.
+        FilterError: A malformed filter.
+    """
+    if given.get("weights") is not None:
+        raise InputError(
+            f"a search by {mode} alone takes no weights, not {given['weights']!r}; "
+            'search_type="hybrid" does'
+        )
+    # token vectors that are not kept score what the other modes find
+    found = {mode: _LOOKED_UP} if mode in index.store.capabilities.find else None
+    return search_options(given, k, Ranking(Weights.only(mode), found))
+
+
+def vector_options(given: Mapping[str, Any], k: int) -> SearchOptions:
+    """The options of a search by a dense vector.
+
+    Args:
+        given: The keywords of the call.
+        k: Most documents.
+
+    Returns:
+        Options for the index.
+
+    Raises:
+        InputError: An unknown keyword.
+        FilterError: A malformed filter.
+    """
+    refuse_unknown(given, VECTOR_KEYWORDS)
+    return search_options(given, k, Ranking(Weights.only("dense"), {"dense": _LOOKED_UP}))
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise `InputError` for a keyword that would be passed over, with what was meant."""
+    if unknown := sorted(given.keys() - set(known)):
+        meant = _OTHER_FILTERS.intersection(unknown) and "filter" in known
+        fix = '; write filter={"key": value}' if meant else ""
+        raise InputError(f"unknown keywords {unknown}; there are {list(known)}{fix}")
+
+
+def vector_batch(vector: Sequence[float]) -> EmbeddingBatch:
+    """A dense vector as a query; brought to norm 1, as the documents' are.
+
+    Args:
+        vector: `(dim,)` numbers.
+
+    Returns:
+        A batch of one.
+
+    Raises:
+        InputError: It is zero, not finite, or no vector.
+    """
+    row = unit(vector)
+    if row is None:
+        raise InputError("the embedding must be a list of finite numbers that are not all 0")
+    none = np.zeros(1, np.int64)
+    return EmbeddingBatch(row[np.newaxis], None, None, none, none)

@@ -1,0 +1,116 @@
+"""What one call of a retriever says, in place of its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.langchain.documents import document_filter
+from bge_m3_integrations.langchain.options import DocumentFilter, FusionLike, parsed_weights
+from bge_m3_integrations.langchain.together import Together
+from bge_m3_integrations.plan import USUAL_CANDIDATES, SearchOptions
+from bge_m3_integrations.types import Mode, Modes, Weights, WeightsLike, as_modes, ordered_modes
+
+
+class RetrieverOptions(TypedDict, total=False):
+    """The fields of `BGEM3Retriever` besides the index."""
+
+    k: int
+    weights: WeightsLike | None
+    filter: DocumentFilter | None
+    score_threshold: float | None
+    candidates: Mapping[Mode, int] | None
+    fusion: FusionLike | None
+    include_scores: bool
+    name: str | None
+    tags: list[str] | None
+    metadata: dict[str, Any] | None
+
+
+class CallOptions(TypedDict, total=False):
+    """What `BGEM3Retriever.invoke` and its relatives take for one call; None is the field's."""
+
+    k: int | None
+    filter: DocumentFilter | None
+    weights: WeightsLike | None
+    modes: Modes | Mode | None
+    score_threshold: float | None
+    _together: Together | None
+
+
+def search_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
+    """The options of a search.
+
+    Args:
+        usual: The retriever's own.
+        call: What one call says; None leaves the retriever's own.
+
+    Returns:
+        New options.
+
+    Raises:
+        TypeError: The call has an unknown option.
+        InputError: Its weights and modes contradict each other, or one of them is malformed.
+        FilterError: Its filter is malformed.
+    """
+    if unknown := call.keys() - CallOptions.__annotations__.keys():
+        raise TypeError(f"unknown options of a call: {sorted(unknown)}")
+    options = usual.copy()
+    if (limit := call.get("k")) is not None:
+        options["limit"] = limit
+    if (where := document_filter(call.get("filter"))) is not None:
+        options["where"] = where
+    if (threshold := call.get("score_threshold")) is not None:
+        options["score_threshold"] = threshold
+    if (weights := parsed_weights(call.get("weights"))) is not None:
+        options["weights"] = weights
+    if (modes := call.get("modes")) is not None:
+        options["weights"] = weights_among(modes, weights, parsed_weights(usual.get("weights")))
+        options["candidates"] = candidates_among(modes, usual.get("candidates"))
+    return options
+
+
+def weights_among(
+    modes: Modes | Mode, weights: WeightsLike | None, usual: Weights | None
+) -> Weights:
+    """The weights of a call that names its modes.
+
+    Args:
+        modes: The only modes that count.
+        weights: The weights of the same call.
+        usual: Those of the retriever, taken where the call has none.
+
+    Returns:
+        Weights of these modes alone.
+
+    Raises:
+        InputError: The call's weights count another mode, or no mode is left.
+    """
+    wanted = as_modes(modes)
+    if weights is None:
+        return (usual or Weights()).restricted(wanted)
+    chosen = Weights.parse(weights)
+    if other := chosen.modes - wanted:
+        raise InputError(
+            f"modes={ordered_modes(wanted)} and weights={chosen} contradict each other: the "
+            f"weights count {ordered_modes(other)}; leave one of the two out"
+        )
+    return chosen
+
+
+def candidates_among(
+    modes: Modes | Mode, usual: Mapping[Mode, int] | None
+) -> Mapping[Mode, int] | None:
+    """The lookups of a call that names its modes: by these alone, where any of them looks up.
+
+    Args:
+        modes: The only modes that count.
+        usual: The retriever's lookups; None is the index's own.
+
+    Returns:
+        What to look up; token vectors alone rank what the usual lookups find.
+    """
+    wanted = as_modes(modes)
+    counts = USUAL_CANDIDATES if usual is None else usual
+    return {mode: n for mode, n in counts.items() if mode in wanted} or usual

@@ -1,0 +1,198 @@
+"""The index of a vector store: one that the user holds, or one made when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from langchain_core.embeddings import Embeddings
+
+from bge_m3_integrations.checks import chunks
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.errors import EncodingError, InputError, StoreError
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder, encoder_of
+from bge_m3_integrations.stores.base import Store
+from bge_m3_integrations.types import Modes, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How an index is made or opened; see `HybridIndex` and `HybridIndex.open`.
+
+    Attributes:
+        path: A folder; None is memory, or the store that is given.
+        store: Keeps the documents.
+        modes: The modes to keep.
+        colbert: How a folder keeps token vectors.
+        pooling: How many token vectors are merged into one.
+        filter_fields: Metadata paths that a folder's filters are to be fast on.
+        other_dtype: Let int8 numbers meet float ones.
+    """
+
+    path: str | Path | None = None
+    store: Store | None = None
+    modes: Modes | None = None
+    colbert: str | None = None
+    pooling: int | None = None
+    filter_fields: Sequence[str] | None = None
+    other_dtype: bool = False
+
+    @property
+    def made(self) -> list[str]:
+        """The names of those that were made."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return [name for name, value in held.items() if value is not None and value is not False]
+
+
+class Opening:
+    """Opens an index once; thread-safe.
+
+    Args:
+        embedding: What encodes: an engine, an adapter over one, or any LangChain `Embeddings`.
+        index: An index that the user holds; it stays open.
+        choices: How to make one otherwise.
+        embedding_id: See `EmbeddingsEncoder`.
+
+    Raises:
+        InputError: The arguments contradict each other, or there are none.
+    """
+
+    def __init__(
+        self,
+        embedding: BGEM3 | Embeddings | None,
+        index: HybridIndex | None,
+        choices: Choices,
+        *,
+        embedding_id: str | None,
+    ) -> None:
+        self._engine = _engine_of(embedding, embedding_id)
+        _check(self._engine, index, choices)
+        self._index, self._choices = index, choices
+        self._ours = index is None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def engine(self) -> BGEM3 | None:
+        """What encodes; None where a folder that is not open yet says it."""
+        return self._engine if self._index is None else self._index.engine
+
+    def opened(self) -> HybridIndex | None:
+        """The index; None before the first document of a new folder of foreign vectors.
+
+        Its width is written down with the folder, and only the first vectors tell it.
+        """
+        return self._opened([])
+
+    def opened_for(self, records: Sequence[Record], *, batch_size: int) -> HybridIndex:
+        """The index, begun where need be by the records that will be added next.
+
+        Args:
+            records: At least one.
+            batch_size: How many of them are encoded at a time.
+
+        Returns:
+            The index; what was embedded to begin it is not embedded again.
+
+        Raises:
+            EncodingError: A record has no vector; the message has its id.
+        """
+        try:
+            index = self._opened(records, batch_size)
+        except EncodingError as error:
+            name = f"record {records[error.position].id!r}"
+            raise EncodingError(error.reason, error.position, name) from error
+        assert index is not None
+        return index
+
+    def close(self) -> None:
+        """Close an index that was made here."""
+        with self._lock:
+            if self._ours:
+                self._closed = True
+                if self._index is not None:
+                    self._index.close()
+
+    def _opened(self, records: Sequence[Record], batch_size: int = 1) -> HybridIndex | None:
+        with self._lock:
+            if self._closed:
+                raise StoreError("this vector store is closed; make a new one")
+            if self._index is None:
+                self._index = self._open(records, batch_size)
+            return self._index
+
+    def _open(self, records: Sequence[Record], batch_size: int) -> HybridIndex | None:
+        made, engine = self._choices, self._engine
+        if made.path is None:
+            assert engine is not None
+            pooling = 1 if made.pooling is None else made.pooling
+            return HybridIndex(engine, made.store, modes=made.modes, pooling=pooling)
+        foreign = None if engine is None else encoder_of(engine)
+        if foreign is not None and not _has_width(foreign, Path(made.path), records, batch_size):
+            return None
+        return HybridIndex.open(
+            made.path,
+            engine,
+            modes=made.modes,
+            colbert=made.colbert,
+            pooling=made.pooling,
+            filter_fields=made.filter_fields,
+            other_dtype=made.other_dtype,
+        )
+
+
+def _has_width(
+    foreign: EmbeddingsEncoder, path: Path, records: Sequence[Record], batch_size: int
+) -> bool:
+    """Let the folder tell the width, or else the first batch; False where there is neither."""
+    from bge_m3_integrations.stores.edge import Manifest
+
+    held = Manifest.read(path)
+    if held is not None and held.dim is None:
+        raise StoreError(f"the index in {path} keeps no dense vectors, and there are no others")
+    if held is not None and held.dim is not None:
+        foreign.expect(held.dim)
+    elif records:
+        texts = [record.text for record in records]
+        foreign.embed_ahead(texts[next(chunks(texts, most=batch_size))])
+    else:
+        return False
+    return True
+
+
+def _engine_of(embedding: BGEM3 | Embeddings | None, embedding_id: str | None) -> BGEM3 | None:
+    if isinstance(embedding, Embeddings) and not isinstance(embedding, BGEM3Embeddings):
+        return BGEM3(EmbeddingsEncoder(embedding, embedding_id=embedding_id))
+    if embedding_id is not None:
+        raise InputError(
+            f"embedding_id={embedding_id!r} names a foreign model; an engine of BGE-M3 has its "
+            "fingerprint"
+        )
+    if isinstance(embedding, BGEM3Embeddings):
+        return embedding._engine
+    if embedding is None or isinstance(embedding, BGEM3):
+        return embedding
+    raise InputError(
+        f"embedding must be a BGEM3 or LangChain Embeddings, not {type(embedding).__name__}; "
+        "an index goes to index="
+    )
+
+
+def _check(engine: BGEM3 | None, index: HybridIndex | None, choices: Choices) -> None:
+    made = choices.made
+    if index is not None and not isinstance(index, HybridIndex):
+        raise InputError(f"index must be a HybridIndex, not {type(index).__name__}")
+    if index is not None and (made or engine not in {None, index.engine}):
+        also = made or ["another engine"]
+        raise InputError(f"an index brings its own engine and store, but {also} came with it")
+    if index is None and engine is None and choices.path is None:
+        raise InputError("give an embedding, such as BGEM3(), or index=, or the path of an index")
+    if choices.path is not None and choices.store is not None:
+        raise InputError("path and store are two places to keep documents; give one of them")
+    needs = {"colbert", "filter_fields", "other_dtype"} & set(made)
+    if choices.path is None and needs:
+        raise InputError(f"{sorted(needs)} are for an index in a folder; give path= too")

@@ -1,0 +1,123 @@
+"""Where a retriever's index comes from."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.stores.base import OffersBackup
+
+
+class Source:
+    """An index that was given, or one in a folder that is opened when it is first used.
+
+    All copies of a retriever share it, so that what is configured anew for each call opens nothing
+    again. Two are equal that stand for one folder, or for one index in memory.
+
+    Args:
+        index: The index; None for one in a folder.
+        folder: The folder.
+        role: Under which the engine is told what is needed of it.
+    """
+
+    def __init__(
+        self, index: HybridIndex | None = None, *, folder: Path | None = None, role: str
+    ) -> None:
+        self._held = index
+        self._folder = folder
+        self._role = role
+        self._lock = threading.Lock()
+        self.ready: HybridIndex | None = None
+
+    @classmethod
+    def of(cls, value: Any, *, role: str) -> Self | Source:
+        """Read what a user gives as an index.
+
+        Args:
+            value: An index, a folder's path, or a source.
+            role: See `Source`.
+
+        Returns:
+            The source.
+
+        Raises:
+            InputError: It is none of these.
+        """
+        if isinstance(value, Source):
+            return value
+        if isinstance(value, HybridIndex):
+            return cls(value, role=role)
+        if isinstance(value, str | Path):
+            return cls(folder=Path(value).resolve(), role=role)
+        raise InputError(
+            f"index must be a HybridIndex or the folder of one, not {type(value).__name__} "
+            f"{value!r}"
+        )
+
+    @property
+    def held(self) -> HybridIndex | None:
+        """The index, if it is open."""
+        return self._held
+
+    @property
+    def path(self) -> Path | None:
+        """The index's folder; None in memory."""
+        if self._folder is not None:
+            return self._folder
+        store: object = None if self._held is None else self._held.store
+        if isinstance(store, OffersBackup):
+            from bge_m3_integrations.stores.edge import EdgeStore
+
+            return store.path if isinstance(store, EdgeStore) else None
+        return None
+
+    def index(self) -> HybridIndex:
+        """The index, opened by the first call.
+
+        Returns:
+            The same index every time.
+
+        Raises:
+            StoreError: The folder holds no index, or does not say by which model it was made.
+        """
+        with self._lock:
+            if self._held is None:
+                assert self._folder is not None  # `of` gives one of the two
+                self._held = _opened(self._folder)
+            return self._held
+
+    def prepare(self) -> HybridIndex:
+        """The index, whose engine knows what will be asked of it; may read the model's files."""
+        if self.ready is None:
+            index = self.index()
+            index.engine.declare(self._role, query=index.modes)
+            self.ready = index
+        return self.ready
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Source):
+            return NotImplemented
+        path = self.path
+        return self._held is other._held if path is None else path == other.path
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # as the index is: a handle on one collection
+
+
+def _opened(folder: Path) -> HybridIndex:
+    from bge_m3_integrations.stores.edge import Manifest
+
+    held = Manifest.read(folder)
+    if held is None:  # else an empty index would begin there
+        raise StoreError(f"there is no index in {folder}; make one with HybridIndex.open")
+    if held.encoder is None or held.encoder.model is None:
+        raise StoreError(
+            f"the index in {folder} does not say by which model it was made; assign one that is "
+            f"open: retriever.index = HybridIndex.open({str(folder)!r}, engine)"
+        )
+    return HybridIndex.open(folder)

@@ -1,0 +1,56 @@
+"""What `BGEM3VectorStore.as_retriever` gives: LangChain's retriever with more types of search."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+)
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
+from langchain_core.vectorstores import VectorStoreRetriever
+from pydantic import ConfigDict
+
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.langchain.asking import SEARCH_TYPES
+from bge_m3_integrations.langchain.foreign import encoder_of
+
+
+class BGEM3VectorStoreRetriever(VectorStoreRetriever):
+    """LangChain's retriever over a `BGEM3VectorStore`, with one mode alone as a search type.
+
+    `invoke` takes for one call what `search_kwargs` hold.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    allowed_search_types: ClassVar[Collection[str]] = SEARCH_TYPES
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        del run_manager
+        return self.vectorstore.search(query, self.search_type, **(self.search_kwargs | kwargs))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        del run_manager
+        asked = self.search_kwargs | kwargs
+        return await self.vectorstore.asearch(query, self.search_type, **asked)
+
+    def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
+        # not the parent's, which asks for `embeddings`: that may open a folder
+        params = BaseRetriever._get_ls_params(self, **(self.search_kwargs | kwargs))
+        params["ls_vector_store_provider"] = type(self.vectorstore).__name__
+        engine: BGEM3 | None = getattr(self.vectorstore, "engine", None)
+        if engine is None:
+            return params
+        foreign = encoder_of(engine)
+        owner = engine if foreign is None else foreign.embeddings
+        params["ls_embedding_provider"] = type(owner).__name__
+        params["ls_embedding_model"] = engine.name if foreign is None else foreign.name
+        return params

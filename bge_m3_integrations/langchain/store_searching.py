@@ -1,0 +1,258 @@
+"""The searches of `BGEM3VectorStore`: a query or a vector to hits, hits to documents."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.vectorstores import VectorStore
+
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.langchain.asking import (
+    SEARCH_TYPES,
+    Ranking,
+    SearchType,
+    mode_options,
+    search_options,
+    vector_batch,
+    vector_options,
+)
+from bge_m3_integrations.langchain.documents import to_document
+from bge_m3_integrations.langchain.foreign import encoder_of
+from bge_m3_integrations.plan import SearchOptions
+from bge_m3_integrations.types import MODES, Hit, Mode, Weights
+
+
+class SearchingStore(VectorStore):
+    """All that LangChain asks of a store for reading by query; a subclass has the index."""
+
+    _ranking: Ranking
+
+    @abstractmethod
+    def _index(self) -> HybridIndex | None:
+        """The index; None where there is none yet, so that nothing is found."""
+
+    @abstractmethod
+    async def _aindex(self) -> HybridIndex | None:
+        """See `_index`; the event loop is free meanwhile."""
+
+    def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+        """Documents by one of `SEARCH_TYPES`.
+
+        Args:
+            query: The query's text.
+            search_type: LangChain's "similarity", "mmr" and "similarity_score_threshold"; one mode
+                alone, "dense", "sparse" or "colbert"; or "hybrid", which is "similarity".
+            **kwargs: What the search of that type takes.
+
+        Returns:
+            Documents, best first.
+
+        Raises:
+            InputError: An unknown type or keyword.
+        """
+        kind = _checked_type(search_type)
+        if kind in MODES:
+            return _shown(self._mode_hits(query, kind, **kwargs))
+        return super().search(query, "similarity" if kind == "hybrid" else kind, **kwargs)
+
+    async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+        """See `search`."""
+        kind = _checked_type(search_type)
+        if kind in MODES:
+            return _shown(await self._amode_hits(query, kind, **kwargs))
+        return await super().asearch(query, "similarity" if kind == "hybrid" else kind, **kwargs)
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """The best documents for a query.
+
+        Args:
+            query: The query's text.
+            k: Most documents; fewer only where fewer match, or pass the threshold.
+            **kwargs: The keywords of a search; see the class.
+
+        Returns:
+            Documents, best first.
+
+        Raises:
+            InputError: An unknown keyword, or a number out of range.
+            FilterError: The filter is malformed.
+        """
+        return _shown(self._hits(query, k, kwargs))
+
+    async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """See `similarity_search`."""
+        return _shown(await self._ahits(query, k, kwargs))
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """The best documents with the value they are ranked by, higher first; no distance.
+
+        Args:
+            query: The query's text.
+            k: Most documents.
+            **kwargs: The keywords of a search; see the class.
+
+        Returns:
+            Documents with `Hit.score`: the weighted mean of the modes' scores, or what `fusion`
+            makes of them. Lexical scores are unbounded, so it may be above 1.
+        """
+        return _scored(self._hits(query, k, kwargs))
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """See `similarity_search_with_score`."""
+        return _scored(await self._ahits(query, k, kwargs))
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """The nearest documents by dense score; takes `filter` and `score_threshold`."""
+        return _shown(self._vector_hits(embedding, k, kwargs))
+
+    async def asimilarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """See `similarity_search_by_vector`."""
+        return _shown(await asyncio.to_thread(self._vector_hits, embedding, k, kwargs))
+
+    def similarity_search_with_score_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """The nearest documents with their dense score, the cosine."""
+        return _scored(self._vector_hits(embedding, k, kwargs))
+
+    async def asimilarity_search_with_score_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """See `similarity_search_with_score_by_vector`."""
+        return _scored(await asyncio.to_thread(self._vector_hits, embedding, k, kwargs))
+
+    def max_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """Documents that are relevant and unlike each other; see `diversity.mmr`.
+
+        Args:
+            query: The query's text.
+            k: Most documents.
+            fetch_k: How many of the best to choose from.
+            lambda_mult: 1 is relevance alone, in the order of `similarity_search`; 0 unlikeness.
+            **kwargs: The keywords of a search; see the class.
+
+        Returns:
+            Documents in the order of choice.
+
+        Raises:
+            InputError: The index keeps no dense vectors, an unknown keyword, or a number out of
+                range.
+        """
+        return self._diverse(self._hits(query, max(k, fetch_k), kwargs), k, lambda_mult)
+
+    async def amax_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """See `max_marginal_relevance_search`."""
+        hits = await self._ahits(query, max(k, fetch_k), kwargs)
+        return await asyncio.to_thread(self._diverse, hits, k, lambda_mult)
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """See `max_marginal_relevance_search`; relevance is the dense score."""
+        return self._diverse(self._vector_hits(embedding, max(k, fetch_k), kwargs), k, lambda_mult)
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        """`Hit.relevance` of the store's own weights; searches use that of the call's."""
+        index, weights = self._index(), self._ranking.weights
+        if weights is None:
+            weights = Weights() if index is None else Weights().restricted(index.modes)
+        alone = weights.modes == {"sparse"}
+        return lambda score: score / (1 + score) if alone else min(max(score, 0.0), 1.0)
+
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        return _relevant(self._hits(query, k, kwargs))
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        return _relevant(await self._ahits(query, k, kwargs))
+
+    def _hits(self, query: str, k: int, given: Mapping[str, Any]) -> list[Hit]:
+        options, index = search_options(given, k, self._ranking), self._index()
+        return [] if index is None else _search(index, query, options)
+
+    async def _ahits(self, query: str, k: int, given: Mapping[str, Any]) -> list[Hit]:
+        options, index = search_options(given, k, self._ranking), await self._aindex()
+        return [] if index is None else await _asearch(index, query, options)
+
+    def _mode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> list[Hit]:
+        index = self._index()
+        if index is None:
+            return []
+        return _search(index, query, mode_options(given, k, mode, index))
+
+    async def _amode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> list[Hit]:
+        index = await self._aindex()
+        if index is None:
+            return []
+        return await _asearch(index, query, mode_options(given, k, mode, index))
+
+    def _vector_hits(
+        self, embedding: Sequence[float], k: int, given: Mapping[str, Any]
+    ) -> list[Hit]:
+        options, batch, index = vector_options(given, k), vector_batch(embedding), self._index()
+        return [] if index is None else index.search_embedded(batch, **options)[0]
+
+    def _diverse(self, hits: Sequence[Hit], k: int, lambda_mult: float) -> list[Document]:
+        index = self._index()
+        if index is None or not hits:
+            return []
+        return _shown(index.diversify(hits, limit=k, relevance_share=lambda_mult))
+
+
+def _search(index: HybridIndex, query: str, options: SearchOptions) -> list[Hit]:
+    if (foreign := encoder_of(index.engine)) is None:
+        return index.search(query, **options)
+    # past the engine, which would gather queries that this model takes one by one anyway
+    batch = foreign.encode([query], kind="query", modes=["dense"])
+    return index.search_embedded(batch, **options)[0]
+
+
+async def _asearch(index: HybridIndex, query: str, options: SearchOptions) -> list[Hit]:
+    if (foreign := encoder_of(index.engine)) is None:
+        return await index.asearch(query, **options)
+    batch = await foreign.aencode_query(query)
+    return (await asyncio.to_thread(index.search_embedded, batch, **options))[0]
+
+
+def _checked_type(search_type: str) -> SearchType:
+    kind = next((known for known in SEARCH_TYPES if known == search_type), None)
+    if kind is None:
+        raise InputError(f"search_type {search_type!r} is none of {list(SEARCH_TYPES)}")
+    return kind
+
+
+def _shown(hits: Sequence[Hit]) -> list[Document]:
+    return [to_document(hit.record) for hit in hits]
+
+
+def _scored(hits: Sequence[Hit]) -> list[tuple[Document, float]]:
+    return [(to_document(hit.record), hit.score) for hit in hits]
+
+
+def _relevant(hits: Sequence[Hit]) -> list[tuple[Document, float]]:
+    return [(to_document(hit.record), hit.relevance) for hit in hits]

@@ -1,0 +1,369 @@
+"""A `HybridIndex` as a LangChain vector store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import run_in_executor
+
+from bge_m3_integrations._progress import ProgressLike
+from bge_m3_integrations.checks import whole
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.filters import And
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.langchain.asking import Ranking, refuse_unknown
+from bge_m3_integrations.langchain.documents import same_length, to_document, to_records
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.langchain.foreign import encoder_of
+from bge_m3_integrations.langchain.opening import Choices, Opening
+from bge_m3_integrations.langchain.options import FusionLike, checked_fusion, parsed_weights
+from bge_m3_integrations.langchain.store_retriever import BGEM3VectorStoreRetriever
+from bge_m3_integrations.langchain.store_searching import SearchingStore
+from bge_m3_integrations.stores.base import Store
+from bge_m3_integrations.types import Mode, Modes, WeightsLike
+
+_ROLE = "langchain.vectorstore"
+
+
+class BGEM3VectorStore(SearchingStore):
+    """Keeps documents and finds them by dense, sparse and ColBERT scores, weighed into one.
+
+    `BGEM3VectorStore(engine)` is in memory, `BGEM3VectorStore(engine, path="my_index")` in a
+    folder, `BGEM3VectorStore(index=index)` over an index that you hold. A folder is opened when it
+    is first needed. One forward pass per text, also for all three modes. With another model's
+    LangChain `Embeddings` it is a dense store.
+
+    Every search by text takes the keywords `filter`, `weights`, `candidates` and `fusion`, which
+    stand in place of the store's own for one call, and `score_threshold`, below which hits are left
+    out. A filter is a dict such as `{"year": {"$gte": 2020}}`, a filter tree, or a function over a
+    `Document`. An unknown keyword is an error.
+
+    The async methods search without a thread that waits for the model (a foreign one has its own
+    coroutine); adding runs in a thread.
+
+    Args:
+        embedding: An engine, a `BGEM3Embeddings` (its engine is taken), or any `Embeddings`. None
+            over an index, and over a folder that says which model made it.
+        index: An index that you hold, and close.
+        path: A folder; see `HybridIndex.open` for `colbert`, `filter_fields`, `other_dtype`.
+        store: Keeps the documents of a new index that is in no folder.
+        modes: The modes to keep; None is all that the engine has.
+        colbert: How a folder keeps token vectors.
+        pooling: How many token vectors of a document are merged into one.
+        filter_fields: Metadata paths that filters in a folder are to be fast on.
+        other_dtype: Let an engine in int8 search a folder made in float, or the reverse.
+        embedding_id: Names the model of a foreign `Embeddings`; a folder that was made by another
+            one is refused. None is its class and width.
+        weights: How much each mode counts; None is the default preset.
+        candidates: How many documents each mode looks up; see `HybridIndex.search`.
+        fusion: How scores become one ranking value, or its name; None is the weighted sum.
+
+    Raises:
+        InputError: The arguments contradict each other, or there are none.
+    """
+
+    def __init__(
+        self,
+        embedding: BGEM3 | Embeddings | None = None,
+        *,
+        index: HybridIndex | None = None,
+        path: str | Path | None = None,
+        store: Store | None = None,
+        modes: Modes | None = None,
+        colbert: str | None = None,
+        pooling: int | None = None,
+        filter_fields: Sequence[str] | None = None,
+        other_dtype: bool = False,
+        embedding_id: str | None = None,
+        weights: WeightsLike | None = None,
+        candidates: Mapping[Mode, int] | None = None,
+        fusion: FusionLike | None = None,
+    ) -> None:
+        choices = Choices(path, store, modes, colbert, pooling, filter_fields, other_dtype)
+        self._opening = Opening(embedding, index, choices, embedding_id=embedding_id)
+        self._ranking = Ranking(parsed_weights(weights), candidates, checked_fusion(fusion))
+        self._embeddings = embedding if isinstance(embedding, Embeddings) else None
+        self._ready: HybridIndex | None = None
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Iterable[Document],
+        embedding: BGEM3 | Embeddings | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A store with documents in it.
+
+        Args:
+            documents: Each is encoded once; they stay as they are.
+            embedding: What encodes.
+            ids: One per document; see `add_documents`.
+            **kwargs: What the constructor takes.
+
+        Returns:
+            The store.
+        """
+        store = cls(embedding, **kwargs)
+        try:
+            store.add_documents(documents, ids=ids)
+        except BaseException:
+            store.close()  # nobody else could give its folder back
+            raise
+        return store
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: BGEM3 | Embeddings | None = None,
+        metadatas: Iterable[dict[str, Any] | None] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A store with texts in it.
+
+        Args:
+            texts: Each is encoded once.
+            embedding: What encodes.
+            metadatas: One per text.
+            ids: One per text.
+            **kwargs: What the constructor takes.
+
+        Returns:
+            The store.
+
+        Raises:
+            InputError: There are more or fewer metadatas or ids than texts.
+        """
+        return cls.from_documents(_documents(texts, metadatas), embedding, ids=ids, **kwargs)
+
+    @classmethod
+    async def afrom_documents(
+        cls,
+        documents: Iterable[Document],
+        embedding: BGEM3 | Embeddings | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """See `from_documents`."""
+        return await run_in_executor(None, cls.from_documents, documents, embedding, **kwargs)
+
+    @classmethod
+    async def afrom_texts(
+        cls,
+        texts: Iterable[str],
+        embedding: BGEM3 | Embeddings | None = None,
+        metadatas: Iterable[dict[str, Any] | None] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """See `from_texts`."""
+        return await run_in_executor(
+            None, cls.from_texts, texts, embedding, metadatas, ids=ids, **kwargs
+        )
+
+    @property
+    def index(self) -> HybridIndex:
+        """What keeps and searches: `optimize`, `flush`, `backup`, `ingest` and more are there.
+
+        Raises:
+            InputError: A new folder of foreign vectors has no document yet, so no width either.
+        """
+        index = self._index()
+        if index is None:
+            raise InputError(
+                "this folder becomes an index with its first document, which tells the width of "
+                "its vectors; add one first"
+            )
+        return index
+
+    @property
+    def engine(self) -> BGEM3 | None:
+        """What encodes; None for a folder that is not open yet, and says it itself."""
+        return self._opening.engine
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """Dense vectors alone, of the same model."""
+        if self._embeddings is None:
+            engine = self.engine or self.index.engine
+            foreign = encoder_of(engine)
+            made = BGEM3Embeddings(engine=engine) if foreign is None else foreign.embeddings
+            self._embeddings = made
+        return self._embeddings
+
+    def add_documents(
+        self,
+        documents: Iterable[Document],
+        *,
+        ids: Iterable[str | None] | None = None,
+        batch_size: int = 256,
+        progress: ProgressLike = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Encode documents and keep them; a known id is replaced.
+
+        Args:
+            documents: Any number; they stay as they are. If an id comes twice, the later one holds.
+            ids: Any strings, before the documents' own; None stands for the document's own id, or
+                a new uuid4 where it has none.
+            batch_size: Most documents encoded and written at a time.
+            progress: True shows a bar; see `HybridIndex.add`.
+            **kwargs: None: LangChain's signature; what comes is refused.
+
+        Returns:
+            The ids, one per document.
+
+        Raises:
+            InputError: There are more or fewer ids than documents, or an unknown keyword.
+        """
+        refuse_unknown(kwargs, ("ids", "batch_size", "progress"))
+        size = whole("batch_size", batch_size)
+        records = to_records(documents, ids=ids)
+        latest = list({record.id: record for record in records}.values())
+        if latest:
+            self._opening.opened_for(latest, batch_size=size)
+            self.index.add(latest, batch_size=size, progress=progress)
+        return [record.id for record in records]
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Iterable[dict[str, Any] | None] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Encode texts and keep them; see `add_documents`.
+
+        Args:
+            texts: Also from a generator.
+            metadatas: One per text.
+            ids: One per text.
+            **kwargs: What `add_documents` takes.
+
+        Returns:
+            The ids, one per text.
+
+        Raises:
+            InputError: There are more or fewer metadatas or ids than texts.
+        """
+        return self.add_documents(_documents(texts, metadatas), ids=ids, **kwargs)
+
+    async def aadd_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
+        """See `add_documents`."""
+        return await run_in_executor(None, self.add_documents, documents, **kwargs)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: Iterable[dict[str, Any] | None] | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """See `add_texts`."""
+        return await run_in_executor(None, self.add_texts, texts, metadatas, ids=ids, **kwargs)
+
+    def delete(
+        self, ids: Sequence[str] | None = None, *, delete_all: bool = False, **kwargs: Any
+    ) -> bool:
+        """Delete by ids, or everything.
+
+        Args:
+            ids: Which documents; unknown ids are passed over, no ids delete nothing.
+            delete_all: Delete every document, in place of ids.
+            **kwargs: None: LangChain's signature; what comes is refused.
+
+        Returns:
+            True.
+
+        Raises:
+            InputError: Neither ids nor `delete_all=True` is given, or both.
+        """
+        refuse_unknown(kwargs, ("ids", "delete_all"))
+        if (ids is None) != delete_all:
+            raise InputError(
+                f"delete got ids={ids!r} and delete_all={delete_all}; give ids, or "
+                "delete_all=True for all documents"
+            )
+        index = self._index()
+        if index is not None and ids is None:
+            index.delete(where=And(()))
+        elif index is not None:
+            index.delete(ids=ids)
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """The documents of the ids, in order; unknown ids are passed over."""
+        index = self._index()
+        held = [] if index is None else index.get(ids)
+        return [to_document(record) for record in held if record is not None]
+
+    def as_retriever(self, **kwargs: Any) -> BGEM3VectorStoreRetriever:
+        """A retriever over this store.
+
+        Args:
+            **kwargs: `search_type`, one of `SEARCH_TYPES`; `search_kwargs`, what every search takes
+                in addition to the query; `name`, `tags` and `metadata`.
+
+        Returns:
+            The retriever.
+        """
+        tags = kwargs.pop("tags", None) or self._get_retriever_tags()
+        return BGEM3VectorStoreRetriever(vectorstore=self, tags=tags, **kwargs)
+
+    def close(self) -> None:
+        """Close an index that this store opened; one that was given stays open."""
+        self._opening.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a handle on one collection, as the index is
+
+    def _get_retriever_tags(self) -> list[str]:
+        """Without opening a folder or declaring a second user of the engine."""
+        engine = self.engine
+        foreign = None if engine is None else encoder_of(engine)
+        kind = BGEM3Embeddings if foreign is None else type(foreign.embeddings)
+        return [type(self).__name__, kind.__name__]
+
+    def _index(self) -> HybridIndex | None:
+        """The index; None before the first document of a new folder of foreign vectors."""
+        index = self._opening.opened()
+        if index is not None and self._ready is None:
+            # not in the constructor: the modes may come from the model's files
+            kept = index.modes & index.store.capabilities.score
+            index.engine.declare(_ROLE, query=index.modes, document=kept)
+            self._ready = index
+        return index
+
+    async def _aindex(self) -> HybridIndex | None:
+        return self._index() if self._ready is not None else await asyncio.to_thread(self._index)
+
+
+def _documents(
+    texts: Iterable[str], metadatas: Iterable[dict[str, Any] | None] | None
+) -> list[Document]:
+    if isinstance(texts, str):
+        raise InputError(f"texts must be several, not the string {texts!r}")
+    held = list(texts)
+    about = [None] * len(held) if metadatas is None else same_length(held, metadatas, "metadatas")
+    return [
+        Document(page_content=text, metadata=metadata or {})
+        for text, metadata in zip(held, about, strict=True)
+    ]

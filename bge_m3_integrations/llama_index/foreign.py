@@ -1,0 +1,97 @@
+"""Dense vectors that LlamaIndex brings along: compared with the engine's own, never kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from llama_index.core.schema import BaseNode
+
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.llama_index.nodes import node_to_record
+from bge_m3_integrations.types import EmbeddingBatch, FloatArray, Record
+
+LEAST_COSINE = 0.99
+"""Of one text's vectors by one model: int8 and bfloat16 stay above, another model far below."""
+
+
+def vector_of(given: Sequence[float], *, dim: int, name: str, model: str) -> FloatArray:
+    """A vector that came with a node or a query, of norm 1.
+
+    Args:
+        given: The numbers.
+        dim: The width of the engine's vectors.
+        name: What the message calls the vector.
+        model: What the engine's model is called.
+
+    Returns:
+        `(dim,) float32`.
+
+    Raises:
+        InputError: It has another width, or no direction.
+    """
+    vector = np.asarray(given, np.float32)
+    if vector.shape != (dim,):
+        raise InputError(
+            f"{name} has {vector.size} numbers and those of {model} have {dim}: another model, the "
+            f"embed_model, made it; {_FIX}"
+        )
+    norm = float(np.linalg.norm(vector))
+    if not 0 < norm < np.inf:
+        raise InputError(f"{name} has the norm {norm}, which gives it no direction; {_FIX}")
+    return vector / np.float32(norm)
+
+
+def check_agrees(vector: FloatArray, ours: FloatArray, *, name: str, model: str) -> None:
+    """Refuse a vector that another model made.
+
+    Args:
+        vector: `(dim,)`, of norm 1.
+        ours: `(dim,)`, the engine's vector of the same text.
+        name: What the message calls the vector.
+        model: What the engine's model is called.
+
+    Raises:
+        InputError: Their cosine is below `LEAST_COSINE`.
+    """
+    cosine = float(vector @ ours)
+    if not cosine >= LEAST_COSINE:
+        raise InputError(
+            f"{name} has cosine {cosine:.3f} to the one that {model} gives the text: another "
+            f"model, the embed_model, made it, or it was made of another text; {_FIX}"
+        )
+
+
+def add_compared(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
+    """Add nodes; each embedding that one carries is compared before its batch is written.
+
+    Args:
+        index: Where to.
+        nodes: Of distinct ids.
+
+    Raises:
+        InputError: An embedding was made by another model; the message has the node's id.
+    """
+    records = [node_to_record(node) for node in nodes]
+    dim, model = index.engine.encoder.dim, index.engine.name
+    compared = nodes if "dense" in index.modes else []
+    given = {
+        node.node_id: vector_of(node.embedding, dim=dim, name=_named(node.node_id), model=model)
+        for node in compared
+        if node.embedding is not None
+    }
+
+    def check(batch: Sequence[Record], embeddings: EmbeddingBatch) -> None:
+        for record, ours in zip(batch, embeddings.only(["dense"]).dense, strict=True):
+            if (vector := given.get(record.id)) is not None:
+                check_agrees(vector, ours, name=_named(record.id), model=model)
+
+    index.add(records, check=check if given else None)
+
+
+def _named(node_id: str) -> str:
+    return f"the embedding of node {node_id!r}"
+
+
+_FIX = "embed with BGEM3Embedding(engine=vector_store.engine), which shares the forward pass too"

@@ -1,0 +1,394 @@
+"""LlamaIndex's vector store over a `HybridIndex`."""
+
+# no postponed annotations: pydantic reads them
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.types import (
+    DEFAULT_PERSIST_DIR,
+    DEFAULT_PERSIST_FNAME,
+    BasePydanticVectorStore,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryResult,
+)
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.filters import And, Filter, Ids
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.llama_index.filters import to_filter
+from bge_m3_integrations.llama_index.foreign import add_compared
+from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
+from bge_m3_integrations.llama_index.persisting import (
+    Pointer,
+    folder_of,
+    kept_in_folder,
+    local,
+    opened,
+)
+from bge_m3_integrations.llama_index.querying import (
+    Asked,
+    QueryOptions,
+    Usual,
+    aencoded,
+    answer,
+    encoded,
+    read_query,
+)
+from bge_m3_integrations.types import Mode, Modes, Record, Weights, WeightsLike
+
+ROLE = "llama_index.vector_store"
+
+
+def _parsed(weights: WeightsLike | None) -> Weights | None:
+    return None if weights is None else Weights.parse(weights)
+
+
+class BGEM3VectorStore(BasePydanticVectorStore):
+    """A hybrid index as LlamaIndex's vector store; nodes, metadata and all numbers are in it.
+
+    Modes of a query:
+
+    - DEFAULT is the hybrid search by `weights`: LlamaIndex gives this name to what a store does
+      best, not to dense search, and hybrid is what this one is for. Dense search is
+      `weights=(1, 0, 0)`, here or in `vector_store_kwargs`, or HYBRID with `alpha=1`.
+    - HYBRID is the same, or with `alpha` dense and lexical scores as alpha to 1 - alpha, without
+      ColBERT. Beside weights, of the store or of the query, alpha is an error.
+    - SPARSE and TEXT_SEARCH rank by the lexical score.
+    - MMR chooses unlike nodes among the best 50 (`mmr_prefetch_k`) of DEFAULT; `mmr_threshold` 1
+      looks at relevance alone, 0 at unlikeness alone, None is 0.5.
+
+    `sparse_top_k` is how many nodes the lexical lookup brings, `hybrid_top_k` how many come back.
+    `vector_store_kwargs` take `weights`, `mmr_threshold` and `mmr_prefetch_k`.
+
+    The text of a query is encoded here, once, in all modes. An embedding that comes with it, or
+    with a node, is compared with the engine's own (cosine 0.99) and not kept. So take
+    `BGEM3Embedding(engine=...)` of the same engine as `embed_model`: the memo then gives both the
+    same forward. A query of an embedding alone, its text None or empty, is a dense search.
+
+    LlamaIndex embeds a batch of nodes before it adds the batch, and the memo (`BGEM3(memo_bytes=)`,
+    64 MiB) holds token vectors of some thirty texts of 400 tokens. Give the engine a cache on disk
+    (`BGEM3(..., cache=folder)`) for large batches, or a `VectorStoreIndex` a small
+    `insert_batch_size`; an evicted text is encoded again, and `engine.stats.evicted_forwards`
+    counts it.
+
+    Args:
+        index: Where the nodes are, in memory or in a folder (`HybridIndex.open`).
+        **fields: The declared fields; an unknown one is an error.
+
+    Raises:
+        InputError: This is no index.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    stores_text: bool = Field(default=True, frozen=True)
+    is_embedding_query: bool = Field(
+        default=True,
+        description="False: a VectorStoreIndex gives the text alone, and nothing is compared.",
+    )
+    weights: Annotated[Weights | None, BeforeValidator(_parsed)] = Field(
+        default=None,
+        frozen=True,
+        description="A preset's name, three numbers or a mapping; None is the default preset.",
+    )
+    candidates: Mapping[Mode, int] | None = Field(
+        default=None,
+        frozen=True,
+        description="How many nodes each mode looks up; see `HybridIndex.search`.",
+    )
+
+    _index: HybridIndex = PrivateAttr()
+
+    def __init__(self, index: HybridIndex, **fields: Any) -> None:
+        if not isinstance(index, HybridIndex):
+            raise InputError(
+                f"index must be a HybridIndex, not {type(index).__name__}; write "
+                "HybridIndex(engine), or HybridIndex.open(path)"
+            )
+        super().__init__(**fields)
+        self._index = index
+        kept = index.store.capabilities.score  # index.modes would read the model's files
+        again: Modes = {"colbert"} if index.reencodes else ()
+        index.engine.declare(ROLE, query=kept | set(again), document=kept)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name that LlamaIndex serialises by."""
+        return "BGEM3VectorStore"
+
+    @property
+    def client(self) -> HybridIndex:
+        """The index, under LlamaIndex's name for what is behind a vector store."""
+        return self._index
+
+    @property
+    def index(self) -> HybridIndex:
+        """Where the nodes are."""
+        return self._index
+
+    @property
+    def engine(self) -> BGEM3:
+        """What encodes; share it with a `BGEM3Embedding`."""
+        return self._index.engine
+
+    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """Encode nodes and keep them; a known id is replaced.
+
+        Args:
+            nodes: If an id comes twice, the later node holds.
+            **kwargs: None are known.
+
+        Returns:
+            The ids, in order.
+
+        Raises:
+            InputError: An embedding that a node carries was made by another model. Batches of 256
+                before it are kept.
+        """
+        _refuse(kwargs)
+        add_compared(self._index, list({node.node_id: node for node in nodes}.values()))
+        return [node.node_id for node in nodes]
+
+    async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """See `add`."""
+        return await asyncio.to_thread(partial(self.add, nodes, **kwargs))
+
+    def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """Delete all nodes of a source document; of an unknown one there are none.
+
+        Args:
+            ref_doc_id: The document's id; a node without a source is its own document.
+            **delete_kwargs: None are known.
+        """
+        _refuse(delete_kwargs)
+        self._index.delete(where=of_documents([ref_doc_id]))
+
+    async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """See `delete`."""
+        await asyncio.to_thread(partial(self.delete, ref_doc_id, **delete_kwargs))
+
+    def get_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Nodes by id, by metadata or by both.
+
+        Args:
+            node_ids: None is all, an empty list none; unknown ids are passed over.
+            filters: Which of them.
+
+        Returns:
+            New nodes, in the order of `node_ids`, else in ascending order of id.
+        """
+        records = self._records(_chosen(node_ids, filters))
+        if node_ids is None:
+            return [record_to_node(record) for record in records]
+        held = {record.id: record for record in records}
+        return [record_to_node(held[i]) for i in dict.fromkeys(node_ids) if i in held]
+
+    async def aget_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """See `get_nodes`."""
+        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
+
+    def delete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """Delete nodes by id, by metadata or by both.
+
+        Args:
+            node_ids: An empty list is none; unknown ids are passed over.
+            filters: Which of them.
+            **delete_kwargs: None are known.
+
+        Raises:
+            InputError: Neither is given: what a form with nothing selected gives must not empty a
+                store.
+        """
+        _refuse(delete_kwargs)
+        if node_ids is None and (filters is None or not filters.filters):
+            raise InputError("delete_nodes needs node_ids or filters; clear() deletes all nodes")
+        self._index.delete(where=_chosen(node_ids, filters))
+
+    async def adelete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """See `delete_nodes`."""
+        await asyncio.to_thread(partial(self.delete_nodes, node_ids, filters, **delete_kwargs))
+
+    def clear(self) -> None:
+        """Delete all nodes."""
+        self._index.delete(where=And(()))
+
+    async def aclear(self) -> None:
+        """See `clear`."""
+        await asyncio.to_thread(self.clear)
+
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """The best nodes; the class's docstring explains the modes.
+
+        Empty `node_ids` and `doc_ids` mean all: LlamaIndex's retriever always gives the former.
+
+        Args:
+            query: With a text, an embedding or both.
+            **kwargs: `weights`, `mmr_threshold`, `mmr_prefetch_k`; see `QueryOptions`.
+
+        Returns:
+            New nodes, their scores and ids. There are fewer than asked for only where fewer match
+            the filters.
+
+        Raises:
+            InputError: The mode is not supported, things in the query do not go together, or its
+                embedding was made by another model.
+            FilterError: The filter is malformed.
+        """
+        asked = self._asked(query, kwargs)
+        return answer(asked, encoded(asked, self._index), self._index)
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """See `query`; no thread waits for the encoder."""
+        asked = await asyncio.to_thread(self._asked, query, kwargs)
+        batch = await aencoded(asked, self._index)
+        return await asyncio.to_thread(answer, asked, batch, self._index)
+
+    def persist(self, persist_path: str, fs: object | None = None) -> None:
+        """Write the file by which `from_persist_path` finds the index again.
+
+        An index in a folder stays where it is. One in memory is copied to a new folder beside the
+        file, exactly, and nothing is encoded; the file then names the new folder. What an earlier
+        call copied is left there, for somebody may be reading it: delete it when nobody does.
+
+        Args:
+            persist_path: As a `StorageContext` gives it; its folder is made if it is missing.
+            fs: None, or that of the local disk.
+
+        Raises:
+            InputError: It is another file system.
+            StoreError: The folder cannot be written, or the store cannot be copied.
+        """
+        path = local(persist_path, fs)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = self.to_dict()
+        del options["class_name"], options["path"]
+        Pointer(kept_in_folder(self._index, path), options).write(path)
+
+    @classmethod
+    def from_persist_path(
+        cls,
+        persist_path: str | Path,
+        fs: object | None = None,
+        *,
+        engine: BGEM3 | None = None,
+    ) -> Self:
+        """Open what `persist` wrote: an index in a folder, also where it was one in memory.
+
+        Args:
+            persist_path: The file.
+            fs: None, or that of the local disk.
+            engine: Encodes; None is the model that made the index.
+
+        Returns:
+            A store; `store.index.close()` gives the folder free.
+
+        Raises:
+            StoreError: The file is not ours, its folder is gone, or another engine made it.
+        """
+        index, options = opened(local(persist_path, fs), engine)
+        return cls(index, **options)
+
+    @classmethod
+    def from_persist_dir(
+        cls,
+        persist_dir: str | Path = DEFAULT_PERSIST_DIR,
+        namespace: str = "default",
+        fs: object | None = None,
+        *,
+        engine: BGEM3 | None = None,
+    ) -> Self:
+        """Open what `StorageContext.persist` wrote; see `from_persist_path`."""
+        path = Path(persist_dir) / f"{namespace}__{DEFAULT_PERSIST_FNAME}"
+        return cls.from_persist_path(path, fs, engine=engine)
+
+    @model_serializer(mode="wrap")
+    def custom_model_dump(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """The fields, and the index's folder; None for one in memory."""
+        folder = folder_of(self._index)
+        data = super().custom_model_dump(handler, info)
+        return {**data, "path": None if folder is None else str(folder)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """The store that `to_dict` described.
+
+        Args:
+            data: Its fields and its folder.
+            **kwargs: `index`, where it is open already or in memory; `engine` to open the folder
+                with; fields to change.
+
+        Returns:
+            A store.
+
+        Raises:
+            StoreError: The index was in memory and is not given.
+        """
+        fields = {**data, **kwargs}
+        fields.pop("class_name", None)
+        path, engine = fields.pop("path", None), fields.pop("engine", None)
+        index = fields.pop("index", None)
+        if index is None and path is None:
+            raise StoreError(
+                "this store was over an index in memory, which fields cannot bring back; give it: "
+                "from_dict(data, index=...), or persist it"
+            )
+        return cls(HybridIndex.open(path, engine) if index is None else index, **fields)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise InputError(
+            "a BGEM3VectorStore cannot be pickled: one process at a time holds an index; take "
+            "to_dict() and from_dict(), or persist()"
+        )
+
+    def _asked(self, query: VectorStoreQuery, given: Mapping[str, Any]) -> Asked:
+        usual = Usual(self.weights, self.candidates)
+        return read_query(query, QueryOptions.read(given), usual, self._index)
+
+    def _records(self, where: Filter) -> Iterator[Record]:
+        page = self._index.scroll(where)
+        yield from page.records
+        while page.after is not None:
+            page = self._index.scroll(where, after=page.after)
+            yield from page.records
+
+
+def _chosen(node_ids: Sequence[str] | None, filters: MetadataFilters | None) -> Filter:
+    ids = [] if node_ids is None else [Ids(node_ids)]
+    tree = to_filter(filters)
+    return And([*ids, *([] if tree is None else [tree])])
+
+
+def _refuse(kwargs: Mapping[str, Any]) -> None:
+    if kwargs:
+        raise InputError(f"unknown options {sorted(kwargs)}; this takes none")

@@ -1,0 +1,33 @@
+"""A small collection and a retriever over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+
+from bge_m3_integrations import BGEM3
+from bge_m3_integrations.langchain import BGEM3Retriever
+from bge_m3_integrations.testing import FakeEncoder
+
+DOCUMENTS = [
+    Document(id="fox", page_content="the red fox runs", metadata={"year": 2020}),
+    Document(id="dog", page_content="the lazy dog sleeps", metadata={"year": 2021}),
+    Document(id="cat", page_content="the cat sleeps too", metadata={"year": 2022}),
+    Document(id="owl", page_content="an owl sees at night", metadata={"year": 2023}),
+    Document(id="bee", page_content="a bee makes honey", metadata={"year": 2024}),
+]
+
+
+def made(**options: Any) -> tuple[FakeEncoder, BGEM3Retriever]:
+    encoder = FakeEncoder()
+    return encoder, BGEM3Retriever.from_documents(DOCUMENTS, BGEM3(encoder), **options)
+
+
+def ids(documents: Sequence[Document]) -> list[str | None]:
+    return [document.id for document in documents]
+
+
+def ranked(documents: Sequence[Document]) -> list[tuple[str | None, float]]:
+    return [(d.id, d.metadata["bge_m3_scores"]["score"]) for d in documents]
