@@ -83,7 +83,9 @@ def add_compared(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
     }
 
     def check(batch: Sequence[Record], embeddings: EmbeddingBatch) -> None:
-        for record, ours in zip(batch, embeddings.only(["dense"]).dense, strict=True):
+        dense = embeddings.dense
+        assert dense is not None  # the index keeps it, or nothing was given to compare
+        for record, ours in zip(batch, dense, strict=True):
             if (vector := given.get(record.id)) is not None:
                 check_agrees(vector, ours, name=_named(record.id), model=model)
 

@@ -1,17 +1,23 @@
 """LlamaIndex's reranker over the engine."""
 
 # no postponed annotations: pydantic reads them
-from typing import Annotated, Any
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Annotated, Any, Self
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index_instrumentation import get_dispatcher
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
-from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index._options import (
     EngineOptions,
     PathText,
@@ -19,12 +25,19 @@ from bge_m3_integrations.llama_index._options import (
     new_engine,
 )
 from bge_m3_integrations.llama_index.nodes import embedded_text, with_score_metadata
+from bge_m3_integrations.llama_index.persisting import folder_of
+from bge_m3_integrations.reranking import Given, ranked_batch
 from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
 
 ROLE = "llama_index.reranker"
 RETRIEVAL_SCORE_KEY = "retrieval_score"
 
 _dispatcher = get_dispatcher(__name__)
+_opening = Lock()
+"""Held while a folder is opened; no attribute, so that a reranker can be copied."""
+
+_Tell = Callable[[list[NodeWithScore]], None]
+_Question = tuple[QueryBundle, Sequence[NodeWithScore]]
 
 
 def _parsed(weights: WeightsLike | None) -> Weights | None:
@@ -34,20 +47,27 @@ def _parsed(weights: WeightsLike | None) -> Weights | None:
 class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     """Orders nodes by the hybrid score of the query and the text that LlamaIndex embeds.
 
-    Over the engine of a `BGEM3Retriever`, the query costs no second forward pass.
+    Over the engine of a `BGEM3Retriever`, the query costs no second forward pass. Over its index,
+    nodes cost none either: those that the index keeps with the very same text are scored by their
+    stored numbers, and only others are encoded.
+
+    A reranker over an index in a folder is serialised with the folder's path, and opens it again
+    when it is first used. An index in memory cannot travel: `to_dict` leaves it out, so what is
+    rebuilt from it encodes every node, and pickling raises.
 
     Args:
-        engine: An engine to share; None makes one from the fields.
+        engine: An engine to share; None makes one from the fields, or takes the index's.
+        index: Where nodes may be kept under their ids; its engine is the reranker's.
         **fields: The declared fields; an unknown one is an error.
 
     Raises:
-        InputError: A field contradicts the given engine.
+        InputError: A field contradicts the given engine, or the engine is not the index's.
     """
 
     model: PathText = Field(
         default=DEFAULT_MODEL, frozen=True, description="Hub id or folder of the checkpoint."
     )
-    top_n: int = Field(default=3, ge=1, description="Most nodes returned.")
+    top_n: int | None = Field(default=3, ge=1, description="Most nodes returned; None is all.")
     weights: Annotated[Weights | None, BeforeValidator(_parsed)] = Field(
         default=None,
         frozen=True,
@@ -60,10 +80,20 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         default=False,
         description="Write the score that came in as metadata, where no model and no LLM reads it.",
     )
+    index_path: PathText | None = Field(
+        default=None, frozen=True, description="Folder of the index, opened when first used."
+    )
 
-    def __init__(self, *, engine: BGEM3 | None = None, **fields: Any) -> None:
+    _index: HybridIndex | None = PrivateAttr(default=None)
+
+    def __init__(
+        self, *, engine: BGEM3 | None = None, index: HybridIndex | None = None, **fields: Any
+    ) -> None:
+        if index is not None:
+            engine, fields = _engine_of(index, engine), _with_path(index, fields)
         super().__init__(**engine_fields(engine, fields, model="model"))
         self._engine = new_engine(self, self.model) if engine is None else engine
+        self._index = index
         modes = ALL_MODES if self.weights is None else self.weights.modes
         self._engine.declare(ROLE, query=modes)
 
@@ -72,38 +102,118 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         """The name that LlamaIndex serialises by."""
         return "BGEM3Reranker"
 
+    @property
+    def index(self) -> HybridIndex | None:
+        """Where nodes may be kept; an `index_path` is opened at the first look.
+
+        Raises:
+            StoreError: The folder is no index, is held by another process, or was made by another
+                model.
+        """
+        if self._index is None and self.index_path is not None:
+            with _opening:
+                self._index = self._index or _opened(self.index_path, self._engine)
+        return self._index
+
+    def rerank_batch(
+        self, questions: Sequence[tuple[QueryType, Sequence[NodeWithScore]]]
+    ) -> list[list[NodeWithScore]]:
+        """Rerank several queries' nodes; queries are encoded together, and so are the nodes.
+
+        Args:
+            questions: Each query with its own nodes.
+
+        Returns:
+            One ranking per query, in order.
+        """
+        asked = [
+            (QueryBundle(query) if isinstance(query, str) else query, nodes)
+            for query, nodes in questions
+        ]
+        return self._reranked(asked)
+
+    async def arerank_batch(
+        self, questions: Sequence[tuple[QueryType, Sequence[NodeWithScore]]]
+    ) -> list[list[NodeWithScore]]:
+        """See `rerank_batch`; the event loop is free meanwhile."""
+        return await asyncio.to_thread(self.rerank_batch, questions)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy over the same index; an update makes a new object."""
+        if not update or self._index is None:
+            return super().model_copy(update=update, deep=deep)
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(index=self._index, **{**given, **update})
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._index is not None and self.index_path is None:
+            raise InputError(
+                f"{self.class_name()} over an index in memory cannot be pickled; use one in a "
+                "folder, from HybridIndex.open(path), or none"
+            )
+        bare = self.model_copy()
+        bare._index = None  # opened again
+        return EngineOptions.__getstate__(bare)
+
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise InputError("a reranker needs the query: give query_bundle or query_str")
-        if not nodes:
-            return []
+        return self._reranked([(query_bundle, nodes)])[0]
+
+    def _reranked(self, questions: Sequence[_Question]) -> list[list[NodeWithScore]]:
+        """Those of each query; a query without nodes costs nothing and tells nobody."""
+        some = [(query, nodes) for query, nodes in questions if nodes]
+        with ExitStack() as stack:
+            tells = [stack.enter_context(self._told(query, nodes)) for query, nodes in some]
+            found = self._ranked(some) if some else []
+            for tell, nodes in zip(tells, found, strict=True):
+                tell(nodes)
+        rest = iter(found)
+        return [next(rest) if nodes else [] for _, nodes in questions]
+
+    @contextmanager
+    def _told(self, query: QueryBundle, nodes: Sequence[NodeWithScore]) -> Iterator[_Tell]:
+        """Frame the work by LlamaIndex's events; the end is told with what was found."""
+        # the events take no None
+        top_n, given = len(nodes) if self.top_n is None else self.top_n, list(nodes)
         _dispatcher.event(
-            ReRankStartEvent(
-                query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self.model
-            )
+            ReRankStartEvent(query=query, nodes=given, top_n=top_n, model_name=self.model)
         )
         payload: dict[str, Any] = {
-            EventPayload.NODES: nodes,
+            EventPayload.NODES: given,
             EventPayload.MODEL_NAME: self.model,
-            EventPayload.QUERY_STR: query_bundle.query_str,
-            EventPayload.TOP_K: self.top_n,
+            EventPayload.QUERY_STR: query.query_str,
+            EventPayload.TOP_K: top_n,
         }
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            reranked = self._rerank(nodes, query_bundle.query_str)
-            event.on_end(payload={EventPayload.NODES: reranked})
-        _dispatcher.event(ReRankEndEvent(nodes=reranked))
-        return reranked
 
-    def _rerank(self, nodes: list[NodeWithScore], query: str) -> list[NodeWithScore]:
-        texts = [embedded_text(scored.node) for scored in nodes]
-        ranked = self._engine.rerank(query, texts, limit=self.top_n, weights=self.weights)
+            def tell(found: list[NodeWithScore]) -> None:
+                event.on_end(payload={EventPayload.NODES: found})
+                _dispatcher.event(ReRankEndEvent(nodes=found))
+
+            yield tell
+
+    def _ranked(self, questions: Sequence[_Question]) -> list[list[NodeWithScore]]:
+        queries = [query.query_str for query, _ in questions]
+        given = [
+            [Given(embedded_text(scored.node), scored.node.node_id) for scored in nodes]
+            for _, nodes in questions
+        ]
+        index, weights = self.index, self._engine.weights(self.weights)
+        if index is None:
+            rankings = ranked_batch(self._engine, None, queries, given, weights, limit=self.top_n)
+        else:
+            rankings = index.rerank_batch(queries, given, limit=self.top_n, weights=weights)
         least = self.score_threshold
         return [
-            self._scored(nodes[place.index], place)
-            for place in ranked
-            if least is None or place.score >= least
+            [
+                self._scored(nodes[place.index], place)
+                for place in ranking
+                if least is None or place.score >= least
+            ]
+            for (_, nodes), ranking in zip(questions, rankings, strict=True)
         ]
 
     def _scored(self, old: NodeWithScore, place: Ranked) -> NodeWithScore:
@@ -111,3 +221,33 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         if self.keep_retrieval_score:
             node = with_score_metadata(node, RETRIEVAL_SCORE_KEY, old.score)
         return NodeWithScore(node=node, score=place.score)
+
+
+def _engine_of(index: HybridIndex, engine: BGEM3 | None) -> BGEM3:
+    if not isinstance(index, HybridIndex):
+        raise InputError(
+            f"index must be a HybridIndex, not {type(index).__name__}; take the .index of a "
+            "BGEM3Retriever or a BGEM3VectorStore"
+        )
+    if engine is not None and engine is not index.engine:
+        raise InputError(
+            f"the engine over {engine.name} is not the index's, over {index.engine.name}; give "
+            "the index alone"
+        )
+    return index.engine
+
+
+def _opened(path: str, engine: BGEM3) -> HybridIndex:
+    if not Path(path).is_dir():  # opening would begin a new index
+        raise StoreError(f"index_path {path!r} is no folder; give the folder of an index")
+    return HybridIndex.open(path, engine)
+
+
+def _with_path(index: HybridIndex, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with the index's folder, where it has one."""
+    folder = folder_of(index)
+    held = None if folder is None else str(folder)
+    given = fields.get("index_path")
+    if given is not None and str(given) != held:
+        raise InputError(f"index_path {str(given)!r} is not the given index's {held!r}")
+    return {**fields, "index_path": held}

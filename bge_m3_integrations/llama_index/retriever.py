@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, TypedDict, Unpack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
@@ -16,6 +16,7 @@ from llama_index.core.schema import (
     IndexNode,
     NodeWithScore,
     QueryBundle,
+    QueryType,
     TransformComponent,
 )
 from llama_index.core.settings import Settings
@@ -24,17 +25,21 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.filters import FilterLike
+from bge_m3_integrations.filters import And, Filter, FilterLike, Ids
 from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index.filters import to_filter
 from bge_m3_integrations.llama_index.nodes import (
     node_to_record,
+    of_documents,
     record_to_node,
     with_score_metadata,
 )
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.types import Hit, Mode, Weights, WeightsLike
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 
 ROLE = "llama_index.retriever"
 SCORES_KEY = "bge_m3_scores"
@@ -47,6 +52,8 @@ class RetrieverOptions(TypedDict, total=False):
     similarity_top_k: int
     weights: WeightsLike | None
     filters: MetadataFilters | FilterLike | None
+    node_ids: Sequence[str] | None
+    doc_ids: Sequence[str] | None
     score_threshold: float | None
     candidates: Mapping[Mode, int] | None
     fusion: Fusion | None
@@ -69,6 +76,9 @@ class BGEM3Retriever(BaseRetriever):
         weights: How much each mode counts; see `HybridIndex.search`.
         filters: Which nodes may be found: `MetadataFilters`, a dict, a function over metadata or
             a filter tree.
+        node_ids: The nodes that may be found; None and, as everywhere in LlamaIndex, an empty
+            list are all.
+        doc_ids: The source documents whose nodes may be found; None and an empty list are all.
         score_threshold: Nodes with a lower score are left out.
         candidates: How many nodes each mode looks up.
         fusion: How component scores become the score.
@@ -92,6 +102,8 @@ class BGEM3Retriever(BaseRetriever):
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         weights: WeightsLike | None = None,
         filters: MetadataFilters | FilterLike | None = None,
+        node_ids: Sequence[str] | None = None,
+        doc_ids: Sequence[str] | None = None,
         score_threshold: float | None = None,
         candidates: Mapping[Mode, int] | None = None,
         fusion: Fusion | None = None,
@@ -110,7 +122,7 @@ class BGEM3Retriever(BaseRetriever):
             weights=parsed,
             candidates=candidates,
             fusion=fusion,
-            where=to_filter(filters),
+            where=_restriction(filters, node_ids, doc_ids),
             score_threshold=score_threshold,
         )
         # now and not at the first query: nodes added meanwhile are remembered for a reranker
@@ -163,6 +175,23 @@ class BGEM3Retriever(BaseRetriever):
         copies = [document.model_copy(deep=True) for document in documents]
         return cls.from_nodes(run_transformations(copies, steps), engine, **options)
 
+    @classmethod
+    def from_vector_store(
+        cls, vector_store: BGEM3VectorStore, **options: Unpack[RetrieverOptions]
+    ) -> Self:
+        """A retriever over the nodes of a vector store.
+
+        Args:
+            vector_store: Its weights and candidates hold where the options name none.
+            **options: Those of the constructor.
+
+        Returns:
+            A retriever over the store's own index.
+        """
+        options.setdefault("weights", vector_store.weights)
+        options.setdefault("candidates", vector_store.candidates)
+        return cls(vector_store.index, **options)
+
     @property
     def similarity_top_k(self) -> int:
         """Most nodes."""
@@ -177,13 +206,46 @@ class BGEM3Retriever(BaseRetriever):
         """The index that is searched."""
         return self._index
 
+    def retrieve_batch(self, queries: Sequence[QueryType]) -> list[list[NodeWithScore]]:
+        """What `retrieve` gives for each query; all queries are encoded together.
+
+        Args:
+            queries: Texts or query bundles.
+
+        Returns:
+            One list of nodes per query, in order; each query has its own events.
+        """
+        bundles = _bundles(queries)
+        hits = self._index.search_batch([_query_text(b) for b in bundles], **self._options)
+        return [
+            self.retrieve(_Answered.of(bundle, self, found))
+            for bundle, found in zip(bundles, hits, strict=True)
+        ]
+
+    async def aretrieve_batch(self, queries: Sequence[QueryType]) -> list[list[NodeWithScore]]:
+        """See `retrieve_batch`; the event loop is free meanwhile."""
+        bundles = _bundles(queries)
+        texts = [_query_text(bundle) for bundle in bundles]
+        hits = await self._index.asearch_batch(texts, **self._options)
+        return [
+            await self.aretrieve(_Answered.of(bundle, self, found))
+            for bundle, found in zip(bundles, hits, strict=True)
+        ]
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        hits = self._index.search(_query_text(query_bundle), **self._options)
+        if isinstance(query_bundle, _Answered) and query_bundle.owner is self:
+            hits = query_bundle.hits
+        else:
+            hits = self._index.search(_query_text(query_bundle), **self._options)
         return [self._scored(hit) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # the base class would search on the event loop's own thread
-        return await asyncio.to_thread(self._retrieve, query_bundle)
+        if isinstance(query_bundle, _Answered) and query_bundle.owner is self:
+            hits = query_bundle.hits
+        else:
+            hits = await self._index.asearch(_query_text(query_bundle), **self._options)
+        return [self._scored(hit) for hit in hits]
 
     def _scored(self, hit: Hit) -> NodeWithScore:
         node = record_to_node(hit.record)
@@ -192,6 +254,42 @@ class BGEM3Retriever(BaseRetriever):
             scores |= {str(mode): score for mode, score in hit.components.items()}
             node = with_score_metadata(node, SCORES_KEY, scores)
         return NodeWithScore(node=node, score=hit.score)
+
+
+@dataclass
+class _Answered(QueryBundle):
+    """A query of a batch on its way through the base class, with what its retriever found.
+
+    An index node may send it on to another retriever, which has to search for itself.
+    """
+
+    owner: BGEM3Retriever | None = field(default=None, repr=False)
+    hits: list[Hit] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, query: QueryBundle, owner: BGEM3Retriever, hits: list[Hit]) -> _Answered:
+        texts = query.custom_embedding_strs
+        return cls(query.query_str, query.image_path, texts, query.embedding, owner, hits)
+
+
+def _bundles(queries: Sequence[QueryType]) -> list[QueryBundle]:
+    if isinstance(queries, (str, QueryBundle)):
+        raise InputError(f"queries must be a list, not {queries!r}; see retrieve()")
+    return [QueryBundle(query) if isinstance(query, str) else query for query in queries]
+
+
+def _restriction(
+    filters: MetadataFilters | FilterLike | None,
+    node_ids: Sequence[str] | None,
+    doc_ids: Sequence[str] | None,
+) -> Filter | None:
+    parts = [to_filter(filters)]
+    if node_ids:
+        parts.append(Ids(node_ids))
+    if doc_ids:
+        parts.append(of_documents(doc_ids))
+    held = [part for part in parts if part is not None]
+    return And(held) if len(held) > 1 else next(iter(held), None)
 
 
 def _query_modes(

@@ -26,7 +26,13 @@ from bge_m3_integrations import (
     ReciprocalRank,
     Record,
 )
-from bge_m3_integrations.llama_index import BGEM3Embedding, BGEM3Retriever, node_to_record
+from bge_m3_integrations.llama_index import (
+    BGEM3Embedding,
+    BGEM3Reranker,
+    BGEM3Retriever,
+    BGEM3VectorStore,
+    node_to_record,
+)
 from bge_m3_integrations.testing import FakeEncoder
 
 QUERY = "cat on the mat"
@@ -248,3 +254,93 @@ def test_the_number_of_nodes_can_be_set_later(engine: BGEM3, nodes: list[TextNod
     assert retriever.similarity_top_k == len(retriever.retrieve("cat")) == 3
     with pytest.raises(InputError, match="similarity_top_k"):
         retriever.similarity_top_k = 0
+
+
+def test_node_ids_and_doc_ids_restrict_what_is_found_and_empty_ones_do_not(
+    engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    index = BGEM3Retriever.from_documents(
+        [Document(id_=name, text=f"the {name} eats") for name in ("cow", "pig")], engine
+    ).index
+    index.add(map(node_to_record, nodes))
+    for options, expected in (
+        ({"node_ids": ["dog", "gone"]}, {"dog"}),
+        ({"doc_ids": ["cow"]}, {"the cow eats"}),
+        ({"doc_ids": ["bird"]}, {"bird"}),  # a node without a source is its own document
+        ({"node_ids": ["dog", "cat"], "filters": {"name": "cat"}}, {"cat"}),
+        ({"node_ids": [], "doc_ids": []}, {"cat", "dog", "bird", "fish", "the cow eats"}),
+    ):
+        found = BGEM3Retriever(index, similarity_top_k=9, **options).retrieve(QUERY)
+        names = {
+            n.node.node_id if n.node.ref_doc_id is None else n.node.get_content() for n in found
+        }
+        assert names >= expected
+        assert names <= expected | {"the pig eats"}
+
+
+def test_a_batch_gives_what_each_query_gives_alone_from_one_encoding(
+    encoder: FakeEncoder, engine: BGEM3, nodes: list[TextNode], event_names: list[str]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine)
+    encoder.calls.clear()
+    queries = ["the cat", QueryBundle("a bird"), "the dog"]
+    found = retriever.retrieve_batch(queries)
+    assert [call.texts for call in encoder.calls] == [("the cat", "a bird", "the dog")]
+    assert event_names == ["RetrievalStartEvent", "RetrievalEndEvent"] * 3
+    assert found == [retriever.retrieve(query) for query in queries]
+    assert retriever.retrieve_batch([]) == []
+    with pytest.raises(InputError, match=r"retrieve\(\)"):
+        retriever.retrieve_batch("the cat")
+
+
+async def test_a_batch_may_be_awaited(engine: BGEM3, nodes: list[TextNode]) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine)
+    queries = ["the cat", "a bird"]
+    assert await retriever.aretrieve_batch(queries) == retriever.retrieve_batch(queries)
+
+
+def test_a_batch_follows_index_nodes_into_other_retrievers(
+    engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    inner = BGEM3Retriever.from_nodes(nodes, engine, similarity_top_k=1)
+    pointer = IndexNode(id_="pointer", text="animals", index_id="animals")
+    outer = BGEM3Retriever.from_nodes([pointer], engine, object_map={"animals": inner})
+    [[cat], [bird]] = outer.retrieve_batch(["the cat on the mat", "a bird sings"])
+    assert (cat.node.node_id, bird.node.node_id) == ("cat", "bird")
+
+
+async def test_waiting_queries_share_encodings(
+    encoder: FakeEncoder, engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine)
+    encoder.calls.clear()
+    queries = [f"question {i}" for i in range(40)]
+    found = await asyncio.gather(*map(retriever.aretrieve, queries))
+    assert len(encoder.calls) < len(queries)
+    assert encoder.forwards[queries[0]] == 1
+    assert found == [retriever.retrieve(query) for query in queries]
+
+
+def test_a_retriever_over_a_vector_store_takes_its_weights(
+    engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    store = BGEM3VectorStore(HybridIndex(engine), weights="keyword", candidates={"sparse": 5})
+    store.add(nodes)
+    retriever = BGEM3Retriever.from_vector_store(store, similarity_top_k=3)
+    hits = store.index.search(QUERY, limit=3, weights="keyword", candidates={"sparse": 5})
+    assert [(n.node.node_id, n.score) for n in retriever.retrieve(QUERY)] == [
+        (h.id, h.score) for h in hits
+    ]
+    other = BGEM3Retriever.from_vector_store(store, weights=(1, 0, 0), candidates=None)
+    assert other.retrieve(QUERY)[0].score == store.index.search(QUERY, weights=(1, 0, 0))[0].score
+
+
+async def test_a_retriever_tool_may_be_awaited_and_reranks(
+    engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine, similarity_top_k=4)
+    reranker = BGEM3Reranker(index=retriever.index, top_n=1)
+    tool = RetrieverTool.from_defaults(retriever, node_postprocessors=[reranker])
+    output = await tool.acall("a bird sings")
+    assert [n.node.node_id for n in output.raw_output] == ["bird"]
+    assert tool.call("a bird sings").content == output.content

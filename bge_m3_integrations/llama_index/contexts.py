@@ -1,0 +1,111 @@
+"""Storage contexts around a `BGEM3VectorStore`, and the words that LlamaIndex's engines take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llama_index.core import StorageContext
+from llama_index.core.data_structs.data_structs import IndexDict
+from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, SimpleVectorStore
+
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
+
+
+def with_ours(
+    given: StorageContext | None, vector_store: BGEM3VectorStore | None, engine: BGEM3 | None
+) -> StorageContext:
+    """A storage context whose default vector store is ours; the given one is not changed.
+
+    Args:
+        given: What the caller has; an empty `SimpleVectorStore` in it is replaced.
+        vector_store: Ours; None is the context's, or a new one in memory.
+        engine: Encodes; None is the vector store's, or `BGEM3()`.
+
+    Returns:
+        A context.
+
+    Raises:
+        InputError: They contradict each other.
+    """
+    held = None if given is None else given.vector_stores.get(DEFAULT_VECTOR_STORE)
+    if isinstance(held, SimpleVectorStore) and not held.data.embedding_dict:
+        held = None  # what every storage context begins with
+    if held is not None and vector_store is not None and held is not vector_store:
+        raise InputError(
+            f"the storage context's {type(held).__name__} is not the given vector_store; give one"
+        )
+    store = vector_store if held is None else held
+    if store is None:
+        store = BGEM3VectorStore(HybridIndex(BGEM3() if engine is None else engine))
+    if not isinstance(store, BGEM3VectorStore):
+        raise InputError(
+            f"BGEM3Index needs a BGEM3VectorStore, not the {type(store).__name__} it was given"
+        )
+    if engine is not None and store.engine is not engine:
+        raise InputError(
+            f"the engine over {engine.name} is not the vector store's, over {store.engine.name}; "
+            "give one of them"
+        )
+    context = StorageContext.from_defaults() if given is None else given
+    return replace(context, vector_stores={**context.vector_stores, DEFAULT_VECTOR_STORE: store})
+
+
+def store_of(context: StorageContext) -> BGEM3VectorStore:
+    """The vector store of a context from `with_ours`."""
+    store = context.vector_stores[DEFAULT_VECTOR_STORE]
+    assert isinstance(store, BGEM3VectorStore)
+    return store
+
+
+def struct_of(context: StorageContext, index_id: str | None, persist_dir: str | Path) -> IndexDict:
+    """LlamaIndex's own description of one index.
+
+    Args:
+        context: What was loaded.
+        index_id: Which index; None is the only one.
+        persist_dir: Where from, for the message.
+
+    Returns:
+        The description.
+
+    Raises:
+        StoreError: There is none of that id, or several and no id.
+    """
+    held = {struct.index_id: struct for struct in context.index_store.index_structs()}
+    if index_id is None and len(held) == 1:
+        index_id = next(iter(held))
+    struct = held.get(index_id or "")
+    if not isinstance(struct, IndexDict):
+        raise StoreError(
+            f"{persist_dir} has the indexes {sorted(held)}, of which index_id={index_id!r} names "
+            "none; give one of them"
+        )
+    return struct
+
+
+def words(function: Any) -> set[str]:
+    """The parameters that have names."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
+    named = {name for name, parameter in parameters.items() if parameter.kind in kinds}
+    return named - {"self", "cls", "index", "retriever"}
+
+
+def engine_words() -> set[str]:
+    """What `as_query_engine` and `as_chat_engine` take, and hand to `as_retriever` as well."""
+    from llama_index.core import chat_engine
+    from llama_index.core.query_engine import RetrieverQueryEngine
+
+    return set().union(
+        words(RetrieverQueryEngine.from_args),
+        words(chat_engine.ContextChatEngine.from_defaults),
+        words(chat_engine.CondensePlusContextChatEngine.from_defaults),
+        words(chat_engine.CondenseQuestionChatEngine.from_defaults),
+    )
