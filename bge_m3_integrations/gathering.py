@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from bge_m3_integrations._calls import Ask, Call, Run, here, run_together, serve, starts
+from bge_m3_integrations._leaving import ends_at_exit
 from bge_m3_integrations.checks import ENCODED_CHARACTERS
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import EmbeddingBatch, Kind
@@ -152,6 +153,17 @@ class _Lane:
             self._closing = self._worker is not None
             self._changed.notify()
 
+    def end(self, seconds: float) -> None:
+        """For the end of the interpreter: cancel what waits, and wait for what runs."""
+        with self._changed:
+            for call in self._waiting:
+                call.future.cancel()
+            worker = self._worker
+            self._closing = worker is not None
+            self._changed.notify()
+        if worker is not None and worker is not threading.current_thread():
+            worker.join(seconds)
+
     def _append(self, call: Call) -> None:
         self._waiting.append(call)
         if self._complete():  # before that the worker sleeps on: waking it costs more than a call
@@ -163,6 +175,7 @@ class _Lane:
             self._changed.notify()
             return
         self._worker = threading.Thread(target=self._work, name="bge-m3-gatherer", daemon=True)
+        ends_at_exit(self)
         try:
             self._worker.start()
         except RuntimeError as error:  # the system gives no thread: say so to all who wait

@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -438,3 +440,26 @@ def test_gathered_results_of_a_checkpoint_equal_serial_ones(xlm_roberta: Path) -
         assert alone.dense is not None
         np.testing.assert_allclose(batch.dense, alone.dense, atol=1e-6)
     engine.close()
+
+
+LEAVES = """
+import asyncio
+from bge_m3_integrations import BGEM3
+from bge_m3_integrations.demo import checkpoint_path
+engine = BGEM3(checkpoint_path(), device="cpu")
+texts = [f"{i} " + "tea leaves " * 250 for i in range(3000)]
+async def main():
+    await engine.aencode_queries(["warm"])
+    await asyncio.wait_for(engine.aencode_documents(texts), 1.0)
+try:
+    asyncio.run(main())
+except TimeoutError:
+    print(engine.stats.forwards)
+"""
+
+
+def test_the_interpreter_ends_cleanly_while_the_worker_is_inside_a_forward() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "1", "")

@@ -8,6 +8,7 @@ from typing import Generic, TypedDict
 
 import numpy as np
 
+from bge_m3_integrations._leaving import check_leaving
 from bge_m3_integrations.checks import chunks
 from bge_m3_integrations.encoders.pipeline import Piece
 from bge_m3_integrations.encoders.torch.heads import lexical_rows
@@ -107,6 +108,7 @@ class Work(Generic[Piece]):
 
     def start(self, stretch: Stretch, rows: IntArray) -> _Started:
         """Queue a pass, and the copies behind it."""
+        check_leaving()
         pack = Pack.of([stretch.tokens.row(int(i)) for i in rows])
         return _Started(stretch.first + rows, pack, self._pass(pack))
 

@@ -1,0 +1,48 @@
+"""The end of the interpreter: threads of ours end between two forward passes.
+
+A thread that is inside torch when the interpreter is torn down aborts the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from typing import Protocol
+
+from bge_m3_integrations.errors import WorkerError
+
+SECONDS = 30.0
+"""How long the interpreter waits for one pass; a remote encoder may not come back at all."""
+
+
+class Ends(Protocol):
+    """What owns a thread."""
+
+    def end(self, seconds: float) -> None:
+        """Cancel what waits, and wait so long for what runs."""
+        ...
+
+
+_owners: weakref.WeakSet[Ends] = weakref.WeakSet()
+_leaving = threading.Event()
+
+
+def ends_at_exit(owner: Ends) -> None:
+    """Have `owner.end` called when the interpreter ends."""
+    if not _owners:
+        atexit.unregister(_leave)
+        atexit.register(_leave)  # behind torch's own, so before it
+    _owners.add(owner)
+
+
+def check_leaving() -> None:
+    """Between two passes: raise `WorkerError` in a daemon thread of an interpreter that ends."""
+    if _leaving.is_set() and threading.current_thread().daemon:
+        raise WorkerError("the interpreter is ending; what was not encoded yet is not")
+
+
+def _leave() -> None:
+    _leaving.set()
+    for owner in list(_owners):
+        owner.end(SECONDS)
