@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
 
@@ -73,7 +73,6 @@ class HybridIndex:
         self._wanted = None if modes is None else as_modes(modes)
         reencoder = Reencoder(engine) if reencode else None
         self._searcher = Searcher(self._store, reencoder, whole("pooling", pooling))
-        self._open = True
 
     @classmethod
     def open(
@@ -556,10 +555,14 @@ class HybridIndex:
         restore(Path(backup), Path(path))
 
     def close(self) -> None:
-        """Close the store; the engine stays usable. Closing twice is fine."""
-        if self._open:
-            self._open = False
+        """Close the store; the engine stays usable. Closing twice is fine.
+
+        Others that opened the same folder in this process keep it open.
+        """
+        if not isinstance(self._store, _Closed):
             self._store.close()
+            self._store = cast("Store", _Closed())
+            self._searcher = replace(self._searcher, store=self._store)
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
@@ -588,6 +591,13 @@ class HybridIndex:
             raise TypeError(f"unknown search options {sorted(unknown)}")
         findable = self.modes & self._store.capabilities.find
         return make_plan(options, modes=self.modes, findable=findable)
+
+
+class _Closed:
+    """What a closed index has in place of its store."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise StoreError("this index is closed; make or open another one")
 
 
 def _refuse_string(queries: Sequence[str]) -> None:

@@ -30,6 +30,27 @@ SAYS = {
         "again: skipped 108; 0 forward passes; 108 pages",
         "one page edited: added 1, skipped 107, deleted 1; 1 forward passes; 108 pages",
     ],
+    "07_llama_index_pipeline.py": [
+        "first run: 108 nodes written, 108 forward passes, 108 nodes held",
+        "again: 0 nodes written, 0 forward passes, 108 nodes held",
+        "one page edited: 1 nodes written, 1 forward passes, 108 nodes held",
+        "one page gone: 0 nodes written, 0 forward passes, 107 nodes held",
+    ],
+    "08_llama_index_filters.py": [
+        r"Dense, sparse and ColBERT together:\n  0\.\d+  en/filter-before-search",
+        r"By sparse scores alone:\n  0\.\d+  en/payload-index",
+        "109 forward passes for 108 pages and a question",
+    ],
+    "09_llama_index_agent.py": [
+        "The tool found: en/filter-before-search",
+        "Forward passes for the question: 1",
+    ],
+    "10_from_bgem3index.py": [
+        "inserted: 108 documents, 108 forward passes so far",
+        "deleted: 107 documents, 108 forward passes so far",
+        "refreshed 1 of 107: 107 documents, 109 forward passes so far",
+        r"opened again: .*\n  0\.\d+  Filter before, not after",
+    ],
 }
 CHOICES = {"CHAT_MODEL", "BGE_M3_MODEL", "BGE_M3_PATH", "BGE_M3_EXAMPLE_LLM"}
 

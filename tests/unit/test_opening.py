@@ -56,6 +56,17 @@ def test_a_folder_gives_the_same_hits_as_memory(index: HybridIndex) -> None:
             assert mine.score == pytest.approx(its.score, abs=1e-5)
 
 
+def test_a_closed_index_searches_no_more_though_another_holds_its_folder(folder: Path) -> None:
+    with HybridIndex.open(folder, fake()) as other:
+        index = HybridIndex.open(folder, fake())
+        index.add(RECORDS)
+        index.close()
+        for use in (lambda: index.search("fox"), index.count, lambda: index.add(RECORDS)):
+            with pytest.raises(StoreError, match="this index is closed"):
+                use()
+        assert other.count() == len(RECORDS)
+
+
 def test_two_opens_share_one_index_and_the_last_close_releases_it(folder: Path) -> None:
     first, second = HybridIndex.open(folder, fake()), HybridIndex.open(folder, fake())
     first.add(RECORDS[:3])
