@@ -9,6 +9,8 @@ from langchain_core.stores import BaseStore
 
 from bge_m3_integrations._cachefile import Item
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
+from bge_m3_integrations.checks import check_text
+from bge_m3_integrations.errors import InputError
 
 _PART = "bytes"
 
@@ -29,16 +31,26 @@ class BGEM3ByteStore(BaseStore[str, bytes]):
 
     def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of keys; None for a key that is not there."""
-        return [found.get(_PART) for found in self.cache.file.read(keys, [_PART])]
+        return [found.get(_PART) for found in self.cache.file.read(_texts(keys), [_PART])]
 
     def mset(self, key_value_pairs: Sequence[tuple[str, bytes]]) -> None:
         """Keep values in one transaction; the last one of a key counts."""
+        _texts([key for key, _ in key_value_pairs])
+        for key, value in key_value_pairs:
+            if not isinstance(value, bytes):
+                raise InputError(f"the value of {key!r} must be bytes, not {type(value).__name__}")
         self.cache.file.write([Item(key, _PART, value) for key, value in key_value_pairs])
 
     def mdelete(self, keys: Sequence[str]) -> None:
         """Forget keys; those that are not there are passed over."""
-        self.cache.file.remove(keys, _PART)
+        self.cache.file.remove(_texts(keys), _PART)
 
     def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
         """The keys that begin with a prefix, in order; None is all keys."""
         return self.cache.file.text_keys(_PART, prefix=prefix or "")
+
+
+def _texts(keys: Sequence[str]) -> Sequence[str]:
+    for key in keys:
+        check_text(key, name="a key")
+    return keys

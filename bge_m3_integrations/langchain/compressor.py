@@ -60,15 +60,14 @@ class BGEM3Reranker(
         score_threshold: Documents with a lower score are left out.
     """
 
-    model_config = ConfigDict(
-        arbitrary_types_allowed=True, extra="forbid", validate_assignment=True
-    )
+    # frozen: an assignment that is refused would take effect all the same
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
 
     index: HybridIndex | None = Field(default=None, exclude=True, repr=False)
     engine: BGEM3 = Field(default_factory=_engine_of, exclude=True, repr=False)
     top_n: int | None = Field(default=3, ge=1)
     weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
-    score_threshold: float | None = None
+    score_threshold: float | None = Field(default=None, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one_engine(self) -> Self:
@@ -86,6 +85,13 @@ class BGEM3Reranker(
         chosen = self.weights
         modes = ALL_MODES if chosen is None else Weights.parse(chosen).modes
         self.engine.declare(_ROLE, query=modes)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; an update makes a new object, checked as any other."""
+        if not update:
+            return super().model_copy(deep=deep)
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **update})
 
     def compress_documents(
         self,
@@ -127,7 +133,15 @@ class BGEM3Reranker(
 
         Returns:
             Positions in `documents` with their hybrid scores, best first, ties by position.
+
+        Raises:
+            InputError: `documents` is one text.
         """
+        if isinstance(documents, str):
+            raise InputError(
+                f"documents is one text, {documents[:60]!r}; rerank takes the documents first, in "
+                "a list, and then the query"
+            )
         [ranked] = self._ranked([query], [documents], top_n=top_n)
         return [Relevance(index=one.index, relevance_score=one.score) for one in ranked]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from langchain_core.documents import Document
 
-from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.errors import FilterError, InputError
 from bge_m3_integrations.filters import Filter, RecordPredicate, as_filter
 from bge_m3_integrations.types import Hit, Record
 
@@ -82,6 +83,8 @@ def document_filter(value: Any) -> Filter | None:
         FilterError: The condition is malformed, or the value is none of these.
     """
     if callable(value) and not isinstance(value, Filter | Mapping):
+        if inspect.iscoroutinefunction(value):
+            raise FilterError(f"a filter cannot be awaited: give a plain function, not {value!r}")
         return RecordPredicate(_OverDocument(value))
     return as_filter(value)
 
@@ -93,7 +96,10 @@ class _OverDocument:
     fn: Callable[[Document], bool]
 
     def __call__(self, record: Record) -> bool:
-        return bool(self.fn(to_document(record)))
+        answer: object = self.fn(to_document(record))
+        if inspect.isawaitable(answer):
+            raise FilterError(f"a filter cannot be awaited: {self.fn!r} gave {answer!r}")
+        return bool(answer)
 
 
 def with_scores(document: Document, hit: Hit) -> Document:
@@ -113,9 +119,16 @@ def with_scores(document: Document, hit: Hit) -> Document:
     return Document(id=document.id, page_content=document.page_content, metadata=metadata)
 
 
+def several(values: Iterable[T], name: str) -> list[T]:
+    """The values as a list; one string in place of many is refused."""
+    if isinstance(values, str):
+        raise InputError(f"{name} must be several, not the one string {values[:60]!r}")
+    return list(values)
+
+
 def same_length(documents: Sequence[object], others: Iterable[T], name: str) -> list[T]:
     """The other values as a list, if there is one for each document."""
-    values = list(others)
+    values = several(others, name)
     if len(values) != len(documents):
         raise InputError(f"{len(documents)} documents, but {len(values)} {name}; give one for each")
     return values

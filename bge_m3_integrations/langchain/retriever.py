@@ -27,6 +27,7 @@ from bge_m3_integrations.langchain.calling import (
 from bge_m3_integrations.langchain.documents import (
     document_filter,
     same_length,
+    several,
     to_document,
     to_records,
     with_scores,
@@ -97,7 +98,7 @@ class BGEM3Retriever(BaseRetriever):
     k: int = Field(default=4, ge=1)
     weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
     filter: Annotated[DocumentFilter | None, PlainValidator(document_filter)] = None
-    score_threshold: float | None = None
+    score_threshold: float | None = Field(default=None, allow_inf_nan=False)
     candidates: Mapping[Mode, int] | None = None
     fusion: Annotated[FusionLike | None, PlainValidator(checked_fusion)] = None
     include_scores: bool = False
@@ -166,7 +167,7 @@ class BGEM3Retriever(BaseRetriever):
         texts: Iterable[str],
         engine: BGEM3,
         *,
-        metadatas: Iterable[dict[str, Any]] | None = None,
+        metadatas: Iterable[dict[str, Any] | None] | None = None,
         ids: Iterable[str | None] | None = None,
         store: Store | None = None,
         **options: Unpack[RetrieverOptions],
@@ -187,12 +188,12 @@ class BGEM3Retriever(BaseRetriever):
         Raises:
             InputError: There are more or fewer ids or metadatas than texts.
         """
-        held = list(texts)
+        held = several(texts, "texts")
         about = (
-            [{} for _ in held] if metadatas is None else same_length(held, metadatas, "metadatas")
+            [None for _ in held] if metadatas is None else same_length(held, metadatas, "metadatas")
         )
         documents = [
-            Document(page_content=text, metadata=metadata)
+            Document(page_content=text, metadata=metadata or {})
             for text, metadata in zip(held, about, strict=True)
         ]
         return cls.from_documents(documents, engine, ids=ids, store=store, **options)
