@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import Components, FloatArray, Weights
 
 
+@runtime_checkable
 class Fusion(Protocol):
     """Ranks the candidates of one query."""
 

@@ -11,6 +11,7 @@ from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableSerializable, run_in_executor
 from pydantic import ConfigDict, Field, PlainValidator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -63,8 +64,8 @@ class BGEM3Reranker(
     # frozen: an assignment that is refused would take effect all the same
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
 
-    index: HybridIndex | None = Field(default=None, exclude=True, repr=False)
-    engine: BGEM3 = Field(default_factory=_engine_of, exclude=True, repr=False)
+    index: SkipJsonSchema[HybridIndex | None] = Field(default=None, exclude=True, repr=False)
+    engine: SkipJsonSchema[BGEM3] = Field(default_factory=_engine_of, exclude=True, repr=False)
     top_n: int | None = Field(default=3, ge=1)
     weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)

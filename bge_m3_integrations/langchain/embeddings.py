@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
@@ -46,7 +47,7 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         protected_namespaces=(),
     )
 
-    engine: BGEM3 | None = Field(default=None, exclude=True, repr=False)
+    engine: SkipJsonSchema[BGEM3 | None] = Field(default=None, exclude=True, repr=False)
     model_name: str | Path = Field(default=DEFAULT_MODEL, alias="model")
     device: str = "auto"
     dtype: str = "auto"

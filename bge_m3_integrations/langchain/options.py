@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeAlias
 
 from langchain_core.documents import Document
+from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import Filter
@@ -18,8 +19,11 @@ FUSIONS: Mapping[str, type[WeightedSum | ScaledSum | ReciprocalRank]] = {
     "scaled_sum": ScaledSum,
     "reciprocal_rank": ReciprocalRank,
 }
-DocumentFilter: TypeAlias = Filter | Mapping[str, Any] | Callable[[Document], bool]
-FusionLike: TypeAlias = Fusion | str | Mapping[str, Any]
+# JSON schemas, as servers of chains make them, show the forms that JSON has
+DocumentFilter: TypeAlias = (
+    SkipJsonSchema[Filter] | Mapping[str, Any] | SkipJsonSchema[Callable[[Document], bool]]
+)
+FusionLike: TypeAlias = SkipJsonSchema[Fusion] | str | Mapping[str, Any]
 
 
 def parsed_weights(value: Any) -> Weights | None:

@@ -11,7 +11,12 @@ from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
 from bge_m3_integrations import BGEM3, FilterError, HybridIndex, InputError, Record
-from bge_m3_integrations.langchain import BGEM3Reranker, BGEM3Retriever, BGEM3VectorStore
+from bge_m3_integrations.langchain import (
+    BGEM3Embeddings,
+    BGEM3Reranker,
+    BGEM3Retriever,
+    BGEM3VectorStore,
+)
 from bge_m3_integrations.langchain.cache import BGEM3ByteStore
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -114,3 +119,22 @@ def test_a_byte_store_keeps_bytes_under_texts_alone(tmp_path: Path) -> None:
     for key in (1, b"k", None, "\ud800"):
         with pytest.raises(InputError, match="a key"):
             held.mget([key])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "field", ["k", "weights", "filter", "score_threshold", "candidates", "fusion", "include_scores"]
+)
+def test_servers_can_describe_every_option_of_a_retriever(
+    store: BGEM3VectorStore, field: str
+) -> None:
+    retriever = BGEM3Retriever(index=store.index)
+    configurable = retriever.configurable_fields(**{field: ConfigurableField(id=field)})
+    schema = configurable.config_schema().model_json_schema()
+    assert field in schema["$defs"]["Configurable"]["properties"]
+
+
+@pytest.mark.parametrize("cls", [BGEM3Retriever, BGEM3Reranker, BGEM3Embeddings])
+def test_a_class_has_a_json_schema_without_what_no_json_stands_for(cls: Any) -> None:
+    properties = cls.model_json_schema()["properties"]
+    assert not {"engine", "source"} & properties.keys()
+    assert {"k", "top_n", "device"} & properties.keys()
