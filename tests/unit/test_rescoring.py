@@ -223,23 +223,17 @@ def test_what_left_the_cache_is_let_go_while_more_is_encoded() -> None:
     assert fake.alive[1:] == [2, 1, 0]
 
 
-class Meets(FakeEncoder):
-    """Encodes documents only when two threads are at it."""
+def test_a_text_that_two_threads_encode_at_once_is_kept_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = BGEM3(FakeEncoder())
+    both, encode = threading.Barrier(2, timeout=30), engine.encode_documents
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.both = threading.Barrier(2, timeout=30)
+    def meeting(texts: Sequence[str], *, modes: Modes) -> EmbeddingBatch:
+        both.wait()  # neither found the text in the cache
+        return encode(texts, modes=modes)
 
-    def encode(
-        self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
-    ) -> EmbeddingBatch:
-        if kind == "document":
-            self.both.wait()
-        return super().encode(texts, kind=kind, modes=modes, max_length=max_length)
-
-
-def test_a_text_that_two_threads_encode_at_once_is_kept_once() -> None:
-    engine = BGEM3(Meets())
+    monkeypatch.setattr(engine, "encode_documents", meeting)
     reencoder = Reencoder(engine)
     query = encoded(engine, "fox")
     with ThreadPoolExecutor(2) as pool:
