@@ -52,7 +52,9 @@ def opened(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA secure_delete = OFF")
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-        if _version(db, path) == 0:
+        with transaction(db, "DEFERRED"):
+            found = _version(db, path)
+        if found == 0:
             _begin_file(db, path)
     except BaseException:
         db.close()
@@ -61,7 +63,7 @@ def opened(path: Path) -> sqlite3.Connection:
 
 
 def _version(db: sqlite3.Connection, path: Path) -> int:
-    """This package's format, or 0 for an empty file."""
+    """This package's format, or 0 for an empty file; both reads must see one state of the file."""
     found = int(db.execute("PRAGMA user_version").fetchone()[0])
     if found not in (0, FORMAT):
         raise StoreError(

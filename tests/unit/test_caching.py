@@ -10,13 +10,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
 
 from bge_m3_integrations._cachefile import CacheFile, Item
-from bge_m3_integrations._cachesql import FORMAT
+from bge_m3_integrations._cachesql import FORMAT, opened
 from bge_m3_integrations.caching import CACHE_BYTES, EmbeddingCache, Question
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.testing import FakeEncoder
@@ -257,9 +258,21 @@ def test_threads_share_one_cache(tmp_path: Path) -> None:
     assert None not in cache.get_many(QUESTION.keys(texts), modes=ALL_MODES)
 
 
+def test_threads_that_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
+    def open_file(path: Path, start: Barrier) -> None:
+        start.wait()
+        opened(path).close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for i in range(20):  # over half of such starts failed while the two reads were apart
+            path, start = tmp_path / f"{i}.sqlite3", Barrier(8)
+            list(pool.map(lambda _, path=path, start=start: open_file(path, start), range(8)))
+
+
 WRITER = """
 import sys
 from pathlib import Path
+from threading import Barrier
 from bge_m3_integrations._cachefile import CacheFile, Item
 file, name = CacheFile(Path(sys.argv[1]), max_bytes=10**9), sys.argv[2]
 for i in range(int(sys.argv[3])):
@@ -311,6 +324,7 @@ def test_a_killed_process_leaves_all_that_it_had_written(tmp_path: Path) -> None
 FORK = """
 import os, sys
 from pathlib import Path
+from threading import Barrier
 from bge_m3_integrations._cachefile import CacheFile, Item
 file = CacheFile(Path(sys.argv[1]), max_bytes=10**9)
 file.write([Item("before", "p", b"1")])
