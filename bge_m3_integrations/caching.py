@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bge_m3_integrations._cachefile import CacheFile, Item
 from bge_m3_integrations._cachesql import damaged
+from bge_m3_integrations._rowbytes import packed, unpacked
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import (
-    MODES,
-    EmbeddingBatch,
-    Kind,
-    Mode,
-    Modes,
-    SparseRows,
-    TokenVectors,
-    offsets_of,
-    ordered_modes,
-)
+from bge_m3_integrations.types import EmbeddingBatch, Kind, Modes, ordered_modes
 
 CACHE_BYTES = 4 * 1024**3
-_HEAD = struct.Struct("<4sIIIqq")
-"""Of each value: numpy's name of the type, rows, columns, 0, the text's tokens and truncated."""
 
 
 class CacheWarning(UserWarning):
@@ -143,10 +129,9 @@ class EmbeddingCache:
         if len(keys) != len(batch):
             raise InputError(f"{len(keys)} keys for a batch of {len(batch)} texts")
         self.file.write(
-            Item(key, mode, pack(batch, i))
+            Item(key, mode, value)
             for i, key in enumerate(keys)
-            for mode, pack in _PACK.items()
-            if mode in batch.modes
+            for mode, value in packed(batch, i).items()
         )
 
     def close(self) -> None:
@@ -155,7 +140,7 @@ class EmbeddingCache:
 
     def _row(self, values: dict[str, bytes]) -> EmbeddingBatch:
         try:
-            return _unpacked(values)
+            return unpacked(values)
         except (struct.error, TypeError, ValueError) as error:
             raise damaged(self.file.path, f"a value cannot be read: {error}") from error
 
@@ -171,56 +156,3 @@ def _rebuilt(path: Path, max_bytes: int) -> EmbeddingCache:
 
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")  # a cleaning encoder mends lone surrogates
-
-
-def _packed(batch: EmbeddingBatch, i: int, array: NDArray[Any], before: bytes = b"") -> bytes:
-    rows, columns = array.shape
-    name = array.dtype.str.encode()
-    head = _HEAD.pack(name, rows, columns, 0, int(batch.tokens[i]), int(batch.truncated[i]))
-    return b"".join([head, before, array.tobytes()])
-
-
-def _packed_dense(batch: EmbeddingBatch, i: int) -> bytes:
-    assert batch.dense is not None
-    return _packed(batch, i, batch.dense[i][None])
-
-
-def _packed_sparse(batch: EmbeddingBatch, i: int) -> bytes:
-    assert batch.sparse is not None
-    ids, weights = batch.sparse.row(i)
-    return _packed(batch, i, weights[:, None].astype("<f4"), ids.astype("<i4").tobytes())
-
-
-def _packed_colbert(batch: EmbeddingBatch, i: int) -> bytes:
-    assert batch.colbert is not None
-    return _packed(batch, i, batch.colbert.row(i))
-
-
-_PACK: dict[Mode, Callable[[EmbeddingBatch, int], bytes]] = dict(
-    zip(MODES, (_packed_dense, _packed_sparse, _packed_colbert), strict=True)
-)
-
-
-def _array(value: bytes, *, before: int = 0) -> NDArray[Any]:
-    """The array of a value, writable; `before` bytes per row lie in front of it."""
-    name, rows, columns, _, _, _ = _HEAD.unpack_from(value)
-    dtype, start = np.dtype(name.rstrip(b"\0").decode()), _HEAD.size + before * rows
-    if dtype.kind != "f" or len(value) != start + rows * columns * dtype.itemsize:
-        raise ValueError(f"{len(value)} bytes are not {rows} x {columns} {dtype}")
-    return np.frombuffer(value, dtype, offset=start).reshape(rows, columns).copy()
-
-
-def _unpacked(values: dict[str, bytes]) -> EmbeddingBatch:
-    tokens, truncated = _HEAD.unpack_from(next(iter(values.values())))[-2:]
-    dense = sparse = colbert = None
-    if "dense" in values:
-        dense = _array(values["dense"])
-    if "sparse" in values:
-        weights = _array(values["sparse"], before=4)[:, 0]
-        ids = np.frombuffer(values["sparse"], "<i4", len(weights), offset=_HEAD.size)
-        sparse = SparseRows(offsets_of([len(ids)]), ids.astype(np.int32), weights)
-    if "colbert" in values:
-        vectors = _array(values["colbert"])
-        colbert = TokenVectors(vectors, offsets_of([len(vectors)]))
-    counts = (np.array([n], np.int64) for n in (tokens, truncated))
-    return EmbeddingBatch(dense, sparse, colbert, *counts)

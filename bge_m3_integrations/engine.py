@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "BAAI/bge-m3"
 MEMO_BYTES = 64 * 1024 * 1024
+SPILL_BYTES = 4 * 1024**3
 GATHER_MS = 2.0
 _PACKAGE = __name__.partition(".")[0]
 
@@ -89,6 +90,9 @@ class BGEM3:
         max_length: Default limit in tokens per text; None is all that the model takes.
         token_budget: Most padded tokens of one forward pass; None chooses by device.
         memo_bytes: Most bytes of embeddings remembered for adapters that share this engine.
+        spill_bytes: Most bytes of a temporary file for documents that do not fit there and that
+            one of the adapters has not had yet; 0 is none, and it is encoded twice. Not used with
+            `cache`, which does the same and more.
         gather_ms: Most milliseconds that a call waits for others to join it, when there are others;
             0 gathers only what waits already. A lone caller never waits.
         cache: Where embeddings are kept on disk: a folder or an `EmbeddingCache`; None keeps none.
@@ -115,6 +119,7 @@ class BGEM3:
         max_length: int | None = None,
         token_budget: int | None = None,
         memo_bytes: int = MEMO_BYTES,
+        spill_bytes: int = SPILL_BYTES,
         gather_ms: float = GATHER_MS,
         cache: str | Path | EmbeddingCache | None = None,
         clean: bool = False,
@@ -148,9 +153,10 @@ class BGEM3:
         if self.over_encoder and self._loading != _Loading():
             raise InputError(
                 f"an encoder ({type(model).__name__}) brings its own options; give them to it, "
-                "and BGEM3 only memo_bytes, gather_ms, cache and clean"
+                "and BGEM3 only memo_bytes, spill_bytes, gather_ms, cache and clean"
             )
         self._memo_bytes = whole("memo_bytes", memo_bytes, least=0)
+        self._spill_bytes = whole("spill_bytes", spill_bytes, least=0)
         self._gatherer = Gatherer(gather_ms=gather_ms)
         self._cache = None if cache is None else as_cache(cache)
         self._clean = clean
@@ -202,6 +208,7 @@ class BGEM3:
             )
         ours: dict[str, Any] = {
             "memo_bytes": self._memo_bytes,
+            "spill_bytes": self._spill_bytes,
             "gather_ms": self._gatherer.gather_ms,
             "cache": self._cache,
         }
@@ -485,7 +492,7 @@ class BGEM3:
     def _shared(self) -> MemoEncoder:
         encoder, bound = self._build(), self._memo_bytes
         if self._cache is None:
-            return MemoEncoder(encoder, self._needs, max_bytes=bound)
+            return MemoEncoder(encoder, self._needs, max_bytes=bound, spill_bytes=self._spill_bytes)
         counts = Counts()  # of both: what the memo asks for is no forward if it is on disk
         cached = CachedEncoder(encoder, self._cache, counts=counts)
         return MemoEncoder(cached, self._needs, max_bytes=bound, counts=counts)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
+from bge_m3_integrations.encoders.spill import Key, Spill
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import EncodingError
 from bge_m3_integrations.types import MODES, EmbeddingBatch, Kind, Mode, Modes, as_modes
@@ -24,43 +25,70 @@ from bge_m3_integrations.types import MODES, EmbeddingBatch, Kind, Mode, Modes, 
 _QUERY_SHARE = 0.25
 _REMEMBERED_EVICTIONS = 100_000
 
-_Key = tuple[int, str]
-"""Length limit and text."""
+
+@dataclass(slots=True)
+class _Held:
+    """A row, and how many callers are still expected to ask for it."""
+
+    row: EmbeddingBatch
+    awaited: int
 
 
 class _Shelf:
-    """The embeddings of one kind, least recently used first out; its user holds the lock."""
+    """The embeddings of one kind, least recently used first out; its user holds the lock.
 
-    def __init__(self, max_bytes: int) -> None:
+    A row that is still awaited when it must go is spilled to disk.
+    """
+
+    def __init__(self, max_bytes: int, *, spill_bytes: int = 0) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._rows: OrderedDict[_Key, EmbeddingBatch] = OrderedDict()
+        self._rows: OrderedDict[Key, _Held] = OrderedDict()
         self._evicted: OrderedDict[bytes, None] = OrderedDict()
-        self.running: dict[_Key, tuple[frozenset[Mode], Future[EmbeddingBatch]]] = {}
+        self._spill = Spill(spill_bytes if max_bytes else 0)
+        self.running: dict[Key, tuple[frozenset[Mode], Future[EmbeddingBatch]]] = {}
 
-    def find(self, key: _Key, modes: frozenset[Mode]) -> EmbeddingBatch | None:
-        row = self._rows.get(key)
-        if row is None or not modes <= row.modes:
+    def take(self, key: Key, modes: frozenset[Mode]) -> EmbeddingBatch | None:
+        """The row of a key for one caller, if it has the modes."""
+        held = self._rows.get(key)
+        if held is None:
+            return self._spill.take(key, modes)
+        if not modes <= held.row.modes:
             return None
         self._rows.move_to_end(key)
-        return row
+        held.awaited -= 1
+        return held.row
 
-    def was_evicted(self, key: _Key) -> bool:
+    def was_evicted(self, key: Key) -> bool:
         return key not in self._rows and _digest(key) in self._evicted
 
-    def put(self, key: _Key, row: EmbeddingBatch) -> None:
+    def put(self, key: Key, row: EmbeddingBatch, *, awaited: int) -> int:
+        """Remember a row; how many rows were spilled for it."""
         old = self._rows.pop(key, None)
         if old is not None:
-            self._bytes -= _nbytes(old)
-            row = replace(row, **{m: getattr(old, m) for m in MODES if getattr(row, m) is None})
-        self._rows[key] = row
+            self._bytes -= _nbytes(old.row)
+            missing = [mode for mode in MODES if getattr(row, mode) is None]
+            row = replace(row, **{mode: getattr(old.row, mode) for mode in missing})
+        self._rows[key] = _Held(row, awaited)
         self._bytes += _nbytes(row)
+        spilled = 0
         while self._bytes > self._max_bytes:
-            self._evict_oldest()
+            spilled += self._evict_oldest()
+        return spilled
 
-    def _evict_oldest(self) -> None:
-        key, row = self._rows.popitem(last=False)
-        self._bytes -= _nbytes(row)
+    def _evict_oldest(self) -> bool:
+        """Give up one row; whether it was spilled."""
+        key, held = self._rows.popitem(last=False)
+        self._bytes -= _nbytes(held.row)
+        if held.awaited < 1:
+            self._lose(key)
+            return False
+        lost = self._spill.put(key, held.row, awaited=held.awaited)
+        for one in lost:
+            self._lose(one)
+        return key not in lost
+
+    def _lose(self, key: Key) -> None:
         self._evicted[_digest(key)] = None
         if len(self._evicted) > _REMEMBERED_EVICTIONS:
             self._evicted.popitem(last=False)
@@ -84,18 +112,28 @@ class MemoEncoder(EncoderWrapper):
             theirs, so a lone caller pays no memory.
         max_bytes: Most bytes of embeddings remembered: a quarter for queries, which documents in
             bulk must not push out, the rest for documents.
+        spill_bytes: Most bytes of documents' embeddings in a temporary file, for those that a
+            second caller has not had when they must go; see `Spill`.
         counts: Where the encoder behind counts its forwards, as a `CachedEncoder` does, to whom
             not every text that it is given is one; None counts each as one here.
     """
 
     def __init__(
-        self, encoder: Encoder, needs: Needs, *, max_bytes: int, counts: Counts | None = None
+        self,
+        encoder: Encoder,
+        needs: Needs,
+        *,
+        max_bytes: int,
+        spill_bytes: int = 0,
+        counts: Counts | None = None,
     ) -> None:
         super().__init__(encoder)
         max_bytes = whole("memo_bytes", max_bytes, least=0)
+        spill_bytes = whole("spill_bytes", spill_bytes, least=0)
         queries = int(max_bytes * _QUERY_SHARE)
         self._needs = needs
-        self._shelves = {"query": _Shelf(queries), "document": _Shelf(max_bytes - queries)}
+        documents = _Shelf(max_bytes - queries, spill_bytes=spill_bytes)
+        self._shelves = {"query": _Shelf(queries), "document": documents}
         self._counts = counts or Counts()
         self._counts_forwards = counts is None
         self._lock = threading.Lock()
@@ -148,7 +186,7 @@ class MemoEncoder(EncoderWrapper):
             for text in texts:
                 key = (ask.limit, text)
                 modes, future = shelf.running.get(key, (frozenset(), None))
-                if (row := shelf.find(key, ask.modes)) is not None:
+                if (row := shelf.take(key, ask.modes)) is not None:
                     found[text] = row
                 elif future is not None and ask.modes <= modes:
                     running[text] = future
@@ -178,10 +216,13 @@ class MemoEncoder(EncoderWrapper):
                 raise EncodingError(error.reason, position) from error
             raise
         rows = [fresh.take([i]) for i in range(len(mine))]
+        awaited = self._needs.roles(ask.kind) - 1
         with self._lock:
-            for key, row in zip(keys, rows, strict=True):
-                shelf.put(key, row)
+            spilled = sum(
+                shelf.put(key, row, awaited=awaited) for key, row in zip(keys, rows, strict=True)
+            )
             futures = [shelf.running.pop(key)[1] for key in keys]
+        self._counts.add(spilled=spilled)
         for future, row in zip(futures, rows, strict=True):
             future.set_result(row)
         return dict(zip(mine, rows, strict=True))
@@ -214,7 +255,7 @@ def in_order(texts: Sequence[str], held: list[str], parts: list[EmbeddingBatch])
     return batch.take([place[text] for text in texts])
 
 
-def _digest(key: _Key) -> bytes:
+def _digest(key: Key) -> bytes:
     limit, text = key
     return hashlib.blake2b(f"{limit} {text}".encode("utf-8", "replace"), digest_size=16).digest()
 

@@ -19,6 +19,7 @@ class Stats:
         cache_hits: Distinct texts of a call whose embeddings were read from the cache on disk.
         cache_failures: Writes to that cache that failed; the embeddings were returned all the same.
         evicted_forwards: Forwards, or reads from the cache, that a larger memo would have saved.
+        spilled: Texts whose embeddings went from the memo to a temporary file, still awaited.
         truncated_texts: Texts cut at the length limit.
         truncated_tokens: Tokens dropped there.
     """
@@ -29,6 +30,7 @@ class Stats:
     cache_hits: int = 0
     cache_failures: int = 0
     evicted_forwards: int = 0
+    spilled: int = 0
     truncated_texts: int = 0
     truncated_tokens: int = 0
 
@@ -93,3 +95,8 @@ class Needs:
         """The union of what all roles need."""
         with self._lock:
             return frozenset[Mode]().union(*(needs[kind] for needs in self._declared.values()))
+
+    def roles(self, kind: Kind) -> int:
+        """How many roles need anything of texts of a kind."""
+        with self._lock:
+            return sum(bool(needs[kind]) for needs in self._declared.values())

@@ -81,10 +81,10 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     same forward. A query of an embedding alone, its text None or empty, is a dense search.
 
     LlamaIndex embeds a batch of nodes before it adds the batch, and the memo (`BGEM3(memo_bytes=)`,
-    64 MiB) holds token vectors of some thirty texts of 400 tokens. Give the engine a cache on disk
-    (`BGEM3(..., cache=folder)`) for large batches, or a `VectorStoreIndex` a small
-    `insert_batch_size`; an evicted text is encoded again, and `engine.stats.evicted_forwards`
-    counts it.
+    64 MiB) holds token vectors of some thirty texts of 400 tokens. The others wait in a temporary
+    file (`spill_bytes`, 4 GiB: 2,500 texts of 400 tokens). What does not fit there is encoded
+    again, counted in `engine.stats.evicted_forwards`: take a smaller `insert_batch_size`, a larger
+    file, or a cache on disk (`BGEM3(..., cache=folder)`), which also survives the process.
 
     Args:
         index: Where the nodes are, in memory or in a folder (`HybridIndex.open`).

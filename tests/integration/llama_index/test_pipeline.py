@@ -117,9 +117,9 @@ def test_a_batch_that_the_memo_holds_costs_one_forward_per_text(engine: BGEM3) -
     assert shared.stats.evicted_forwards == 0
 
 
-def test_a_batch_that_the_memo_cannot_hold_is_counted() -> None:
+def test_a_batch_that_the_memo_cannot_hold_nor_spill_is_counted() -> None:
     encoder = FakeEncoder()
-    shared = BGEM3(encoder, memo_bytes=MEMO // 16)
+    shared = BGEM3(encoder, memo_bytes=MEMO // 16, spill_bytes=0)
     store = BGEM3VectorStore(HybridIndex(shared))
     VectorStoreIndex.from_vector_store(
         store, embed_model=BGEM3Embedding(engine=shared)
@@ -130,11 +130,13 @@ def test_a_batch_that_the_memo_cannot_hold_is_counted() -> None:
 
 
 @pytest.mark.parametrize("way", ["index", "pipeline"])
-def test_with_a_cache_on_disk_five_thousand_nodes_are_five_thousand_forwards(
-    tmp_path: Path, way: str
+@pytest.mark.parametrize("where", ["spilled", "cached"])
+def test_five_thousand_nodes_are_five_thousand_forwards(
+    tmp_path: Path, way: str, where: str
 ) -> None:
     encoder = FakeEncoder()
-    engine = BGEM3(encoder, memo_bytes=MEMO, cache=tmp_path / "cache")
+    cache = tmp_path / "cache" if where == "cached" else None
+    engine = BGEM3(encoder, memo_bytes=MEMO, cache=cache)
     nodes = long_nodes(5000)
     embed = BGEM3Embedding(engine=engine)
     store = BGEM3VectorStore(HybridIndex(engine))
@@ -147,6 +149,7 @@ def test_with_a_cache_on_disk_five_thousand_nodes_are_five_thousand_forwards(
     assert store.index.count() == 5000
     assert encoder.forwards == dict.fromkeys([node.text for node in nodes], 1)
     assert engine.stats.forwards == 5000
-    assert engine.stats.cache_hits > 0
+    assert (engine.stats.spilled > 0) == (where == "spilled")
+    assert (engine.stats.cache_hits > 0) == (where == "cached")
     store.query(VectorStoreQuery(query_str="word7 piece3"))
     assert engine.stats.forwards == 5001

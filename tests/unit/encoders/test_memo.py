@@ -88,7 +88,7 @@ def test_hits_and_misses_of_one_call_come_back_in_order() -> None:
 
 def test_the_memo_is_bounded_and_counts_what_an_eviction_cost() -> None:
     fake = FakeEncoder()
-    engine = shared_engine(fake, memo_bytes=4096)
+    engine = shared_engine(fake, memo_bytes=4096, spill_bytes=0)
     engine.encode_documents([f"text {i}" for i in range(50)], modes={"dense"})
     engine.encode_documents(["text 0"], modes={"dense"})
     assert fake.forwards["text 0"] == 2
