@@ -52,7 +52,7 @@ def open_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
             manifest = _with_shard(folder, manifest)
         if not (path / manifest.shard).is_dir():
             raise StoreError(f"{path / manifest.shard} is missing; restore a backup of {path}")
-        return folder, manifest, Shard(path / manifest.shard, layout_of(manifest))
+        return folder, manifest, Shard(path / manifest.shard, layout_of(manifest), warm=True)
     except BaseException:
         folder.release()
         raise
@@ -96,7 +96,7 @@ def _switched(folder: Folder, made: Path, manifest: Manifest) -> Shard:
     following = manifest.next()
     try:
         folder.switch(made, following)
-        return Shard(folder.path / following.shard, layout_of(following))
+        return Shard(folder.path / following.shard, layout_of(following), warm=True)
     except BaseException as error:
         # or writes to the old shard would be lost with the next open
         manifest.write(folder.path)

@@ -19,6 +19,7 @@ import numpy as np
 import qdrant_edge as engine
 
 from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.warming import Warming
 from bge_m3_integrations.types import EmbeddingBatch, Mode
 
 _Result = TypeVar("_Result")
@@ -65,10 +66,14 @@ class Shard:
         layout: What it holds.
         vacuum: Let `optimize` give back the room of everything deleted, not only where it is a
             fifth of a segment.
+        warm: Read token vectors ahead in a thread, for searches to come; see `Warming`.
     """
 
-    def __init__(self, path: Path, layout: Layout, *, vacuum: bool = False) -> None:
+    def __init__(
+        self, path: Path, layout: Layout, *, vacuum: bool = False, warm: bool = False
+    ) -> None:
         self.path = path
+        self._warming = Warming() if warm else None
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._users = 0
@@ -78,6 +83,7 @@ class Shard:
         self._numbers = {
             name for name in self._run(lambda held: held.info()).payload_schema if name != "terms"
         }
+        self._warm()
 
     @staticmethod
     def create(path: Path, layout: Layout) -> None:
@@ -231,7 +237,10 @@ class Shard:
 
         It holds Python's lock all the time: about a minute for 100,000 points.
         """
-        return bool(self._run(lambda held: held.optimize()))
+        changed = bool(self._run(lambda held: held.optimize()))
+        if changed:
+            self._warm()
+        return changed
 
     @contextmanager
     def in_use(self) -> Iterator[Shard]:
@@ -248,6 +257,8 @@ class Shard:
 
     def close(self) -> None:
         """Wait for its users, flush and release the shard; closing twice is fine."""
+        if self._warming is not None:
+            self._warming.close()
         with self._idle:
             self._idle.wait_for(lambda: self._users == 0)
             held, self._held = self._held, None
@@ -267,6 +278,10 @@ class Shard:
         for start in range(0, len(points), PAGE):
             part = list(points[start : start + PAGE])
             yield from self._run(lambda held, part=part: held.retrieve(part, payload, vectors))
+
+    def _warm(self) -> None:
+        if self._warming is not None:
+            self._warming.start(self.path)
 
     def _open(self) -> engine.EdgeShard:
         if self._held is None:
@@ -329,6 +344,8 @@ def _config(layout: Layout, *, vacuum: bool = False) -> engine.EdgeConfig:
             distance=engine.Distance.Dot,
             datatype=COLBERT_TYPES[layout.colbert],
             multivector_config=engine.MultiVectorConfig(engine.MultiVectorComparator.MaxSim),
+            # opened without reading them all first: see warming.py
+            memory=engine.Memory.Cold,
             # token vectors score given points only: no graph
             hnsw_config=engine.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10),
         )

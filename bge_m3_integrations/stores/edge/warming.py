@@ -1,0 +1,109 @@
+"""Token vectors come into the system's file cache while the index is already in use.
+
+The engine would read all of them before it opens, 12 GB for 100,000 documents; told to leave them
+cold it opens at once, and drops them from the cache. What nobody has read is then fetched from the
+disk page by page: scoring 100 documents takes 170 ms instead of 5.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+THREAD = "bge-m3-warming"
+LEAST = 64 << 20
+"""Bytes under which the first searches read them soon enough."""
+_PIECE = 4 << 20
+_UNKNOWN_MEMORY = 8 << 30
+
+
+class Warming:
+    """A thread that reads a shard's token vectors once, oldest file first; closing stops it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, shard: Path) -> None:
+        """Begin anew, with what is there now.
+
+        Args:
+            shard: The shard's folder.
+        """
+        files = token_files(shard)
+        with self._lock:
+            self._end()
+            if sum(map(_size, files)) < LEAST:
+                return
+            self._stop = threading.Event()
+            arguments = (files, memory_bytes() // 2, self._stop)
+            self._thread = threading.Thread(
+                target=read_through, args=arguments, name=THREAD, daemon=True
+            )
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop and wait for the piece that is being read."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+
+def token_files(shard: Path) -> list[Path]:
+    """The files of a shard's token vectors, the oldest first."""
+    files = shard.glob("segments/*/vector_storage-colbert/**/*")
+    return sorted((file for file in files if file.is_file()), key=_age)
+
+
+def read_through(files: Sequence[Path], most_bytes: int, stop: threading.Event) -> int:
+    """Read files for the sake of the system's cache.
+
+    Args:
+        files: Those that vanish meanwhile are passed over.
+        most_bytes: Where to end, about.
+        stop: Ends it before the next piece.
+
+    Returns:
+        Bytes read.
+    """
+    piece, done = bytearray(_PIECE), 0
+    for file in files:
+        try:
+            with file.open("rb", buffering=0) as opened:
+                while not stop.is_set() and done < most_bytes and (n := opened.readinto(piece)):
+                    done += n
+        except OSError:
+            continue
+    return done
+
+
+def memory_bytes() -> int:
+    """Bytes of the machine's memory; 8 GiB where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return _UNKNOWN_MEMORY
+
+
+def _size(file: Path) -> int:
+    """Bytes on the disk: the engine makes its files larger than what is in them."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0
+    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
+
+
+def _age(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
