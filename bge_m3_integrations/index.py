@@ -511,6 +511,25 @@ class HybridIndex:
         """
         self._durable("compact").compact(progress=progress)
 
+    def set_filter_fields(
+        self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """Change which metadata paths filters are fast on: `open`'s `filter_fields`, later.
+
+        A new path is written to every record, about a minute for 100,000; nothing is encoded.
+        Searches go on and are right throughout, writes wait. Where a graph was built, `compact`
+        makes it anew, with the new fields.
+
+        Args:
+            fields: Metadata paths; None is all.
+            progress: Called with what happens now.
+
+        Raises:
+            InputError: These are no paths.
+            StoreError: The disk has no room, or the index is in memory, where filters need none.
+        """
+        self._durable("set_filter_fields").set_filter_fields(fields, progress=progress)
+
     def backup(self, path: str | Path) -> None:
         """Copy the index as it is now; searches go on meanwhile, writes wait.
 

@@ -141,3 +141,9 @@ class OffersBackup(Protocol):
     def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
         """Give back the room of everything that was deleted or replaced."""
         ...
+
+    def set_filter_fields(
+        self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """Change which metadata paths filters are fast on."""
+        ...

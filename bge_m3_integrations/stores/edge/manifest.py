@@ -197,9 +197,11 @@ class Wanted:
             _check_encoder(self.encoder, held.encoder, folder, other_dtype=self.other_dtype)
         for name, mine, its in self._pairs(held):
             if mine is not None and its is not None and mine != its:
+                fields = name == "filter_fields"
+                remedy = "call its set_filter_fields" if fields else "build another index"
                 raise StoreError(
                     f"the index in {folder} has {name} {its!r}, but {mine!r} is asked for; leave "
-                    f"{name} out to open it as it is, or build another index"
+                    f"{name} out to open it as it is, or {remedy}"
                 )
 
     def _pairs(self, held: Manifest) -> list[tuple[str, Any, Any]]:

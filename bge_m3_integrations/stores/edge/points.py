@@ -71,6 +71,16 @@ def payload_of(record: Record, fields: frozenset[str] | None) -> dict[str, Any]:
     }
 
 
+def numbers_of(payload: Payload) -> set[str]:
+    """The keys of a payload that are filtered by as numbers."""
+    return {name for name in payload if name.startswith("n_")}
+
+
+def text_bytes(payloads: Sequence[Payload]) -> int:
+    """An upper estimate of what payloads take on disk: in the log, in the store, in the indexes."""
+    return sum(4 * len(str(payload)) for payload in payloads)
+
+
 def name_of(payload: Payload) -> str:
     """The id in a payload."""
     name: str = json.loads(payload["name"])

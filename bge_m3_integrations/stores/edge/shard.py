@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +111,17 @@ class Shard:
             points: Checked: a malformed one would make the shard unreadable for good.
             numbers: Payload keys to filter by as numbers; new ones get an index, up to `_NUMBERS`.
         """
-        for name in sorted(numbers - self._numbers)[: max(0, _NUMBERS - len(self._numbers))]:
+        self.index_numbers(numbers)
+        upsert = engine.UpdateOperation.upsert_points(list(points))
+        self._run(lambda held: held.update(upsert))
+
+    def index_numbers(self, names: Iterable[str]) -> None:
+        """Have payload keys indexed as numbers, those that are not yet, up to `_NUMBERS`."""
+        fresh = sorted(set(names) - self._numbers)
+        for name in fresh[: max(0, _NUMBERS - len(self._numbers))]:
             index = engine.UpdateOperation.create_field_index(name, engine.FloatIndexParams())
             self._run(lambda held, index=index: held.update(index))
             self._numbers.add(name)
-        upsert = engine.UpdateOperation.upsert_points(list(points))
-        self._run(lambda held: held.update(upsert))
 
     def overwrite_payload(self, point: UUID, payload: Mapping[str, Any]) -> None:
         """Replace a point's payload and keep its vectors."""

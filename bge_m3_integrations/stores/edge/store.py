@@ -6,6 +6,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -29,10 +30,13 @@ from bge_m3_integrations.stores.edge.names import Names
 from bge_m3_integrations.stores.edge.points import (
     batches_of,
     embeddings_of,
+    numbers_of,
     payload_of,
     point_id,
     record_of,
+    text_bytes,
 )
+from bge_m3_integrations.stores.edge.refiling import refile
 from bge_m3_integrations.stores.edge.searching import Searching, components
 from bge_m3_integrations.stores.edge.shard import Shard
 from bge_m3_integrations.types import (
@@ -167,7 +171,7 @@ class EdgeStore:
         check_fits(embeddings, self._manifest.kept, self._manifest.widths)
         payloads = [payload_of(record, self._manifest.fields) for record in records]
         check_room(self.path, _bytes_of(payloads, embeddings), f"{len(records)} records")
-        numbers = {name for payload in payloads for name in payload if name.startswith("n_")}
+        numbers = set().union(*map(numbers_of, payloads))
         ids = [record.id for record in records]
         each = _bytes_of(payloads, embeddings) // len(records)
         for rows, points in batches_of(payloads, ids, embeddings):
@@ -189,7 +193,7 @@ class EdgeStore:
             InputError: A value that JSON would change.
         """
         payloads = [payload_of(record, self._manifest.fields) for record in records]
-        check_room(self.path, _text_bytes(payloads), f"{len(records)} records")
+        check_room(self.path, text_bytes(payloads), f"{len(records)} records")
         with self._changing() as shard:
             points = [point_id(record.id) for record in records]
             held = shard.payloads(points, ["hash", "tokens", "truncated"])
@@ -329,6 +333,37 @@ class EdgeStore:
         """
         self._replace(progress or (lambda _: None), vacuum=True)
 
+    def set_filter_fields(
+        self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """Change which metadata paths filters are fast on; a new one is written to every record.
+
+        Searches go on, and are right throughout; writes wait. A killed process leaves an index of
+        the old fields or of the new ones. What was written of paths that are no longer named stays
+        until their records are replaced.
+
+        Args:
+            fields: Metadata paths; None is all.
+            progress: Called with what happens now.
+
+        Raises:
+            InputError: These are no paths.
+            StoreError: The disk has no room.
+        """
+        named = None if fields is None else tuple(sorted(id_list(fields)))
+        tell = progress or (lambda _: None)
+        with self._changing() as shard:
+            old, manifest = self._manifest.fields, replace(self._manifest, filter_fields=named)
+            new = manifest.fields
+            if old is not None and (new is None or not new <= old):
+                # of both: searches go by the old ones meanwhile
+                refile(shard, None if new is None else old | new, tell)
+            manifest.write(self.path)
+            self._manifest = manifest
+            self._choosing = Choosing(new, self._names)
+            self._searching = Searching(self._choosing, self._names)
+        tell("done")
+
     def backup(self, path: str | Path) -> None:
         """Copy the index as it is now; searches go on meanwhile, writes wait.
 
@@ -424,8 +459,4 @@ def _bytes_of(payloads: Sequence[Mapping[str, object]], embeddings: EmbeddingBat
         numbers += embeddings.colbert.vectors.size
     if embeddings.sparse is not None:
         numbers += 4 * len(embeddings.sparse.token_ids)
-    return 9 * numbers + _text_bytes(payloads)
-
-
-def _text_bytes(payloads: Sequence[Mapping[str, object]]) -> int:
-    return sum(4 * len(str(payload)) for payload in payloads)
+    return 9 * numbers + text_bytes(payloads)
