@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 import numpy as np
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.langchain.foreign import unit
-from bge_m3_integrations.langchain.options import checked_fusion
+from bge_m3_integrations.langchain.options import checked_candidates, checked_fusion, checked_share
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.types import MODES, EmbeddingBatch, Mode, Weights
 
@@ -46,6 +47,27 @@ class Ranking:
     fusion: Fusion | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a search by maximal marginal relevance asks for.
+
+    Attributes:
+        k: Most documents chosen.
+        fetched: How many of the best to choose from.
+        share: How much relevance counts, from 0 to 1.
+    """
+
+    k: int
+    fetched: int
+    share: float
+
+    @classmethod
+    def of(cls, k: int, fetch_k: int, lambda_mult: float) -> Self:
+        """Check what a caller says; `InputError` for a number out of range."""
+        most = whole("k", k)
+        return cls(most, max(most, whole("fetch_k", fetch_k)), checked_share(lambda_mult))
+
+
 def search_options(given: Mapping[str, Any], k: int, ranking: Ranking) -> SearchOptions:
     """The options of a search by the store's weights, or the call's.
 
@@ -58,7 +80,7 @@ def search_options(given: Mapping[str, Any], k: int, ranking: Ranking) -> Search
         Options for the index.
 
     Raises:
-        InputError: An unknown keyword or fusion.
+        InputError: An unknown keyword or fusion, or a number out of range.
         FilterError: A malformed filter.
     """
     refuse_unknown(given, SEARCH_KEYWORDS)
@@ -66,7 +88,8 @@ def search_options(given: Mapping[str, Any], k: int, ranking: Ranking) -> Search
     chosen = own | {name: value for name, value in given.items() if value is not None}
     chosen["where"] = document_filter(chosen.pop("filter", None))
     chosen["fusion"] = checked_fusion(chosen["fusion"])
-    return cast(SearchOptions, {**chosen, "limit": k})
+    chosen["candidates"] = checked_candidates(chosen["candidates"])
+    return cast(SearchOptions, {**chosen, "limit": whole("k", k)})
 
 
 def mode_options(given: Mapping[str, Any], k: int, mode: Mode, index: HybridIndex) -> SearchOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.langchain.options import DocumentFilter, FusionLike, parsed_weights
@@ -51,14 +52,15 @@ def search_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
 
     Raises:
         TypeError: The call has an unknown option.
-        InputError: Its weights and modes contradict each other, or one of them is malformed.
+        InputError: A number is out of range, or its weights and modes contradict each other or are
+            malformed.
         FilterError: Its filter is malformed.
     """
     if unknown := call.keys() - CallOptions.__annotations__.keys():
         raise TypeError(f"unknown options of a call: {sorted(unknown)}")
     options = usual.copy()
     if (limit := call.get("k")) is not None:
-        options["limit"] = limit
+        options["limit"] = whole("k", limit)
     if (where := document_filter(call.get("filter"))) is not None:
         options["where"] = where
     if (threshold := call.get("score_threshold")) is not None:

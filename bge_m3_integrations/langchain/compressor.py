@@ -10,12 +10,15 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig, RunnableSerializable, run_in_executor
-from pydantic import ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.langchain.documents import several
+from bge_m3_integrations.langchain.embeddings import engine_of
 from bge_m3_integrations.langchain.options import parsed_weights
 from bge_m3_integrations.reranking import Given, ranked_batch
 from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
@@ -34,7 +37,19 @@ Question = Mapping[str, Any]
 """What the reranker takes as a step of a chain: "query", a text, and "documents"."""
 
 
-def _engine_of(given: dict[str, Any]) -> BGEM3:
+class RerankerInput(BaseModel):
+    """Documents to order, best first, for a query.
+
+    Attributes:
+        query: What is looked for.
+        documents: What was found.
+    """
+
+    query: str
+    documents: list[Document]
+
+
+def _of_index(given: dict[str, Any]) -> BGEM3:
     index = given.get("index")
     if index is None:
         raise InputError("a reranker needs engine=BGEM3(...), or index=, whose engine it takes")
@@ -56,6 +71,7 @@ class BGEM3Reranker(
     Attributes:
         index: Its stored numbers are used for documents that it keeps; None encodes all.
         engine: Encodes the query once and each distinct document once; by default the index's.
+            A `BGEM3Embeddings` stands for its own.
         top_n: Most documents that come back, 3 as in LangChain's other rerankers; None is all.
         weights: How much each mode counts; None is the default preset.
         score_threshold: Documents with a lower score are left out.
@@ -65,7 +81,9 @@ class BGEM3Reranker(
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
 
     index: SkipJsonSchema[HybridIndex | None] = Field(default=None, exclude=True, repr=False)
-    engine: SkipJsonSchema[BGEM3] = Field(default_factory=_engine_of, exclude=True, repr=False)
+    engine: Annotated[SkipJsonSchema[BGEM3], BeforeValidator(engine_of)] = Field(
+        default_factory=_of_index, exclude=True, repr=False
+    )
     top_n: int | None = Field(default=3, ge=1)
     weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)
@@ -87,12 +105,30 @@ class BGEM3Reranker(
         modes = ALL_MODES if chosen is None else Weights.parse(chosen).modes
         self.engine.declare(_ROLE, query=modes)
 
+    def __getstate__(self) -> dict[Any, Any]:
+        if self.index is not None:
+            raise InputError(
+                "a BGEM3Reranker over an index cannot be pickled: one process at a time holds an "
+                "index; make it in the other process, BGEM3Reranker(index=HybridIndex.open(path)), "
+                "or pickle one without index, BGEM3Reranker(engine=...)"
+            )
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self.model_post_init(None)  # the engine is a new one, which knows of nobody
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy; an update makes a new object, checked as any other."""
         if not update:
             return super().model_copy(deep=deep)
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**given, **update})
+
+    def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
+        """What a server of chains, or an agent by `as_tool`, is told to give."""
+        del config
+        return RerankerInput
 
     def compress_documents(
         self,
@@ -136,7 +172,7 @@ class BGEM3Reranker(
             Positions in `documents` with their hybrid scores, best first, ties by position.
 
         Raises:
-            InputError: `documents` is one text.
+            InputError: `documents` is one text, or `top_n` is no whole number of at least 1.
         """
         if isinstance(documents, str):
             raise InputError(
@@ -169,21 +205,23 @@ class BGEM3Reranker(
         Args:
             input: A dict of "query" and "documents".
             config: Callbacks, tags and the like.
-            **kwargs: There are none.
+            **kwargs: There are none; what comes is refused.
 
         Returns:
             Deep copies, best first.
 
         Raises:
-            InputError: The dict lacks a key, or something is no document.
+            InputError: The dict lacks a key, something is no document, or an unknown keyword.
         """
-        return self._call_with_config(self._best, input, config, **kwargs)
+        _refuse_keywords(kwargs)
+        return self._call_with_config(self._best, input, config)
 
     async def ainvoke(
         self, input: Question, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
         """See `invoke`."""
-        return await self._acall_with_config(self._abest, input, config, **kwargs)
+        _refuse_keywords(kwargs)
+        return await self._acall_with_config(self._abest, input, config)
 
     def batch(
         self,
@@ -199,13 +237,14 @@ class BGEM3Reranker(
             inputs: Dicts of "query" and "documents".
             config: One for all, or one for each.
             return_exceptions: Put an input's exception in place of its documents.
-            **kwargs: There are none.
+            **kwargs: There are none; what comes is refused.
 
         Returns:
             One list per input, in order.
         """
+        _refuse_keywords(kwargs)
         return self._batch_with_config(
-            self._best_of_each, inputs, config, return_exceptions=return_exceptions, **kwargs
+            self._best_of_each, inputs, config, return_exceptions=return_exceptions
         )
 
     async def abatch(
@@ -217,8 +256,9 @@ class BGEM3Reranker(
         **kwargs: Any | None,
     ) -> list[list[Document]]:
         """See `batch`."""
+        _refuse_keywords(kwargs)
         return await self._abatch_with_config(
-            self._abest_of_each, inputs, config, return_exceptions=return_exceptions, **kwargs
+            self._abest_of_each, inputs, config, return_exceptions=return_exceptions
         )
 
     def _best(self, question: Question) -> list[Document]:
@@ -261,7 +301,8 @@ class BGEM3Reranker(
         rows = [[_given(document) for document in row] for row in documents]
         asked = [i for i, row in enumerate(rows) if row]  # no query is encoded for nothing
         texts, held = [queries[i] for i in asked], [rows[i] for i in asked]
-        limit, least = self.top_n if top_n is None else top_n, self.score_threshold
+        limit = self.top_n if top_n is None else whole("top_n", top_n)
+        least = self.score_threshold
         rankings: list[list[Ranked]] = [[] for _ in rows]
         if not asked:
             return rankings
@@ -275,11 +316,19 @@ class BGEM3Reranker(
         return rankings
 
 
+def _refuse_keywords(given: Mapping[str, Any]) -> None:
+    if given:
+        raise InputError(
+            f"the reranker takes no keywords for one call, not {sorted(given)}; for another top_n "
+            'use rerank(..., top_n=5), or a copy: model_copy(update={"top_n": 5})'
+        )
+
+
 def _question(inputs: object) -> tuple[str, list[Document]]:
     if not isinstance(inputs, Mapping) or not {"query", "documents"} <= inputs.keys():
         held = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise InputError(f'the reranker takes a dict with "query" and "documents", not {held}')
-    documents = list(inputs["documents"])
+    documents = several(inputs["documents"], '"documents"')
     if wrong := [one for one in documents if not isinstance(one, Document)]:
         raise InputError(f'"documents" must be Documents, not {type(wrong[0]).__name__}')
     return inputs["query"], documents

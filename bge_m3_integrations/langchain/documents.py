@@ -59,9 +59,14 @@ def to_records(
     Raises:
         InputError: There are more or fewer ids than documents.
     """
-    held = list(documents)
+    held = several(documents, "documents")
     chosen = [None] * len(held) if ids is None else same_length(held, ids, "ids")
     return [to_record(d, record_id=i) for d, i in zip(held, chosen, strict=True)]
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """Of records with one id the last, at the place of the first: as if they came one by one."""
+    return list({record.id: record for record in records}.values())
 
 
 def to_document(record: Record) -> Document:
@@ -111,7 +116,8 @@ def with_scores(document: Document, hit: Hit) -> Document:
 
     Returns:
         A new document; under `SCORES_KEY` are "score", the value ranked by; "fusion", the rule
-        that made it; "hybrid", the raw weighted mean; and each mode's own score by its name.
+        that made it; "hybrid", the raw weighted mean; and each mode's own score by its name. They
+        take the place of a value that the document's own metadata have there.
     """
     scores = {"score": hit.score, "fusion": hit.fusion, "hybrid": hit.hybrid}
     scores |= {str(mode): score for mode, score in hit.components.items()}
@@ -120,9 +126,11 @@ def with_scores(document: Document, hit: Hit) -> Document:
 
 
 def several(values: Iterable[T], name: str) -> list[T]:
-    """The values as a list; one string in place of many is refused."""
+    """The values as a list; one string in place of many, or what is no collection, is refused."""
     if isinstance(values, str):
         raise InputError(f"{name} must be several, not the one string {values[:60]!r}")
+    if not isinstance(values, Iterable):
+        raise InputError(f"{name} must be several, such as a list, not {values!r}")
     return list(values)
 
 

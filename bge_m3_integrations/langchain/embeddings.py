@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
@@ -15,6 +15,11 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import EmbeddingBatch
 
 _ROLE = "langchain.embeddings"
+
+
+def _made(given: dict[str, Any]) -> BGEM3:
+    """The engine of a model of its own, which loads nothing yet."""
+    return BGEM3(**{"model" if name == "model_name" else name: v for name, v in given.items()})
 
 
 class BGEM3Embeddings(BaseModel, Embeddings):
@@ -27,7 +32,6 @@ class BGEM3Embeddings(BaseModel, Embeddings):
     Texts are encoded as they are.
 
     Attributes:
-        engine: An engine that brings its own options.
         model_name: A folder or a hub id; also called `model`.
         device: "auto" or a torch device.
         dtype: "auto", "float32", "bfloat16", "float16" or "int8" (CPUs).
@@ -37,6 +41,8 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         revision: Branch, tag or commit on the hub.
         cache_dir: Where downloads are kept.
         offline: Use downloaded files only.
+        engine: What encodes: the one that was given, which brings its own options, or the one made
+            of the options above.
     """
 
     model_config = ConfigDict(
@@ -47,7 +53,6 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         protected_namespaces=(),
     )
 
-    engine: SkipJsonSchema[BGEM3 | None] = Field(default=None, exclude=True, repr=False)
     model_name: str | Path = Field(default=DEFAULT_MODEL, alias="model")
     device: str = "auto"
     dtype: str = "auto"
@@ -57,20 +62,21 @@ class BGEM3Embeddings(BaseModel, Embeddings):
     revision: str | None = None
     cache_dir: str | Path | None = None
     offline: bool = False
-
-    _engine: BGEM3 = PrivateAttr()
+    engine: SkipJsonSchema[BGEM3] = Field(default_factory=_made, exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         """Refuse options that an engine that was given would ignore."""
-        if self.engine is not None and (ignored := self.model_fields_set - {"engine"}):
+        if "engine" not in self.model_fields_set:
+            return self
+        if ignored := self.model_fields_set - {"engine"}:
             raise InputError(
                 f"an engine brings its own options, but {sorted(ignored)} came with it; "
                 "give them to BGEM3, or leave out engine"
             )
-        if self.engine is not None:  # what a user reads here is what runs
-            options = {n: v for n, v in self.engine.options.items() if n in type(self).model_fields}
-            self.__dict__.update(options, model_name=self.engine.name)
+        # what a user reads here is what runs
+        options = {n: v for n, v in self.engine.options.items() if n in type(self).model_fields}
+        self.__dict__.update(options, model_name=self.engine.name)
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -83,17 +89,16 @@ class BGEM3Embeddings(BaseModel, Embeddings):
     @property
     def fingerprint(self) -> str:
         """Identity of the model's numbers: the `namespace` for LangChain's embedding cache."""
-        return self._engine.fingerprint
+        return self.engine.fingerprint
 
     def model_post_init(self, context: Any, /) -> None:
-        """Make the engine, which loads nothing yet."""
+        """Declare the mode, so that who shares the engine shares forwards."""
         del context
-        self._engine = BGEM3(**self._options()) if self.engine is None else self.engine
-        self._declare()
+        self.engine.declare(_ROLE, query=["dense"], document=["dense"])
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
-        self._declare()  # the engine is a new one, which knows of nobody
+        self.model_post_init(None)  # the engine is a new one, which knows of nobody
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents.
@@ -107,30 +112,43 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         held = _held(texts)
         if not held:
             return []  # and no model is loaded for nothing
-        return _rows(self._engine.encode_documents(held, modes=["dense"]))
+        return _rows(self.engine.encode_documents(held, modes=["dense"]))
 
     def embed_query(self, text: str) -> list[float]:
         """Embed one query, as a vector of norm 1."""
-        return _rows(self._engine.encode_queries([text], modes=["dense"]))[0]
+        return _rows(self.engine.encode_queries([text], modes=["dense"]))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """See `embed_documents`."""
         held = _held(texts)
         if not held:
             return []
-        return _rows(await self._engine.aencode_documents(held, modes=["dense"]))
+        return _rows(await self.engine.aencode_documents(held, modes=["dense"]))
 
     async def aembed_query(self, text: str) -> list[float]:
         """See `embed_query`."""
-        return _rows(await self._engine.aencode_queries([text], modes=["dense"]))[0]
+        return _rows(await self.engine.aencode_queries([text], modes=["dense"]))[0]
 
-    def _declare(self) -> None:
-        self._engine.declare(_ROLE, query=["dense"], document=["dense"])
 
-    def _options(self) -> dict[str, Any]:
-        options = {name: getattr(self, name) for name in type(self).model_fields}
-        del options["engine"]
-        return {"model": options.pop("model_name"), **options}
+def engine_of(value: Any) -> BGEM3:
+    """The engine that a user gives, by itself or as embeddings over it.
+
+    Args:
+        value: An engine, or a `BGEM3Embeddings`.
+
+    Returns:
+        The engine.
+
+    Raises:
+        InputError: It is neither.
+    """
+    engine = value.engine if isinstance(value, BGEM3Embeddings) else value
+    if not isinstance(engine, BGEM3):
+        hint = "; BGEM3VectorStore takes any" if isinstance(value, Embeddings) else ""
+        raise InputError(
+            f"engine must be a BGEM3, or BGEM3Embeddings, not {type(value).__name__}{hint}"
+        )
+    return engine
 
 
 def _held(texts: Sequence[str]) -> Sequence[str]:

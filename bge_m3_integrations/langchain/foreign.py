@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -124,7 +124,8 @@ class EmbeddingsEncoder:
             One row per text.
 
         Raises:
-            InputError: Another mode or a limit is asked for, or a text is no string.
+            InputError: Another mode or a limit is asked for, a text is no string, or the
+                embeddings have coroutines alone or give no list.
             EncodingError: A vector is zero, not finite, or of another width than the first.
         """
         if missing := as_modes(modes) - self.modes:
@@ -171,17 +172,32 @@ class EmbeddingsEncoder:
         raise InputError(self._no_tokens())
 
     def _queries(self, texts: Sequence[str]) -> list[FloatArray]:
-        return self._units({i: self.embeddings.embed_query(text) for i, text in enumerate(texts)})
+        try:
+            rows = {i: self.embeddings.embed_query(text) for i, text in enumerate(texts)}
+        except NotImplementedError as error:
+            raise self._only_awaited("embed_query") from error
+        return self._units(rows)
 
     def _documents(self, texts: Sequence[str]) -> list[FloatArray]:
         with self._lock:
             held = {text: self._ahead.pop(text) for text in set(texts) if text in self._ahead}
         places = [i for i, text in enumerate(texts) if text not in held]
-        fresh = self.embeddings.embed_documents([texts[i] for i in places]) if places else []
+        fresh = self._embedded([texts[i] for i in places]) if places else []
         if len(fresh) != len(places):
             raise InputError(f"{self._kind} gave {len(fresh)} vectors for {len(places)} documents")
         made = dict(zip(places, self._units(dict(zip(places, fresh, strict=True))), strict=True))
         return [made[i] if i in made else held[text] for i, text in enumerate(texts)]
+
+    def _embedded(self, texts: list[str]) -> list[Sequence[float]]:
+        try:
+            given: object = self.embeddings.embed_documents(texts)
+        except NotImplementedError as error:
+            raise self._only_awaited("embed_documents") from error
+        if not isinstance(given, Iterable):
+            raise InputError(
+                f"{self._kind}.embed_documents gave {given!r}; it must give a list of vectors"
+            )
+        return list(given)
 
     def _units(self, rows: Mapping[int, Sequence[float]]) -> list[FloatArray]:
         """The vectors of the texts at some positions, at norm 1 and of one width."""
@@ -213,6 +229,15 @@ class EmbeddingsEncoder:
     @property
     def _kind(self) -> str:
         return type(self.embeddings).__name__
+
+    def _only_awaited(self, method: str) -> InputError:
+        # documents too: their coroutine would run in the loop that its client knows, far from here
+        return InputError(
+            f"{self._kind} does not implement {method}: documents are added, and queries asked "
+            f"without await, by its plain methods. Wrap it in an Embeddings whose {method}(x) "
+            f"returns asyncio.run(inner.a{method}(x)); searches that are awaited need only "
+            "aembed_query"
+        )
 
     def _no_tokens(self) -> str:
         return (

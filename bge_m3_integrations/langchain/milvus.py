@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from langchain_core.documents import Document
@@ -12,6 +13,7 @@ from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.langchain.sparse import SparseView
 from bge_m3_integrations.types import EmbeddingBatch, Weights, WeightsLike
 
 check("langchain_milvus", extra="langchain-milvus")
@@ -20,7 +22,6 @@ from langchain_milvus import Milvus  # noqa: E402  # after the check
 from langchain_milvus.utils.sparse import BaseSparseEmbedding  # noqa: E402
 from pymilvus import DataType, Function, FunctionType, MilvusClient  # noqa: E402
 
-_ROLE = "langchain.milvus_sparse"
 _FETCH_K = 100
 _RRF_K = 60
 _AT_ONCE = 256
@@ -39,25 +40,21 @@ SPARSE_INDEX = {
 SPARSE_SEARCH = {"metric_type": "IP", "params": {"drop_ratio_search": 0.0}}
 
 
-class BGEM3MilvusSparse(BaseSparseEmbedding):
+class BGEM3MilvusSparse(SparseView, BaseSparseEmbedding):
     """BGE-M3's lexical weights in the form that LangChain's `Milvus` takes.
 
     Beside `BGEM3Embeddings` over the same engine, a text costs one forward pass for both. A text
     without words gives the padding token, which no other text has, with a weight of 1e-6.
 
     Args:
-        engine: Shared with the dense embeddings.
+        engine: Shared with the dense embeddings, or these embeddings.
 
     Attributes:
-        engine: The engine that was given.
+        engine: The engine.
+        role: Under which it is told what is needed of it.
     """
 
-    def __init__(self, engine: BGEM3) -> None:
-        self.engine = engine
-        engine.declare(_ROLE, query=["sparse"], document=["sparse"])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.engine,)  # a copy declares its needs again
+    role = "langchain.milvus_sparse"
 
     def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """Token id to weight for each document, in order; no texts load no model."""
@@ -104,15 +101,9 @@ class HybridMilvus(Milvus):
     ) -> list[str]:
         """See `Milvus.add_texts`."""
         keys: list[str] = []
-        held = list(texts)
-        for one in _pieces(batch_size, texts=held, metadatas=metadatas, ids=ids):
+        for one in _pieces(list(texts), metadatas, ids, batch_size=batch_size):
             keys += super().add_texts(
-                held[one],
-                metadatas and metadatas[one],
-                timeout,
-                batch_size,
-                ids=ids and ids[one],
-                **kwargs,
+                one.texts, one.metadatas, timeout, batch_size, ids=one.ids, **kwargs
             )
         return keys
 
@@ -128,15 +119,9 @@ class HybridMilvus(Milvus):
     ) -> list[str]:
         """See `Milvus.aadd_texts`."""
         keys: list[str] = []
-        held = list(texts)
-        for one in _pieces(batch_size, texts=held, metadatas=metadatas, ids=ids):
+        for one in _pieces(list(texts), metadatas, ids, batch_size=batch_size):
             keys += await super().aadd_texts(
-                held[one],
-                metadatas and metadatas[one],
-                timeout,
-                batch_size,
-                ids=ids and ids[one],
-                **kwargs,
+                one.texts, one.metadatas, timeout, batch_size, ids=one.ids, **kwargs
             )
         return keys
 
@@ -258,16 +243,31 @@ def search_options(
     )
 
 
-def _pieces(batch_size: int, *, texts: list[str], **beside: Sized | None) -> Iterator[slice]:
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Texts to write together, and what goes with each."""
+
+    texts: list[str]
+    metadatas: list[dict[str, Any]] | None
+    ids: list[str] | None
+
+
+def _pieces(
+    texts: list[str],
+    metadatas: list[dict[str, Any]] | None,
+    ids: list[str] | None,
+    *,
+    batch_size: int,
+) -> Iterator[_Piece]:
     """Stretches of texts to write together, once all lists are known to fit."""
-    for name, values in beside.items():
+    for name, values in (("metadatas", metadatas), ("ids", ids)):
         if values and len(values) != len(texts):
             raise InputError(f"{len(texts)} texts came with {len(values)} {name}; give one each")
-    ids = beside.get("ids")
-    if isinstance(ids, list) and len(set(ids)) != len(ids):
+    if ids and len(set(ids)) != len(ids):
         raise InputError(f"{len(ids)} ids hold {len(set(ids))} distinct ones; give each once")
     step = min(_AT_ONCE, whole("batch_size", batch_size))
-    return (slice(i, i + step) for i in range(0, len(texts), step))
+    stretches = (slice(i, i + step) for i in range(0, len(texts), step))
+    return (_Piece(texts[s], metadatas and metadatas[s], ids and ids[s]) for s in stretches)
 
 
 def _completed(k: int, given: dict[str, Any]) -> dict[str, Any]:

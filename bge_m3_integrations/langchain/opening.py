@@ -6,10 +6,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Final
 
 from langchain_core.embeddings import Embeddings
 
-from bge_m3_integrations.checks import chunks
+from bge_m3_integrations.checks import chunks, whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
@@ -17,6 +18,9 @@ from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
 from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder, encoder_of
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.types import Modes, Record
+
+COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
+"""What a folder's store takes, which is not asked: it would be imported by every constructor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,9 @@ class Choices:
         pooling: How many token vectors are merged into one.
         filter_fields: Metadata paths that a folder's filters are to be fast on.
         other_dtype: Let int8 numbers meet float ones.
+
+    Raises:
+        InputError: One of them cannot be meant, whatever the index.
     """
 
     path: str | Path | None = None
@@ -40,6 +47,12 @@ class Choices:
     pooling: int | None = None
     filter_fields: Sequence[str] | None = None
     other_dtype: bool = False
+
+    def __post_init__(self) -> None:
+        if self.colbert is not None and self.colbert not in COLBERT_KINDS:
+            raise InputError(f"colbert={self.colbert!r} is not one of {list(COLBERT_KINDS)}")
+        if self.pooling is not None:
+            whole("pooling", self.pooling)
 
     @property
     def made(self) -> list[str]:
@@ -173,7 +186,7 @@ def _engine_of(embedding: BGEM3 | Embeddings | None, embedding_id: str | None) -
             "fingerprint"
         )
     if isinstance(embedding, BGEM3Embeddings):
-        return embedding._engine
+        return embedding.engine
     if embedding is None or isinstance(embedding, BGEM3):
         return embedding
     raise InputError(

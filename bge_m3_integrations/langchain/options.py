@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeAlias
@@ -9,10 +10,11 @@ from typing import Any, TypeAlias
 from langchain_core.documents import Document
 from pydantic.json_schema import SkipJsonSchema
 
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import Filter
 from bge_m3_integrations.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
-from bge_m3_integrations.types import Weights
+from bge_m3_integrations.types import MODES, Mode, Weights
 
 FUSIONS: Mapping[str, type[WeightedSum | ScaledSum | ReciprocalRank]] = {
     "weighted_sum": WeightedSum,
@@ -29,6 +31,39 @@ FusionLike: TypeAlias = SkipJsonSchema[Fusion] | str | Mapping[str, Any]
 def parsed_weights(value: Any) -> Weights | None:
     """Weights in any form, checked; None stays None."""
     return None if value is None else Weights.parse(value)
+
+
+def checked_candidates(value: Any) -> Mapping[Mode, int] | None:
+    """How many documents each mode looks up, as a mapping of its own.
+
+    Args:
+        value: A mapping of modes to numbers, or None.
+
+    Returns:
+        A copy, or None for None; whether an index can look up by these modes is its own to say.
+
+    Raises:
+        InputError: It is no mapping of modes to whole numbers.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not value or not set(value) <= set(MODES):
+        raise InputError(
+            f"candidates must map one or more of {list(MODES)} to numbers, such as "
+            f'{{"dense": 100}}, not {value!r}'
+        )
+    return {mode: whole(f"candidates[{mode!r}]", number) for mode, number in value.items()}
+
+
+def checked_share(value: Any) -> float:
+    """A `lambda_mult` between unlikeness alone, 0, and relevance alone, 1."""
+    try:
+        share = math.nan if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError):
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise InputError(f"lambda_mult must be a number from 0 to 1, not {value!r}")
+    return share
 
 
 def checked_fusion(value: Any) -> Fusion | None:

@@ -6,10 +6,11 @@ import uuid
 from typing import Any, Literal, TypedDict
 
 from bge_m3_integrations._optional import check
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import check_text, whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.langchain.sparse import SparseView
 from bge_m3_integrations.types import EmbeddingBatch
 
 check("langchain_qdrant", extra="langchain-qdrant")
@@ -22,29 +23,24 @@ from langchain_qdrant import (  # noqa: E402  # after the check
 )
 from qdrant_client import QdrantClient, models  # noqa: E402
 
-_ROLE = "langchain.qdrant_sparse"
 _UNIT_DISTANCES = (models.Distance.COSINE, models.Distance.DOT)
 
 
-class BGEM3QdrantSparse(SparseEmbeddings):
+class BGEM3QdrantSparse(SparseView, SparseEmbeddings):
     """BGE-M3's lexical weights in the form that `QdrantVectorStore` takes.
 
     Beside `BGEM3Embeddings` over the same engine, a text costs one forward pass for both. A text
     without words gives an empty vector.
 
     Args:
-        engine: Shared with the dense embeddings.
+        engine: Shared with the dense embeddings, or these embeddings.
 
     Attributes:
-        engine: The engine that was given.
+        engine: The engine.
+        role: Under which it is told what is needed of it.
     """
 
-    def __init__(self, engine: BGEM3) -> None:
-        self.engine = engine
-        engine.declare(_ROLE, query=["sparse"], document=["sparse"])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.engine,)  # a copy declares its needs again
+    role = "langchain.qdrant_sparse"
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """Lexical weights of documents, in order; no texts load no model."""
@@ -173,6 +169,7 @@ def search_options(
 
 def qdrant_id(name: str) -> str:
     """A UUID that always stands for the same text: an id of yours in the form Qdrant takes."""
+    check_text(name, name="name")
     return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 

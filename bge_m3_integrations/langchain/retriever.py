@@ -15,8 +15,9 @@ from langchain_core.documents import Document
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
-from pydantic import ConfigDict, Field, PlainValidator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
+from bge_m3_integrations._progress import ProgressLike
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.calling import (
@@ -26,22 +27,25 @@ from bge_m3_integrations.langchain.calling import (
 )
 from bge_m3_integrations.langchain.documents import (
     document_filter,
+    latest,
     same_length,
     several,
     to_document,
     to_records,
     with_scores,
 )
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 from bge_m3_integrations.langchain.events import Found, atell, listens, tell, watched
 from bge_m3_integrations.langchain.options import (
     DocumentFilter,
     FusionLike,
+    checked_candidates,
     checked_fusion,
     parsed_weights,
 )
 from bge_m3_integrations.langchain.serialising import NotJsonError, as_json, check_json
 from bge_m3_integrations.langchain.source import Source
-from bge_m3_integrations.langchain.together import Together
+from bge_m3_integrations.langchain.together import TOGETHER, Together
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.types import Mode, WeightsLike
@@ -65,11 +69,11 @@ class BGEM3Retriever(BaseRetriever):
     "score" and "rank", with its seconds, its counts and the number of queries that it was for.
     The steps of a batch are for all of its queries at once, and the run of each is told of them.
 
-    Over an index in a folder it can be written by LangChain's `dumpd` and read by
+    Over an index in a folder it can be pickled, and written by LangChain's `dumpd` and read by
     `load(..., valid_namespaces=["bge_m3_integrations"], allowed_objects=[BGEM3Retriever])`; what
     is read opens the folder at its first search, with the engine that the index names. Over one
-    in memory, with a function as filter, or with an engine whose options for queries no index
-    notes, it is "not_implemented" there.
+    in memory, or with an engine whose options for queries no index notes, it refuses to be
+    pickled, and is "not_implemented" there; so it is with a function as filter.
 
     Attributes:
         source: What is searched, given as `index`: an index, or the folder of one, which is opened
@@ -82,7 +86,7 @@ class BGEM3Retriever(BaseRetriever):
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         fusion: How scores become one ranking value, also by name; None is the weighted sum.
         include_scores: Put each document's scores in its metadata, under "bge_m3_scores";
-            see `documents.with_scores`.
+            see `documents.with_scores`. A document's own value of that name is left out.
     """
 
     model_config = ConfigDict(
@@ -99,7 +103,7 @@ class BGEM3Retriever(BaseRetriever):
     weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
     filter: Annotated[DocumentFilter | None, PlainValidator(document_filter)] = None
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)
-    candidates: Mapping[Mode, int] | None = None
+    candidates: Annotated[Mapping[Mode, int] | None, BeforeValidator(checked_candidates)] = None
     fusion: Annotated[FusionLike | None, PlainValidator(checked_fusion)] = None
     include_scores: bool = False
 
@@ -138,48 +142,58 @@ class BGEM3Retriever(BaseRetriever):
     def from_documents(
         cls,
         documents: Iterable[Document],
-        engine: BGEM3,
+        engine: BGEM3 | BGEM3Embeddings,
         *,
         ids: Iterable[str | None] | None = None,
         store: Store | None = None,
+        batch_size: int = 256,
+        progress: ProgressLike = False,
         **options: Unpack[RetrieverOptions],
     ) -> Self:
         """A retriever over a new index of documents.
 
         Args:
-            documents: Each is encoded once; they stay as they are.
-            engine: Encodes documents and queries.
+            documents: Each is encoded once; they stay as they are. If an id comes twice, the
+                later one holds.
+            engine: Encodes documents and queries; of a `BGEM3Embeddings`, its engine does.
             ids: One per document; None is the document's own id, or a new one.
             store: Keeps the documents; None keeps them in memory.
+            batch_size: Most documents encoded and written at a time.
+            progress: True shows a bar; see `HybridIndex.add`.
             **options: The retriever's fields.
 
         Returns:
             The retriever; its `index` takes further documents.
         """
-        retriever = cls(index=HybridIndex(engine, store), **options)
+        retriever = cls(index=HybridIndex(engine_of(engine), store), **options)
         index = _source(retriever.source).prepare()  # so the engine knows what the memo may keep
-        index.add(to_records(documents, ids=ids))
+        records = latest(to_records(documents, ids=ids))
+        index.add(records, batch_size=batch_size, progress=progress)
         return retriever
 
     @classmethod
     def from_texts(
         cls,
         texts: Iterable[str],
-        engine: BGEM3,
+        engine: BGEM3 | BGEM3Embeddings,
         *,
         metadatas: Iterable[dict[str, Any] | None] | None = None,
         ids: Iterable[str | None] | None = None,
         store: Store | None = None,
+        batch_size: int = 256,
+        progress: ProgressLike = False,
         **options: Unpack[RetrieverOptions],
     ) -> Self:
         """A retriever over a new index of texts; see `from_documents`.
 
         Args:
             texts: Read to the end at once.
-            engine: Encodes documents and queries.
+            engine: Encodes documents and queries; of a `BGEM3Embeddings`, its engine does.
             metadatas: One per text.
             ids: One per text.
             store: Keeps the documents.
+            batch_size: Most documents encoded and written at a time.
+            progress: True shows a bar; see `HybridIndex.add`.
             **options: The retriever's fields.
 
         Returns:
@@ -196,7 +210,15 @@ class BGEM3Retriever(BaseRetriever):
             Document(page_content=text, metadata=metadata or {})
             for text, metadata in zip(held, about, strict=True)
         ]
-        return cls.from_documents(documents, engine, ids=ids, store=store, **options)
+        return cls.from_documents(
+            documents,
+            engine,
+            ids=ids,
+            store=store,
+            batch_size=batch_size,
+            progress=progress,
+            **options,
+        )
 
     def batch(
         self,
@@ -217,7 +239,7 @@ class BGEM3Retriever(BaseRetriever):
         Returns:
             One list per query, in order.
         """
-        shared = {**kwargs, "_together": Together(inputs)}
+        shared = {**kwargs, TOGETHER: Together(inputs)}
         return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
 
     async def abatch(
@@ -229,7 +251,7 @@ class BGEM3Retriever(BaseRetriever):
         **kwargs: Any | None,
     ) -> list[list[Document]]:
         """See `batch`."""
-        shared = {**kwargs, "_together": Together(inputs)}
+        shared = {**kwargs, TOGETHER: Together(inputs)}
         return await super().abatch(inputs, config, return_exceptions=return_exceptions, **shared)
 
     def _get_relevant_documents(

@@ -94,13 +94,9 @@ def _listed(value: object) -> object:
 
 
 def _folder(source: Source) -> str:
-    if source.path is None:
-        raise NotJsonError("an index in memory")
-    options = {} if source.held is None else source.held.engine.options
-    # the manifest names the model that made the documents; it knows nothing of queries
-    if options.get("query_instruction") or options.get("clean"):
-        raise NotJsonError("an engine with a query instruction, or that cleans")
-    return str(source.path)
+    if source.written is None:
+        raise NotJsonError("an index that no folder stands for")
+    return str(source.written)
 
 
 def _fusion(fusion: Fusion) -> dict[str, Any]:

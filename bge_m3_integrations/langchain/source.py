@@ -97,6 +97,24 @@ class Source:
             self.ready = index
         return self.ready
 
+    @property
+    def written(self) -> Path | None:
+        """The folder that stands for this index elsewhere; None where no folder says it all."""
+        options = {} if self._held is None else self._held.engine.options
+        # the manifest names the model that made the documents; it knows nothing of queries
+        if options.get("query_instruction") or options.get("clean"):
+            return None
+        return self.path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.written is None:
+            raise InputError(
+                "a retriever over an index in memory, or over an engine with a query instruction "
+                "or clean=True, cannot be pickled; keep the index in a folder and make the "
+                "retriever where it is needed: BGEM3Retriever(index=HybridIndex.open(path, engine))"
+            )
+        return _in_folder, (self.written, self._role)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Source):
             return NotImplemented
@@ -105,8 +123,15 @@ class Source:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __deepcopy__(self, memo: object) -> Self:
+    def __copy__(self) -> Self:
         return self  # as the index is: a handle on one collection
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+def _in_folder(folder: Path, role: str) -> Source:
+    return Source(folder=folder, role=role)
 
 
 def _opened(folder: Path) -> HybridIndex:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from langchain_core.callbacks import (
@@ -11,23 +11,66 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
+from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStoreRetriever
 from pydantic import ConfigDict
 
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.langchain.asking import SEARCH_TYPES
 from bge_m3_integrations.langchain.foreign import encoder_of
+from bge_m3_integrations.langchain.store_searching import SearchingStore
+from bge_m3_integrations.langchain.together import TOGETHER, Together
 
 
 class BGEM3VectorStoreRetriever(VectorStoreRetriever):
     """LangChain's retriever over a `BGEM3VectorStore`, with one mode alone as a search type.
 
-    `invoke` takes for one call what `search_kwargs` hold.
+    `invoke` takes for one call what `search_kwargs` hold. `batch` and `abatch` encode all queries
+    together and look them up in one search; over a foreign model each goes alone.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     allowed_search_types: ClassVar[Collection[str]] = SEARCH_TYPES
+
+    def batch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any | None,
+    ) -> list[list[Document]]:
+        """Documents for each query; all queries are encoded in one call.
+
+        Args:
+            inputs: The queries.
+            config: One for all, or one for each.
+            return_exceptions: Put a query's exception in place of its documents.
+            **kwargs: What `invoke` takes for one call.
+
+        Returns:
+            One list per query, in order.
+        """
+        shared = self._shared(inputs, kwargs)
+        return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
+
+    async def abatch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any | None,
+    ) -> list[list[Document]]:
+        """See `batch`."""
+        shared = self._shared(inputs, kwargs)
+        return await super().abatch(inputs, config, return_exceptions=return_exceptions, **shared)
+
+    def _shared(self, queries: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of all queries of a batch; another store would not know the last of them."""
+        ours = isinstance(self.vectorstore, SearchingStore)
+        return {**given, TOGETHER: Together(queries)} if ours else dict(given)
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any

@@ -14,6 +14,7 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.asking import (
     SEARCH_TYPES,
+    Choice,
     Ranking,
     SearchType,
     mode_options,
@@ -23,6 +24,7 @@ from bge_m3_integrations.langchain.asking import (
 )
 from bge_m3_integrations.langchain.documents import to_document
 from bge_m3_integrations.langchain.foreign import encoder_of
+from bge_m3_integrations.langchain.together import TOGETHER, Together
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.types import MODES, Hit, Mode, Weights
 
@@ -153,14 +155,16 @@ class SearchingStore(VectorStore):
             InputError: The index keeps no dense vectors, an unknown keyword, or a number out of
                 range.
         """
-        return self._diverse(self._hits(query, max(k, fetch_k), kwargs), k, lambda_mult)
+        choice = Choice.of(k, fetch_k, lambda_mult)
+        return self._diverse(self._hits(query, choice.fetched, kwargs), choice)
 
     async def amax_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """See `max_marginal_relevance_search`."""
-        hits = await self._ahits(query, max(k, fetch_k), kwargs)
-        return await asyncio.to_thread(self._diverse, hits, k, lambda_mult)
+        choice = Choice.of(k, fetch_k, lambda_mult)
+        hits = await self._ahits(query, choice.fetched, kwargs)
+        return await asyncio.to_thread(self._diverse, hits, choice)
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -171,7 +175,8 @@ class SearchingStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """See `max_marginal_relevance_search`; relevance is the dense score."""
-        return self._diverse(self._vector_hits(embedding, max(k, fetch_k), kwargs), k, lambda_mult)
+        choice = Choice.of(k, fetch_k, lambda_mult)
+        return self._diverse(self._vector_hits(embedding, choice.fetched, kwargs), choice)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """`Hit.relevance` of the store's own weights; searches use that of the call's."""
@@ -191,25 +196,29 @@ class SearchingStore(VectorStore):
     ) -> list[tuple[Document, float]]:
         return _relevant(await self._ahits(query, k, kwargs))
 
-    def _hits(self, query: str, k: int, given: Mapping[str, Any]) -> list[Hit]:
+    def _hits(self, query: str, k: int, given: Mapping[str, Any]) -> Sequence[Hit]:
+        given, together = _parted(given)
         options, index = search_options(given, k, self._ranking), self._index()
-        return [] if index is None else _search(index, query, options)
+        return [] if index is None else _search(index, query, options, together)
 
-    async def _ahits(self, query: str, k: int, given: Mapping[str, Any]) -> list[Hit]:
+    async def _ahits(self, query: str, k: int, given: Mapping[str, Any]) -> Sequence[Hit]:
+        given, together = _parted(given)
         options, index = search_options(given, k, self._ranking), await self._aindex()
-        return [] if index is None else await _asearch(index, query, options)
+        return [] if index is None else await _asearch(index, query, options, together)
 
-    def _mode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> list[Hit]:
+    def _mode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> Sequence[Hit]:
+        asked, together = _parted(given)
         index = self._index()
         if index is None:
             return []
-        return _search(index, query, mode_options(given, k, mode, index))
+        return _search(index, query, mode_options(asked, k, mode, index), together)
 
-    async def _amode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> list[Hit]:
+    async def _amode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> Sequence[Hit]:
+        asked, together = _parted(given)
         index = await self._aindex()
         if index is None:
             return []
-        return await _asearch(index, query, mode_options(given, k, mode, index))
+        return await _asearch(index, query, mode_options(asked, k, mode, index), together)
 
     def _vector_hits(
         self, embedding: Sequence[float], k: int, given: Mapping[str, Any]
@@ -217,26 +226,38 @@ class SearchingStore(VectorStore):
         options, batch, index = vector_options(given, k), vector_batch(embedding), self._index()
         return [] if index is None else index.search_embedded(batch, **options)[0]
 
-    def _diverse(self, hits: Sequence[Hit], k: int, lambda_mult: float) -> list[Document]:
+    def _diverse(self, hits: Sequence[Hit], choice: Choice) -> list[Document]:
         index = self._index()
         if index is None or not hits:
             return []
-        return _shown(index.diversify(hits, limit=k, relevance_share=lambda_mult))
+        return _shown(index.diversify(hits, limit=choice.k, relevance_share=choice.share))
 
 
-def _search(index: HybridIndex, query: str, options: SearchOptions) -> list[Hit]:
-    if (foreign := encoder_of(index.engine)) is None:
-        return index.search(query, **options)
-    # past the engine, which would gather queries that this model takes one by one anyway
-    batch = foreign.encode([query], kind="query", modes=["dense"])
-    return index.search_embedded(batch, **options)[0]
+def _parted(given: Mapping[str, Any]) -> tuple[dict[str, Any], Together | None]:
+    """What a caller says, and the batch that a retriever's query belongs to."""
+    asked = dict(given)
+    return asked, asked.pop(TOGETHER, None)
 
 
-async def _asearch(index: HybridIndex, query: str, options: SearchOptions) -> list[Hit]:
-    if (foreign := encoder_of(index.engine)) is None:
-        return await index.asearch(query, **options)
-    batch = await foreign.aencode_query(query)
-    return (await asyncio.to_thread(index.search_embedded, batch, **options))[0]
+def _search(
+    index: HybridIndex, query: str, options: SearchOptions, together: Together | None
+) -> Sequence[Hit]:
+    if (foreign := encoder_of(index.engine)) is not None:
+        # past the engine, which would gather queries that this model takes one by one anyway
+        batch = foreign.encode([query], kind="query", modes=["dense"])
+        return index.search_embedded(batch, **options)[0]
+    found = None if together is None else together.search(index, query, options)
+    return index.search(query, **options) if found is None else found.hits
+
+
+async def _asearch(
+    index: HybridIndex, query: str, options: SearchOptions, together: Together | None
+) -> Sequence[Hit]:
+    if (foreign := encoder_of(index.engine)) is not None:
+        batch = await foreign.aencode_query(query)
+        return (await asyncio.to_thread(index.search_embedded, batch, **options))[0]
+    found = None if together is None else await together.asearch(index, query, options)
+    return await index.asearch(query, **options) if found is None else found.hits
 
 
 def _checked_type(search_type: str) -> SearchType:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from bge_m3_integrations.errors import EncodingError, FilterError, InputError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.events import Found, watched
 from bge_m3_integrations.plan import SearchOptions, Stage
 from bge_m3_integrations.types import Hit
+
+TOGETHER: Final = "_together"
+"""The keyword by which a retriever hands the batch to each of its queries."""
 
 
 class Together:

@@ -18,15 +18,26 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.asking import Ranking, refuse_unknown
-from bge_m3_integrations.langchain.documents import same_length, to_document, to_records
+from bge_m3_integrations.langchain.documents import (
+    latest,
+    same_length,
+    several,
+    to_document,
+    to_records,
+)
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
 from bge_m3_integrations.langchain.foreign import encoder_of
 from bge_m3_integrations.langchain.opening import Choices, Opening
-from bge_m3_integrations.langchain.options import FusionLike, checked_fusion, parsed_weights
+from bge_m3_integrations.langchain.options import (
+    FusionLike,
+    checked_candidates,
+    checked_fusion,
+    parsed_weights,
+)
 from bge_m3_integrations.langchain.store_retriever import BGEM3VectorStoreRetriever
 from bge_m3_integrations.langchain.store_searching import SearchingStore
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.types import Mode, Modes, WeightsLike
+from bge_m3_integrations.types import Mode, Modes, WeightsLike, as_modes
 
 _ROLE = "langchain.vectorstore"
 
@@ -85,9 +96,12 @@ class BGEM3VectorStore(SearchingStore):
         candidates: Mapping[Mode, int] | None = None,
         fusion: FusionLike | None = None,
     ) -> None:
-        choices = Choices(path, store, modes, colbert, pooling, filter_fields, other_dtype)
+        kept = None if modes is None else as_modes(modes)
+        choices = Choices(path, store, kept, colbert, pooling, filter_fields, other_dtype)
         self._opening = Opening(embedding, index, choices, embedding_id=embedding_id)
-        self._ranking = Ranking(parsed_weights(weights), candidates, checked_fusion(fusion))
+        self._ranking = Ranking(
+            parsed_weights(weights), checked_candidates(candidates), checked_fusion(fusion)
+        )
         self._embeddings = embedding if isinstance(embedding, Embeddings) else None
         self._ready: HybridIndex | None = None
 
@@ -98,6 +112,8 @@ class BGEM3VectorStore(SearchingStore):
         embedding: BGEM3 | Embeddings | None = None,
         *,
         ids: Iterable[str | None] | None = None,
+        batch_size: int = 256,
+        progress: ProgressLike = False,
         **kwargs: Any,
     ) -> Self:
         """A store with documents in it.
@@ -106,6 +122,8 @@ class BGEM3VectorStore(SearchingStore):
             documents: Each is encoded once; they stay as they are.
             embedding: What encodes.
             ids: One per document; see `add_documents`.
+            batch_size: Most documents encoded and written at a time.
+            progress: True shows a bar; see `HybridIndex.add`.
             **kwargs: What the constructor takes.
 
         Returns:
@@ -113,7 +131,7 @@ class BGEM3VectorStore(SearchingStore):
         """
         store = cls(embedding, **kwargs)
         try:
-            store.add_documents(documents, ids=ids)
+            store.add_documents(documents, ids=ids, batch_size=batch_size, progress=progress)
         except BaseException:
             store.close()  # nobody else could give its folder back
             raise
@@ -127,6 +145,8 @@ class BGEM3VectorStore(SearchingStore):
         metadatas: Iterable[dict[str, Any] | None] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
+        batch_size: int = 256,
+        progress: ProgressLike = False,
         **kwargs: Any,
     ) -> Self:
         """A store with texts in it.
@@ -136,6 +156,8 @@ class BGEM3VectorStore(SearchingStore):
             embedding: What encodes.
             metadatas: One per text.
             ids: One per text.
+            batch_size: Most documents encoded and written at a time.
+            progress: True shows a bar; see `HybridIndex.add`.
             **kwargs: What the constructor takes.
 
         Returns:
@@ -144,7 +166,14 @@ class BGEM3VectorStore(SearchingStore):
         Raises:
             InputError: There are more or fewer metadatas or ids than texts.
         """
-        return cls.from_documents(_documents(texts, metadatas), embedding, ids=ids, **kwargs)
+        return cls.from_documents(
+            _documents(texts, metadatas),
+            embedding,
+            ids=ids,
+            batch_size=batch_size,
+            progress=progress,
+            **kwargs,
+        )
 
     @classmethod
     async def afrom_documents(
@@ -229,10 +258,9 @@ class BGEM3VectorStore(SearchingStore):
         refuse_unknown(kwargs, ("ids", "batch_size", "progress"))
         size = whole("batch_size", batch_size)
         records = to_records(documents, ids=ids)
-        latest = list({record.id: record for record in records}.values())
-        if latest:
-            self._opening.opened_for(latest, batch_size=size)
-            self.index.add(latest, batch_size=size, progress=progress)
+        if held := latest(records):
+            self._opening.opened_for(held, batch_size=size)
+            self.index.add(held, batch_size=size, progress=progress)
         return [record.id for record in records]
 
     def add_texts(
@@ -296,17 +324,18 @@ class BGEM3VectorStore(SearchingStore):
                 f"delete got ids={ids!r} and delete_all={delete_all}; give ids, or "
                 "delete_all=True for all documents"
             )
+        wanted = None if ids is None else several(ids, "ids")
         index = self._index()
-        if index is not None and ids is None:
+        if index is not None and wanted is None:
             index.delete(where=And(()))
         elif index is not None:
-            index.delete(ids=ids)
+            index.delete(ids=wanted)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents of the ids, in order; unknown ids are passed over."""
-        index = self._index()
-        held = [] if index is None else index.get(ids)
+        wanted, index = several(ids, "ids"), self._index()
+        held = [] if index is None else index.get(wanted)
         return [to_document(record) for record in held if record is not None]
 
     def as_retriever(self, **kwargs: Any) -> BGEM3VectorStoreRetriever:
@@ -332,8 +361,17 @@ class BGEM3VectorStore(SearchingStore):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __deepcopy__(self, memo: object) -> Self:
+    def __copy__(self) -> Self:
         return self  # a handle on one collection, as the index is
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise InputError(
+            f"a {type(self).__name__} cannot be pickled: one process at a time holds an index; "
+            f"open its folder in the other process: {type(self).__name__}(engine, path=...)"
+        )
 
     def _get_retriever_tags(self) -> list[str]:
         """Without opening a folder or declaring a second user of the engine."""
@@ -359,9 +397,7 @@ class BGEM3VectorStore(SearchingStore):
 def _documents(
     texts: Iterable[str], metadatas: Iterable[dict[str, Any] | None] | None
 ) -> list[Document]:
-    if isinstance(texts, str):
-        raise InputError(f"texts must be several, not the string {texts!r}")
-    held = list(texts)
+    held = several(texts, "texts")
     about = [None] * len(held) if metadatas is None else same_length(held, metadatas, "metadatas")
     return [
         Document(page_content=text, metadata=metadata or {})

@@ -7,14 +7,16 @@ from copy import deepcopy
 import pytest
 from langchain_core.documents import Document
 
-from bge_m3_integrations import FilterError, InputError, Record
+from bge_m3_integrations import BGEM3, FilterError, InputError, Record
 from bge_m3_integrations.filters import matches, parse
+from bge_m3_integrations.langchain import BGEM3Retriever
 from bge_m3_integrations.langchain.documents import (
     document_filter,
     to_document,
     to_record,
     to_records,
 )
+from bge_m3_integrations.testing import FakeEncoder
 
 
 def test_a_document_with_an_id_comes_back_equal() -> None:
@@ -114,3 +116,12 @@ print({"torch", "transformers", "llama_index"} & sys.modules.keys())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_scores_take_the_place_of_a_value_of_their_name_in_a_copy_alone() -> None:
+    document = Document(id="a", page_content="tea", metadata={"bge_m3_scores": "mine"})
+    retriever = BGEM3Retriever.from_documents([document], BGEM3(FakeEncoder()), include_scores=True)
+    [found] = retriever.invoke("tea")
+    assert found.metadata["bge_m3_scores"].keys() >= {"score", "fusion", "hybrid"}
+    assert document.metadata == {"bge_m3_scores": "mine"}
+    assert retriever.index.get(["a"])[0].metadata == {"bge_m3_scores": "mine"}  # type: ignore[union-attr]

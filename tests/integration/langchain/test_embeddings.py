@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 from langchain_classic.embeddings import CacheBackedEmbeddings
 from langchain_classic.storage import InMemoryByteStore
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.langchain import BGEM3Embeddings
+from bge_m3_integrations.langchain import (
+    BGEM3Embeddings,
+    BGEM3Reranker,
+    BGEM3Retriever,
+    BGEM3VectorStore,
+)
 from bge_m3_integrations.testing import FakeEncoder
 from tests.integration.langchain.gated import GatedEncoder
 
@@ -167,9 +173,9 @@ def test_two_models_in_one_cache_keep_apart_by_fingerprint() -> None:
 def test_a_copy_with_an_update_runs_with_the_update() -> None:
     embeddings = BGEM3Embeddings(model="some/model", max_length=64)
     other = embeddings.model_copy(update={"max_length": 128})
-    assert other._engine.options["max_length"] == 128
-    assert embeddings._engine.options["max_length"] == 64
-    assert copy.deepcopy(embeddings)._engine.options["max_length"] == 64
+    assert other.engine.options["max_length"] == 128
+    assert embeddings.engine.options["max_length"] == 64
+    assert copy.deepcopy(embeddings).engine.options["max_length"] == 64
     assert pickle.loads(pickle.dumps(embeddings)).model_dump() == embeddings.model_dump()
 
 
@@ -184,8 +190,29 @@ def test_an_unpickled_pair_shares_forwards_again(xlm_roberta: Path) -> None:
     from bge_m3_integrations.langchain.qdrant import BGEM3QdrantSparse
 
     dense = BGEM3Embeddings(model=str(xlm_roberta), device="cpu", dtype="float32")
-    pair = (dense, BGEM3QdrantSparse(dense._engine))
+    pair = (dense, BGEM3QdrantSparse(dense.engine))
     dense, sparse = pickle.loads(pickle.dumps(pair))
     dense.embed_documents(["tea"])
     sparse.embed_documents(["tea"])
-    assert dense._engine.stats.forwards == 1
+    assert dense.engine.stats.forwards == 1
+
+
+def test_embeddings_stand_for_their_engine_wherever_one_is_taken() -> None:
+    embeddings = BGEM3Embeddings(engine=BGEM3(FakeEncoder()))
+    texts = ["tea is a leaf", "coffee is a bean"]
+    retriever = BGEM3Retriever.from_texts(texts, embeddings)
+    reranker = BGEM3Reranker(engine=embeddings)
+    assert retriever.index.engine is reranker.engine is embeddings.engine
+    with pytest.raises(InputError, match="BGEM3VectorStore takes any"):
+        BGEM3Retriever.from_texts(texts, DeterministicFakeEmbedding(size=4))  # type: ignore[arg-type]
+    with pytest.raises(
+        ValidationError, match="engine must be a BGEM3, or BGEM3Embeddings, not str"
+    ):
+        BGEM3Reranker(engine="BAAI/bge-m3")
+
+
+def test_the_engine_of_a_model_of_its_own_is_made_once_and_loads_nothing() -> None:
+    embeddings = BGEM3Embeddings(model="some/model", max_length=64)
+    assert embeddings.engine is embeddings.engine
+    assert embeddings.engine.name == "some/model"
+    assert BGEM3VectorStore(embeddings).engine is embeddings.engine

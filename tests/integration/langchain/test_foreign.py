@@ -276,10 +276,10 @@ def test_a_bad_first_batch_names_the_document_and_begins_no_folder(path: Path | 
 
 def test_a_folder_that_cannot_be_begun_costs_no_second_embedding(tmp_path: Path) -> None:
     embeddings = Counted()
-    store = BGEM3VectorStore(embeddings, path=tmp_path / "index", colbert="float99")
-    with pytest.raises(InputError, match="float99"):
+    store = BGEM3VectorStore(embeddings, path=tmp_path / "index", modes=["dense", "sparse"])
+    with pytest.raises(InputError, match="sparse"):
         store.add_texts(TEXTS)
-    with pytest.raises(InputError, match="float99"):
+    with pytest.raises(InputError, match="sparse"):
         store.add_texts(TEXTS)
     assert embeddings.documents == sorted(TEXTS)
 
@@ -354,3 +354,67 @@ def test_an_engine_over_foreign_vectors_works_in_an_index_too() -> None:
     assert [hit.record.text for hit in index.search("question", limit=3)] == [
         document.page_content for document in store.similarity_search("question", k=3)
     ]
+
+
+class Given(Counted):
+    """Gives documents in whatever form a test says."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__()
+        self.form = form
+
+    def embed_documents(self, texts: list[str]) -> Any:
+        return self.form(super().embed_documents(texts))
+
+
+@pytest.mark.parametrize("form", [iter, np.array, tuple], ids=lambda form: form.__name__)
+def test_vectors_may_come_in_any_collection(form: Any) -> None:
+    store = BGEM3VectorStore.from_texts(TEXTS, Given(form))
+    assert store.index.count() == len(TEXTS)
+
+
+@pytest.mark.parametrize(("form", "shown"), [(lambda rows: None, "None"), (len, "2")])
+def test_what_is_no_collection_of_vectors_is_named(form: Any, shown: str) -> None:
+    store = BGEM3VectorStore(Given(form))
+    with pytest.raises(
+        InputError, match=f"Given.embed_documents gave {shown}; it must give a list"
+    ):
+        store.add_texts(TEXTS[:2])
+
+
+class Awaited(Embeddings):
+    """Has coroutines alone, as clients of some services do."""
+
+    def __init__(self) -> None:
+        self.inner = Counted()
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        raise NotImplementedError
+
+    def embed_query(self, text: str) -> list[float]:
+        raise NotImplementedError
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        return self.inner.embed_documents(texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        return self.inner.embed_query(text)
+
+
+class Wrapped(Awaited):
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return asyncio.run(self.aembed_documents(texts))
+
+
+async def test_embeddings_of_coroutines_alone_say_how_to_wrap_them() -> None:
+    store = BGEM3VectorStore(Awaited())
+    fix = r"asyncio\.run\(inner\.aembed_documents"
+    with pytest.raises(InputError, match=fix):
+        store.add_texts(TEXTS)
+    with pytest.raises(InputError, match=fix):
+        await store.aadd_texts(TEXTS)
+    wrapped = BGEM3VectorStore(Wrapped())
+    await wrapped.aadd_texts(TEXTS)
+    assert len(await wrapped.asimilarity_search("text", k=3)) == 3
+    with pytest.raises(InputError, match=r"asyncio\.run\(inner\.aembed_query"):
+        wrapped.similarity_search("text")

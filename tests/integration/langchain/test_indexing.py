@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from langchain_core.indexing import IndexingResult, InMemoryRecordManager, ainde
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from bge_m3_integrations import BGEM3
-from bge_m3_integrations.langchain import BGEM3Embeddings, BGEM3VectorStore
+from bge_m3_integrations.langchain import BGEM3Embeddings, BGEM3Retriever, BGEM3VectorStore
 from bge_m3_integrations.testing import FakeEncoder
 
 Step = tuple[list[Document], dict[str, Any]]
@@ -143,3 +144,25 @@ def test_keywords_for_adding_are_handed_on_and_unknown_ones_refused() -> None:
     progress = {"progress": lambda done, total: seen.append(done)}
     index(FIRST, Manager(), store, key_encoder="sha256", upsert_kwargs=progress)
     assert seen[-1] == 5
+
+
+@pytest.mark.parametrize("cls", [BGEM3VectorStore, BGEM3Retriever])
+def test_documents_of_one_id_are_an_upsert_in_whatever_is_made_of_them(cls: Any) -> None:
+    documents = [Document(id="a", page_content=text) for text in ("old tea", "new tea")]
+    made = cls.from_documents(documents, BGEM3(FakeEncoder()))
+    assert [record.text for record in made.index.scroll().records] == ["new tea"]
+
+
+@pytest.mark.parametrize("cls", [BGEM3VectorStore, BGEM3Retriever])
+async def test_whatever_is_made_of_texts_is_written_in_batches_that_are_told_of(cls: Any) -> None:
+    texts = [f"text {i}" for i in range(5)]
+    told: list[tuple[int, int | None]] = []
+    for made in (cls.from_texts, getattr(cls, "afrom_texts", None)):
+        if made is None:
+            continue
+        told.clear()
+        options = {"batch_size": 2, "progress": lambda *step: told.append(step)}
+        held = made(texts, BGEM3(FakeEncoder()), **options)
+        held = await held if asyncio.iscoroutine(held) else held
+        assert held.index.count() == 5
+        assert told == [(2, 5), (4, 5), (5, 5)]

@@ -211,6 +211,8 @@ def test_an_id_of_any_text_replaces_what_had_it_before(client: QdrantClient) -> 
     assert [d.page_content for d in store.get_by_ids([qdrant_id("doc-1")])] == ["new"]
     assert qdrant_id("doc-1") != qdrant_id("doc-2")
     assert str(uuid.UUID(qdrant_id("doc-1"))) == qdrant_id("doc-1")
+    with pytest.raises(InputError, match="name must be str, not NoneType"):
+        qdrant_id(None)  # type: ignore[arg-type]
 
 
 def test_a_collection_that_fits_is_taken_as_it_is(client: QdrantClient) -> None:

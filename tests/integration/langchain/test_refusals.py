@@ -18,6 +18,9 @@ from bge_m3_integrations.langchain import (
     BGEM3VectorStore,
 )
 from bge_m3_integrations.langchain.cache import BGEM3ByteStore
+from bge_m3_integrations.langchain.opening import COLBERT_KINDS
+from bge_m3_integrations.stores.edge import REENCODE
+from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES
 from bge_m3_integrations.testing import FakeEncoder
 
 TEXTS = ["tea is a leaf", "coffee is a bean"]
@@ -138,3 +141,107 @@ def test_a_class_has_a_json_schema_without_what_no_json_stands_for(cls: Any) -> 
     properties = cls.model_json_schema()["properties"]
     assert not {"engine", "source"} & properties.keys()
     assert {"k", "top_n", "device"} & properties.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"k": "3"}, "k must be a whole number"),
+        ({"fetch_k": 0}, "fetch_k must be a whole number"),
+        ({"lambda_mult": 2}, "lambda_mult must be a number from 0 to 1, not 2"),
+        ({"lambda_mult": "0.5"}, "lambda_mult must be a number from 0 to 1, not '0.5'"),
+    ],
+    ids=str,
+)
+async def test_a_diverse_search_names_the_users_own_words(
+    store: BGEM3VectorStore, options: Any, wrong: str
+) -> None:
+    with pytest.raises(InputError, match=wrong):
+        store.max_marginal_relevance_search("tea", **options)
+    with pytest.raises(InputError, match=wrong):
+        await store.amax_marginal_relevance_search("tea", **options)
+    with pytest.raises(InputError, match=wrong):
+        store.max_marginal_relevance_search_by_vector([1.0] * 16, **options)
+
+
+@pytest.mark.parametrize("k", [0, "3", 1.5, True])
+def test_a_wrong_k_is_called_k(store: BGEM3VectorStore, k: Any) -> None:
+    for search_type in ("similarity", "dense", "similarity_score_threshold"):
+        with pytest.raises(InputError, match=r"^k must be a whole number"):
+            store.search("tea", search_type, k=k)
+    with pytest.raises(InputError, match=r"^k must be a whole number"):
+        store.similarity_search_by_vector([1.0] * 16, k=k)
+    with pytest.raises(InputError, match=r"^k must be a whole number"):
+        BGEM3Retriever(index=store.index).invoke("tea", k=k)
+
+
+async def test_a_reranker_takes_no_keywords_for_one_call(store: BGEM3VectorStore) -> None:
+    reranker = BGEM3Reranker(index=store.index)
+    question = {"query": "tea", "documents": [Document(page_content=text) for text in TEXTS]}
+    with pytest.raises(InputError, match=r"no keywords.*top_n.*model_copy"):
+        reranker.invoke(question, top_n="x")
+    with pytest.raises(InputError, match="no keywords"):
+        await reranker.ainvoke(question, top_n=1)
+    with pytest.raises(InputError, match="no keywords"):
+        reranker.batch([question], top_n=1)
+    with pytest.raises(InputError, match="no keywords"):
+        await reranker.abatch([question], top_n=1)
+    for top_n in ("x", 0):
+        with pytest.raises(InputError, match="top_n must be a whole number"):
+            reranker.rerank(TEXTS, "tea", top_n=top_n)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match='"documents" must be several'):
+        reranker.invoke({"query": "tea", "documents": None})
+
+
+def test_nothing_in_place_of_many_is_refused(store: BGEM3VectorStore) -> None:
+    nothing: Any = None
+    with pytest.raises(InputError, match="ids must be several, such as a list, not None"):
+        store.get_by_ids(nothing)
+    with pytest.raises(InputError, match="texts must be several"):
+        store.add_texts(nothing)
+    with pytest.raises(InputError, match="documents must be several"):
+        store.add_documents(nothing)
+    with pytest.raises(InputError, match="ids must be several"):
+        store.get_by_ids("tea")
+    with pytest.raises(InputError, match="ids must be several"):
+        store.delete("tea")
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"modes": ["dense", "lexical"]}, "modes must be one or more of"),
+        ({"colbert": "float8"}, "colbert='float8' is not one of"),
+        ({"pooling": 0}, "pooling must be a whole number"),
+        ({"candidates": {"lexical": 5}}, "candidates must map"),
+        ({"candidates": {}}, "candidates must map"),
+        ({"candidates": {"dense": 0}}, r"candidates\['dense'\] must be a whole number"),
+        ({"candidates": 100}, "candidates must map"),
+    ],
+    ids=str,
+)
+def test_a_stores_constructor_refuses_what_no_index_takes(
+    tmp_path: Path, options: Any, wrong: str
+) -> None:
+    engine = BGEM3(FakeEncoder())
+    with pytest.raises(InputError, match=wrong):
+        BGEM3VectorStore(engine, path=tmp_path / "index", **options)
+    assert not (tmp_path / "index").exists()
+    if "candidates" in options:
+        with pytest.raises(ValidationError, match=wrong):
+            BGEM3Retriever(index=HybridIndex(engine), **options)
+
+
+@pytest.mark.parametrize("kind", COLBERT_KINDS)
+def test_a_stores_constructor_takes_every_kind_of_token_vectors(tmp_path: Path, kind: str) -> None:
+    with BGEM3VectorStore(BGEM3(FakeEncoder()), path=tmp_path / "index", colbert=kind) as store:
+        assert store.add_texts(TEXTS, ids=["tea", "coffee"]) == ["tea", "coffee"]
+    assert set(COLBERT_KINDS) == {*COLBERT_TYPES, REENCODE}
+
+
+def test_a_store_keeps_its_candidates_when_the_callers_dict_changes() -> None:
+    candidates: dict[Any, Any] = {"dense": 100}
+    store = BGEM3VectorStore(BGEM3(FakeEncoder()), candidates=candidates)
+    store.add_texts(TEXTS)
+    candidates["nonsense"] = -1
+    assert len(store.similarity_search("tea")) == 2

@@ -66,11 +66,11 @@ def test_it_says_what_it_takes(wrong: Any) -> None:
 
 async def test_an_unknown_option_of_a_call_is_refused() -> None:
     _, reranker = made()
-    with pytest.raises(TypeError, match="top_k"):
+    with pytest.raises(InputError, match="top_k"):
         reranker.invoke(QUESTION, top_k=2)
-    with pytest.raises(TypeError, match="top_k"):
+    with pytest.raises(InputError, match="top_k"):
         await reranker.ainvoke(QUESTION, top_k=2)
-    with pytest.raises(TypeError, match="top_k"):
+    with pytest.raises(InputError, match="top_k"):
         reranker.batch([QUESTION], top_k=2)
 
 
@@ -120,3 +120,12 @@ def test_configurable_fields_keep_the_engine() -> None:
     prepared, _ = configurable.prepare({"configurable": {"n": 2}})  # type: ignore[attr-defined]
     assert prepared.engine is reranker.engine
     assert reranker.with_config(run_name="again").get_name() == "BGEM3Reranker"
+
+
+async def test_as_a_tool_it_says_what_it_takes() -> None:
+    _, reranker = made()
+    tool = reranker.as_tool(name="order", description="Orders documents.")
+    assert tool.args.keys() == {"query", "documents"}
+    given = {"query": QUESTION["query"], "documents": [dict(d) for d in QUESTION["documents"]]}
+    assert tool.invoke(given) == await tool.ainvoke(given) == reranker.invoke(QUESTION)
+    assert set(reranker.get_input_jsonschema()["required"]) == {"query", "documents"}

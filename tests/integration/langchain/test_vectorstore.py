@@ -155,11 +155,11 @@ def test_lists_of_other_lengths_are_refused_and_nothing_is_added(wrong: dict[str
 
 def test_a_string_is_not_read_letter_by_letter() -> None:
     store = BGEM3VectorStore(BGEM3(FakeEncoder()))
-    with pytest.raises(InputError, match="not the string 'one text'"):
+    with pytest.raises(InputError, match="not the one string 'one text'"):
         store.add_texts("one text")
-    with pytest.raises(InputError, match="not the string 'fox'"):
+    with pytest.raises(InputError, match="not the one string 'fox'"):
         store.delete("fox")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="not the string 'fox'"):
+    with pytest.raises(InputError, match="not the one string 'fox'"):
         store.get_by_ids("fox")
 
 
@@ -497,7 +497,7 @@ def test_diversity_without_dense_vectors_is_an_error() -> None:
     _, store = filled(modes=["sparse"])
     with pytest.raises(InputError, match="dense vectors, which this index lacks"):
         store.max_marginal_relevance_search("fox")
-    with pytest.raises(InputError, match="relevance_share must be a number from 0 to 1"):
+    with pytest.raises(InputError, match="lambda_mult must be a number from 0 to 1"):
         filled()[1].max_marginal_relevance_search("fox", lambda_mult=2)
 
 

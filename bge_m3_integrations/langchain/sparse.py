@@ -1,0 +1,29 @@
+"""What the views of an engine's lexical weights for other stores have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
+
+
+class SparseView:
+    """An engine that is asked for lexical weights; a subclass gives them its store's form.
+
+    Args:
+        engine: Shared with the dense embeddings, or these embeddings.
+
+    Attributes:
+        engine: The engine.
+        role: Under which it is told so.
+    """
+
+    role: ClassVar[str]
+
+    def __init__(self, engine: BGEM3 | BGEM3Embeddings) -> None:
+        self.engine = engine_of(engine)
+        self.engine.declare(self.role, query=["sparse"], document=["sparse"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.engine,)  # a copy declares its needs again
