@@ -20,6 +20,10 @@ from bge_m3_integrations.encoders.torch.linear import Linear
 _ZERO = 128
 # One below the most: a row's largest number, multiplied in bfloat16, may round up by half a level.
 _ACTIVATION_LEVELS = 126
+# gelu's results are never below -0.17: zero is low, and nearly twice as many levels are above it.
+_GELU_DEPTH = 0.17
+_GELU_ZERO = 32
+_GELU_LEVELS = 222
 _LAYOUT_TOKENS = 1024
 
 
@@ -33,6 +37,7 @@ class Int8Linear:
         zeros: `(out,) int32`, all 0.
         bias: `(out,)`; the result has its dtype.
         activated: Whether gelu follows.
+        after_gelu: Whether it went before.
     """
 
     packed: torch.Tensor
@@ -40,11 +45,13 @@ class Int8Linear:
     zeros: torch.Tensor
     bias: torch.Tensor
     activated: bool = False
+    after_gelu: bool = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        levels, scale = quantised_rows(x)
-        out = _product(levels, self.packed, self.scales, self.zeros, self.bias.dtype)
+        levels, scale = quantised_gelu(x) if self.after_gelu else quantised_rows(x)
+        zero = _GELU_ZERO if self.after_gelu else _ZERO
+        out = _product(levels, self.packed, self.scales, self.zeros, self.bias.dtype, zero=zero)
         # the scale in the result's dtype: another one would cost three passes instead of one
         torch.addcmul(self.bias, out, scale.to(out.dtype), out=out)
         return gelu(out) if self.activated else out
@@ -56,6 +63,7 @@ def make_int8_linear(
     *,
     dtype: torch.dtype,
     activated: bool = False,
+    after_gelu: bool = False,
 ) -> Linear:
     """A layer with its own 8-bit copy of the weights.
 
@@ -64,6 +72,7 @@ def make_int8_linear(
         biases: `(out_i,)` each.
         dtype: Of the result.
         activated: Whether gelu follows.
+        after_gelu: Whether what comes are gelu's results.
 
     Returns:
         The layer.
@@ -75,7 +84,7 @@ def make_int8_linear(
     levels = (weight / scales[:, None]).round_().to(torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(levels, [_LAYOUT_TOKENS, weight.shape[1]])
     zeros = torch.zeros(len(scales), dtype=torch.int32)
-    return Int8Linear(packed, scales, zeros, bias, activated)
+    return Int8Linear(packed, scales, zeros, bias, activated, after_gelu)
 
 
 def quantised_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,16 +103,33 @@ def quantised_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return levels.view(torch.uint8).add_(_ZERO), 1 / inverse.float()
 
 
+def quantised_gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row of gelu's results to 8 bits by its own scale.
+
+    Args:
+        x: `(t, in)`, float, nowhere below -0.17.
+
+    Returns:
+        `(t, in) uint8` around 32 and `(t, 1) float32` scales: x is about scale * (levels - 32).
+    """
+    scale = x.amax(dim=1, keepdim=True).float().div_(_GELU_LEVELS)
+    inverse = (1 / scale.clamp_min_(_GELU_DEPTH / _GELU_ZERO)).to(x.dtype)
+    levels = (x * inverse).round_().add_(_GELU_ZERO).to(torch.uint8)
+    return levels, 1 / inverse.float()
+
+
 def _product(
     levels: torch.Tensor,
     packed: torch.Tensor,
     scales: torch.Tensor,
     zeros: torch.Tensor,
     dtype: torch.dtype,
+    *,
+    zero: int,
 ) -> torch.Tensor:
     run = torch.ops.onednn.qlinear_pointwise.default
     out: torch.Tensor = run(
-        levels, 1.0, _ZERO, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
+        levels, 1.0, zero, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
     )
     return out
 
@@ -129,7 +155,7 @@ def _is_exact(levels: int) -> bool:
     try:
         packed = torch.ops.onednn.qlinear_prepack(weight, [16, 256])
         ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
-        out = _product(x, packed, ones, zeros, torch.float32)
+        out = _product(x, packed, ones, zeros, torch.float32, zero=_ZERO)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     exact = (x.long() - _ZERO) @ weight.long().T

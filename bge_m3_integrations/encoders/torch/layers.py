@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch.nn.functional import embedding, layer_norm, pad
@@ -19,7 +19,6 @@ from bge_m3_integrations.encoders.torch.linear import Linear, PlainLinear, make_
 from bge_m3_integrations.encoders.torch.packing import Pack, rounded
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
-MakeLinear: TypeAlias = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor], bool], Linear]
 
 # Whether a family's position table starts behind the padding id.
 _FAMILIES = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
@@ -68,6 +67,21 @@ def expected_shapes(config: Any) -> dict[str, tuple[int, ...]]:
 
 def _pair(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
+
+
+class MakeLinear(Protocol):
+    """Makes a layer's product of `(out_i, in)` weights and `(out_i,)` biases, side by side."""
+
+    def __call__(
+        self,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor],
+        *,
+        activated: bool = False,
+        after_gelu: bool = False,
+    ) -> Linear:
+        """Make it; gelu follows where it is `activated`, and went before `after_gelu`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +261,14 @@ class PackedBackbone:
     def _layer(self, i: int, linear: MakeLinear, dtype: torch.dtype) -> Layer:
         at = f"encoder.layer.{i}"
 
-        def make(*names: str, activated: bool = False) -> Linear:
+        def make(*names: str, activated: bool = False, after_gelu: bool = False) -> Linear:
             weights = [f"{at}.{name}.weight" for name in names]
             biases = [f"{at}.{name}.bias" for name in names]
             made = linear(
                 [self._weights.tensor(name) for name in weights],
                 [self._weights.tensor(name) for name in biases],
-                activated,
+                activated=activated,
+                after_gelu=after_gelu,
             )
             for name in weights:
                 self._weights.release(name)
@@ -267,7 +282,7 @@ class PackedBackbone:
             mix=make("attention.output.dense"),
             mix_norm=norm("attention.output.LayerNorm"),
             up=make("intermediate.dense", activated=True),
-            down=make("output.dense"),
+            down=make("output.dense", after_gelu=True),
             down_norm=norm("output.LayerNorm"),
             dtype=dtype,
         )
@@ -281,16 +296,30 @@ def _lengthened(hidden: torch.Tensor) -> torch.Tensor:
     return pad(hidden, (0, 0, 0, more))
 
 
-def in_place(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
+def in_place(
+    weights: Sequence[torch.Tensor],
+    biases: Sequence[torch.Tensor],
+    *,
+    activated: bool = False,
+    after_gelu: bool = False,
+) -> Linear:
     """Products over the tensors themselves, without a copy."""
-    return PlainLinear(tuple(weights), tuple(biases), act)
+    del after_gelu
+    return PlainLinear(tuple(weights), tuple(biases), activated)
 
 
 def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
     """Products with their own copy of the weights, in the fastest layout."""
 
-    def make(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
-        return make_linear(weights, biases, dtype=dtype, device=device, activated=act)
+    def make(
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor],
+        *,
+        activated: bool = False,
+        after_gelu: bool = False,
+    ) -> Linear:
+        del after_gelu
+        return make_linear(weights, biases, dtype=dtype, device=device, activated=activated)
 
     return make
 
@@ -303,9 +332,17 @@ def in_int8(dtype: torch.dtype) -> MakeLinear:
     """
     attention = owned(dtype, torch.device("cpu"))
 
-    def make(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], act: bool) -> Linear:
+    def make(
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor],
+        *,
+        activated: bool = False,
+        after_gelu: bool = False,
+    ) -> Linear:
         if len(weights) > 1:
-            return attention(weights, biases, act)
-        return make_int8_linear(weights, biases, dtype=dtype, activated=act)
+            return attention(weights, biases, activated=activated)
+        return make_int8_linear(
+            weights, biases, dtype=dtype, activated=activated, after_gelu=after_gelu
+        )
 
     return make

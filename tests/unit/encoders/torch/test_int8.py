@@ -9,7 +9,12 @@ import torch
 
 from bge_m3_integrations import BGEM3, InputError
 from bge_m3_integrations.encoders.torch import int8
-from bge_m3_integrations.encoders.torch.int8 import Int8Linear, make_int8_linear, quantised_rows
+from bge_m3_integrations.encoders.torch.int8 import (
+    Int8Linear,
+    make_int8_linear,
+    quantised_gelu,
+    quantised_rows,
+)
 from bge_m3_integrations.encoders.torch.layers import in_int8
 
 needs_int8 = pytest.mark.skipif(
@@ -40,6 +45,43 @@ def test_the_largest_number_of_a_row_never_changes_its_sign() -> None:
     assert (levels[:, 1] < 128 - 120).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 50.0, 0.0])
+def test_results_of_gelu_have_most_levels_above_zero(dtype: torch.dtype, size: float) -> None:
+    x = torch.nn.functional.gelu(random(4, 256) * size + torch.linspace(-3, 0, 256)).to(dtype)
+    levels, scale = quantised_gelu(x)
+    assert levels.dtype == torch.uint8
+    restored = (levels.float() - 32) * scale
+    # half a level off, and half of one more where the product was rounded in bfloat16
+    assert ((restored - x.float()).abs() <= scale * 1.01).all()
+    symmetrical = x.abs().amax(dim=1, keepdim=True).float() / 126
+    assert (scale <= torch.maximum(symmetrical * 0.58, torch.tensor(0.00535))).all()
+
+
+def test_results_of_gelu_never_leave_the_levels() -> None:
+    most = torch.linspace(0.0, 300, 20_000)[:, None].bfloat16()
+    least = torch.full_like(most, -0.17)
+    levels, _ = quantised_gelu(torch.cat([most, least], dim=1))
+    assert (levels[:, 0] >= 32).all()
+    assert (levels[-1, 0] >= 250).all()
+    assert (levels[:, 1] <= 32).all()
+
+
+@needs_int8
+def test_a_layer_after_gelu_is_closer_to_its_float_one() -> None:
+    weights, biases = [random(48, 256)], [random(48, seed=9)]
+    x = torch.nn.functional.gelu(random(33, 256, seed=5) * 2)
+    expected = x @ weights[0].T + biases[0]
+    errors = [
+        float((make(x) - expected).norm() / expected.norm())
+        for make in (
+            make_int8_linear(weights, biases, dtype=torch.float32, after_gelu=after)
+            for after in (True, False)
+        )
+    ]
+    assert errors[0] < 0.8 * errors[1]
+
+
 @needs_int8
 @pytest.mark.parametrize("activated", [False, True])
 def test_a_layer_is_close_to_its_float_one(activated: bool) -> None:
@@ -64,9 +106,9 @@ def test_a_row_gives_the_same_numbers_in_any_company() -> None:
 def test_products_that_overflow_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     product = int8._product
 
-    def saturating(*args: Any) -> torch.Tensor:
+    def saturating(*args: Any, zero: int) -> torch.Tensor:
         bound = 32767 * 128  # 256 products, added in pairs of 16 bits
-        return product(*args).clamp(-bound, bound)
+        return product(*args, zero=zero).clamp(-bound, bound)
 
     if not int8._is_exact(63):
         pytest.skip("torch has no exact 8-bit products here")
@@ -77,7 +119,7 @@ def test_products_that_overflow_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_torch_without_the_operators_has_no_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> None:
+    def missing(*_: object, **__: object) -> None:
         raise AttributeError("no operator")
 
     monkeypatch.setattr(int8, "_product", missing)
@@ -101,8 +143,8 @@ def test_an_int8_engine_stays_near_float32_and_shares_no_weights_with_it(xlm_rob
 def test_query_key_and_value_stay_in_float() -> None:
     linear = in_int8(torch.float32)
     weights, biases = [random(16, 32)] * 3, [random(16)] * 3
-    assert not isinstance(linear(weights, biases, False), Int8Linear)
-    assert isinstance(linear(weights[:1], biases[:1], False), Int8Linear)
+    assert not isinstance(linear(weights, biases), Int8Linear)
+    assert isinstance(linear(weights[:1], biases[:1]), Int8Linear)
 
 
 def test_int8_where_it_cannot_be_is_an_error_that_names_the_way_out(
