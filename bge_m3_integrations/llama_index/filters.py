@@ -3,7 +3,8 @@
 Each operator means what `llama_index.core.vector_stores.utils` does with it, without its errors:
 a test that does not fit the held value is false. So null equals nothing (write IS_EMPTY), and 1 and
 0 equal true and false, which LlamaIndex's type cannot hold. Nesting and NOT work at any depth, and
-a key may lead into nested mappings ("a.b").
+a key may lead into nested mappings ("a.b"). "ref_doc_id", "doc_id" and "document_id" mean a node's
+source document, as in LlamaIndex's other stores, where the metadata have no such key themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from bge_m3_integrations.filters import (
     as_filter,
     lookup,
 )
+from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY
 
+_SOURCE_KEYS = ("ref_doc_id", "doc_id", "document_id")
 _ORDERINGS = {
     FilterOperator.GT: "$gt",
     FilterOperator.GTE: "$gte",
@@ -54,6 +57,11 @@ def to_filter(value: MetadataFilters | FilterLike | None) -> Filter | None:
     return _group(value) if isinstance(value, MetadataFilters) else as_filter(value)
 
 
+def chooses(filters: MetadataFilters) -> bool:
+    """Whether there is a condition in it at any depth: without one it is true of every node."""
+    return any(isinstance(f, MetadataFilter) or chooses(f) for f in filters.filters)
+
+
 def _group(filters: MetadataFilters) -> Filter:
     parts = [_group(f) if isinstance(f, MetadataFilters) else _one(f) for f in filters.filters]
     condition = filters.condition or FilterCondition.AND
@@ -67,10 +75,18 @@ def _group(filters: MetadataFilters) -> Filter:
 
 
 def _one(item: MetadataFilter) -> Filter:
+    if item.key not in _SOURCE_KEYS:
+        return _tested(item, item.key)
+    own, source = _tested(item, item.key), _tested(item, REF_DOC_KEY)
+    held = Compare(item.key, "$exists", True)
+    return Or([And([held, own]), And([Not(held), source])])
+
+
+def _tested(item: MetadataFilter, key: str) -> Filter:
     if item.operator in _ORDERINGS:
-        return Compare(item.key, _ORDERINGS[item.operator], item.value)
+        return Compare(key, _ORDERINGS[item.operator], item.value)
     if item.operator in _BUILDERS:
-        return _BUILDERS[item.operator](item.key, item.value)
+        return _BUILDERS[item.operator](key, item.value)
     known = sorted(operator.value for operator in [*_ORDERINGS, *_BUILDERS])
     raise FilterError(f"unknown filter operator {item.operator!r} for {item.key!r}; known: {known}")
 

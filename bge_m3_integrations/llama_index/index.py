@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -26,6 +28,7 @@ from bge_m3_integrations.llama_index.contexts import (
     words,
 )
 from bge_m3_integrations.llama_index.embedding import BGEM3Embedding
+from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY, of_documents
 from bge_m3_integrations.llama_index.retriever import BGEM3Retriever, RetrieverOptions
 from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 
@@ -256,6 +259,51 @@ class BGEM3Index(VectorStoreIndex):
             )
         return VectorIndexRetriever(self, **{**usual, **options})
 
+    def delete_nodes(
+        self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
+    ) -> None:
+        """Delete nodes by id; unknown ids are passed over.
+
+        Args:
+            node_ids: Any number.
+            delete_from_docstore: Delete what the document store keeps of them, too.
+            **delete_kwargs: None are known.
+        """
+        super().delete_nodes(node_ids, delete_from_docstore, **delete_kwargs)
+        if delete_from_docstore:
+            for node_id in self._listed.keys() & set(node_ids):
+                self._docstore.delete_document(node_id, raise_error=False)
+        self._forget_nodes(None, *node_ids)
+        self._storage_context.index_store.add_index_struct(self._index_struct)
+
+    async def adelete_nodes(
+        self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
+    ) -> None:
+        """See `delete_nodes`."""
+        await asyncio.to_thread(
+            partial(self.delete_nodes, node_ids, delete_from_docstore, **delete_kwargs)
+        )
+
+    def refresh_ref_docs(self, documents: Sequence[Document], **update_kwargs: Any) -> list[bool]:
+        """Insert new documents, and put changed ones in the place of what they were.
+
+        Args:
+            documents: By their ids; unchanged ones are not encoded.
+            **update_kwargs: `insert_kwargs`, `update_kwargs`, as in every LlamaIndex index.
+
+        Returns:
+            For each document whether it was new or changed.
+        """
+        self._note_stored(documents)
+        return super().refresh_ref_docs(documents, **update_kwargs)
+
+    async def arefresh_ref_docs(
+        self, documents: Sequence[Document], **update_kwargs: Any
+    ) -> list[bool]:
+        """See `refresh_ref_docs`."""
+        await asyncio.to_thread(self._note_stored, documents)
+        return await super().arefresh_ref_docs(documents, **update_kwargs)
+
     def persist(self, persist_dir: str | Path) -> None:
         """Write the index to a folder, beside whatever else is in it; nothing there is deleted.
 
@@ -267,6 +315,17 @@ class BGEM3Index(VectorStoreIndex):
     def close(self) -> None:
         """Close the index below, which gives its folder free."""
         self.vector_store.index.close()
+
+    def _note_stored(self, documents: Sequence[Document]) -> None:
+        """Have documents replaced that the vector store has and the document store does not know.
+
+        An index in a folder keeps nodes at once, and document hashes only when it is persisted.
+        """
+        ids = [document.id_ for document in documents]
+        unknown = [i for i in ids if self._docstore.get_document_hash(i) is None]
+        for record in self.vector_store.records(of_documents(unknown)) if unknown else ():
+            source = record.metadata.get(REF_DOC_KEY, record.id)
+            self._docstore.set_document_hash(str(source), "")
 
     def _add_nodes_to_index(
         self,
@@ -292,13 +351,25 @@ class BGEM3Index(VectorStoreIndex):
         return self._get_node_with_embedding(nodes, show_progress)
 
     def _delete_from_index_struct(self, ref_doc_id: str) -> None:
+        self._forget_nodes(self._docstore.get_ref_doc_info(ref_doc_id), ref_doc_id)
         # else refresh_ref_docs would take a document that was deleted for an unchanged one
         if self._docstore.get_document_hash(ref_doc_id) is not None:
             self._docstore.set_document_hash(ref_doc_id, "")
 
     async def _adelete_from_index_struct(self, ref_doc_id: str) -> None:
+        self._forget_nodes(await self._docstore.aget_ref_doc_info(ref_doc_id), ref_doc_id)
         if await self._docstore.aget_document_hash(ref_doc_id) is not None:
             await self._docstore.aset_document_hash(ref_doc_id, "")
+
+    def _forget_nodes(self, info: RefDocInfo | None, *node_ids: str) -> None:
+        """Take nodes out of LlamaIndex's own list: it notes index and image nodes there."""
+        for node_id in {*node_ids, *(info.node_ids if info else ())} & {*self._listed}:
+            del self._listed[node_id]
+
+    @property
+    def _listed(self) -> dict[str, str]:
+        listed: dict[str, str] = self._index_struct.nodes_dict
+        return listed
 
     def _delete_from_docstore(self, ref_doc_id: str) -> None:
         # the base class leaves it all where the vector store keeps the texts

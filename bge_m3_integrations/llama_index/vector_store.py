@@ -30,7 +30,7 @@ from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import And, Filter, Ids
 from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.llama_index.filters import to_filter
+from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.foreign import add_compared
 from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
 from bge_m3_integrations.llama_index.persisting import (
@@ -161,8 +161,9 @@ class BGEM3VectorStore(BasePydanticVectorStore):
                 before it are kept.
         """
         _refuse(kwargs)
-        add_compared(self._index, list({node.node_id: node for node in nodes}.values()))
-        return [node.node_id for node in nodes]
+        held = list(nodes)
+        add_compared(self._index, list({node.node_id: node for node in held}.values()))
+        return [node.node_id for node in held]
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """See `add`."""
@@ -194,7 +195,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         Returns:
             New nodes, in the order of `node_ids`, else in ascending order of id.
         """
-        records = self._records(_chosen(node_ids, filters))
+        records = self.records(_chosen(node_ids, filters))
         if node_ids is None:
             return [record_to_node(record) for record in records]
         held = {record.id: record for record in records}
@@ -220,11 +221,11 @@ class BGEM3VectorStore(BasePydanticVectorStore):
             **delete_kwargs: None are known.
 
         Raises:
-            InputError: Neither is given: what a form with nothing selected gives must not empty a
+            InputError: Nothing is chosen: what a form with nothing selected gives must not empty a
                 store.
         """
         _refuse(delete_kwargs)
-        if node_ids is None and (filters is None or not filters.filters):
+        if node_ids is None and not (filters and chooses(filters)):
             raise InputError("delete_nodes needs node_ids or filters; clear() deletes all nodes")
         self._index.delete(where=_chosen(node_ids, filters))
 
@@ -271,6 +272,14 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         asked = await asyncio.to_thread(self._asked, query, kwargs)
         batch = await aencoded(asked, self._index)
         return await asyncio.to_thread(answer, asked, batch, self._index)
+
+    def records(self, where: Filter) -> Iterator[Record]:
+        """What is kept of the nodes that match a filter of this package, in order of id."""
+        page = self._index.scroll(where)
+        yield from page.records
+        while page.after is not None:
+            page = self._index.scroll(where, after=page.after)
+            yield from page.records
 
     def persist(self, persist_path: str, fs: object | None = None) -> None:
         """Write the file by which `from_persist_path` finds the index again.
@@ -374,13 +383,6 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     def _asked(self, query: VectorStoreQuery, given: Mapping[str, Any]) -> Asked:
         usual = Usual(self.weights, self.candidates)
         return read_query(query, QueryOptions.read(given), usual, self._index)
-
-    def _records(self, where: Filter) -> Iterator[Record]:
-        page = self._index.scroll(where)
-        yield from page.records
-        while page.after is not None:
-            page = self._index.scroll(where, after=page.after)
-            yield from page.records
 
 
 def _chosen(node_ids: Sequence[str] | None, filters: MetadataFilters | None) -> Filter:
