@@ -316,9 +316,11 @@ def test_an_answer_that_the_caller_has_no_room_for_ends_the_conversation(
 # -- the interpreter ---------------------------------------------------------------------------
 
 ENGINE = """
-import sys
+import signal
 from bge_m3_integrations import BGEM3
 if __name__ == "__main__":
+    # a shell starts what runs in its background with this signal ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     engine = BGEM3({folder!r}, device=["cpu", "cpu"], dtype="float32")
     engine.encode_documents(["dense vector"])
     print(*(p.pid for p in engine.encoder.encoder._workers._processes), flush=True)
@@ -412,7 +414,10 @@ def test_an_interrupted_caller_leaves_no_worker(
             os.killpg(caller.pid, sent)  # as a terminal does: to the workers too
         else:
             caller.kill()
-        caller.wait(60)
+        try:
+            caller.wait(60)
+        finally:
+            caller.kill()  # or the end of the block waits for ever for one that lives
     assert caller.returncode == -sent
     assert gone(pids)
     if sent == signal.SIGINT:
