@@ -64,7 +64,7 @@ def release_freed_memory() -> None:
     """Let the C library give freed memory back to the system, where it is glibc.
 
     It keeps small blocks for itself otherwise, and loading a large vocabulary frees a hundred MiB
-    of them. Costs milliseconds.
+    of them. Costs a full garbage collection: a quarter of a second among a million objects.
     """
     trim = _libc("malloc_trim")
     if trim is not None:
