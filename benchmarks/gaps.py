@@ -135,9 +135,9 @@ def _works(index: HybridIndex, repeats: int) -> Iterator[tuple[str, int, Work]]:
     yield f"add {_ADDED}", repeats, lambda: store.async_add(_nodes(next(fresh), _ADDED))
     yield "flush", repeats, lambda: asyncio.to_thread(index.flush)
     if index.store.capabilities.durable:
-        yield "optimize(apart=True)", 1, lambda: asyncio.to_thread(index.optimize, apart=True)
-        index.add([Record("more", "one more text")])
         yield "optimize()", 1, lambda: asyncio.to_thread(index.optimize)
+        index.add([Record("more", "one more text")])
+        yield "optimize(apart=True)", 1, lambda: asyncio.to_thread(index.optimize, apart=True)
         yield "retrieve, optimized", repeats, lambda: retriever.aretrieve("word1 word2 word3")
 
 

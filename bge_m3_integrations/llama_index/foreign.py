@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from llama_index.core.schema import BaseNode
 
+from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index.nodes import node_to_record
 from bge_m3_integrations.types import EmbeddingBatch, FloatArray, Record
 
+FIX = "embed with BGEM3Embedding(engine=vector_store.engine), which shares the forward pass too"
 LEAST_COSINE = 0.99
 """Of one text's vectors by one model: int8 and bfloat16 stay above, another model far below."""
 
@@ -35,15 +37,17 @@ def vector_of(given: Sequence[float], *, dim: int, name: str, model: str) -> Flo
     if vector.shape != (dim,):
         raise InputError(
             f"{name} has {vector.size} numbers and those of {model} have {dim}: another model, the "
-            f"embed_model, made it; {_FIX}"
+            f"embed_model, made it; {FIX}"
         )
     norm = float(np.linalg.norm(vector))
     if not 0 < norm < np.inf:
-        raise InputError(f"{name} has the norm {norm}, which gives it no direction; {_FIX}")
+        raise InputError(f"{name} has the norm {norm}, which gives it no direction; {FIX}")
     return vector / np.float32(norm)
 
 
-def check_agrees(vector: FloatArray, ours: FloatArray, *, name: str, model: str) -> None:
+def check_agrees(
+    vector: FloatArray, ours: FloatArray, *, name: str, model: str, fix: str = FIX
+) -> None:
     """Refuse a vector that another model made.
 
     Args:
@@ -51,6 +55,7 @@ def check_agrees(vector: FloatArray, ours: FloatArray, *, name: str, model: str)
         ours: `(dim,)`, the engine's vector of the same text.
         name: What the message calls the vector.
         model: What the engine's model is called.
+        fix: What to do about it.
 
     Raises:
         InputError: Their cosine is below `LEAST_COSINE`.
@@ -59,7 +64,7 @@ def check_agrees(vector: FloatArray, ours: FloatArray, *, name: str, model: str)
     if not cosine >= LEAST_COSINE:
         raise InputError(
             f"{name} has cosine {cosine:.3f} to the one that {model} gives the text: another "
-            f"model, the embed_model, made it, or it was made of another text; {_FIX}"
+            f"model, the embed_model, made it, or it was made of another text; {fix}"
         )
 
 
@@ -86,14 +91,25 @@ def add_compared(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
         dense = embeddings.dense
         assert dense is not None  # the index keeps it, or nothing was given to compare
         for record, ours in zip(batch, dense, strict=True):
-            if (vector := given.get(record.id)) is not None:
+            vector = given.get(record.id)
+            if vector is not None and not _of_text_alone(vector, ours, record, index.engine):
                 check_agrees(vector, ours, name=_named(record.id), model=model)
 
     index.add(records, check=check if given else None)
 
 
+def _of_text_alone(vector: FloatArray, ours: FloatArray, record: Record, engine: BGEM3) -> bool:
+    """Whether the engine's model made a vector of the text without the metadata.
+
+    LlamaIndex's memory blocks embed so. It costs a forward pass, where the vectors differ.
+    """
+    alone = record.shown
+    if vector @ ours >= LEAST_COSINE or alone == record.text:
+        return False
+    dense = engine.encode_documents([alone], modes=["dense"]).dense
+    assert dense is not None
+    return bool(vector @ dense[0] >= LEAST_COSINE)
+
+
 def _named(node_id: str) -> str:
     return f"the embedding of node {node_id!r}"
-
-
-_FIX = "embed with BGEM3Embedding(engine=vector_store.engine), which shares the forward pass too"

@@ -28,7 +28,7 @@ from bge_m3_integrations.llama_index.contexts import (
     words,
 )
 from bge_m3_integrations.llama_index.embedding import BGEM3Embedding
-from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY, of_documents
+from bge_m3_integrations.llama_index.nodes import of_documents, stored_hashes
 from bge_m3_integrations.llama_index.retriever import BGEM3Retriever, RetrieverOptions
 from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 
@@ -317,15 +317,21 @@ class BGEM3Index(VectorStoreIndex):
         self.vector_store.index.close()
 
     def _note_stored(self, documents: Sequence[Document]) -> None:
-        """Have documents replaced that the vector store has and the document store does not know.
+        """Have the document store know of which documents the vector store has nodes.
 
-        An index in a folder keeps nodes at once, and document hashes only when it is persisted.
+        An index in a folder keeps nodes at once, and document hashes only when it is persisted: a
+        process that ended between the two leaves hashes that are missing or old.
         """
-        ids = [document.id_ for document in documents]
-        unknown = [i for i in ids if self._docstore.get_document_hash(i) is None]
-        for record in self.vector_store.records(of_documents(unknown)) if unknown else ():
-            source = record.metadata.get(REF_DOC_KEY, record.id)
-            self._docstore.set_document_hash(str(source), "")
+        held = stored_hashes(self.vector_store.records(of_documents([d.id_ for d in documents])))
+        for document in documents:
+            noted = self._docstore.get_document_hash(document.id_)
+            # no document has the hash "": it is taken for changed, and replaced
+            if document.id_ in held:
+                true: str | None = held[document.id_] or noted or ""
+            else:
+                true = None if noted is None else ""
+            if true is not None and true != noted:
+                self._docstore.set_document_hash(document.id_, true)
 
     def _add_nodes_to_index(
         self,

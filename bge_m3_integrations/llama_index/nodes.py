@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from llama_index.core.schema import (
     BaseNode,
@@ -82,15 +82,44 @@ def of_documents(ref_doc_ids: Collection[str]) -> Filter:
     return Or([Compare(REF_DOC_KEY, "$in", list(ref_doc_ids)), alone])
 
 
-def with_score_metadata(node: BaseNode, key: str, value: object) -> BaseNode:
-    """A copy of a node with a score in its metadata, which neither a model nor an LLM reads."""
+def stored_hashes(records: Iterable[Record]) -> dict[str, str | None]:
+    """The hash of each source document as its nodes remember it.
+
+    Args:
+        records: All that is kept of some documents.
+
+    Returns:
+        Hash by document id; None where its nodes remember none, "" where they remember several.
+    """
+    held: dict[str, set[str | None]] = {}
+    for record in records:
+        node = record_to_node(record)
+        source = node.source_node
+        key, value = (node.node_id, node.hash) if source is None else (source.node_id, source.hash)
+        held.setdefault(key, set()).add(value)
+    return {key: values.pop() if len(values) == 1 else "" for key, values in held.items()}
+
+
+def fresh(node: BaseNode) -> BaseNode:
+    """A node that its receiver may change; what an index node leads to is shared."""
     return node.model_copy(
         update={
-            "metadata": {**copy.deepcopy(node.metadata), key: value},
-            "excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, key],
-            "excluded_llm_metadata_keys": [*node.excluded_llm_metadata_keys, key],
+            "metadata": copy.deepcopy(node.metadata),
+            "relationships": dict(node.relationships),
+            "excluded_embed_metadata_keys": list(node.excluded_embed_metadata_keys),
+            "excluded_llm_metadata_keys": list(node.excluded_llm_metadata_keys),
         }
     )
+
+
+def with_score_metadata(node: BaseNode, key: str, value: object) -> BaseNode:
+    """A copy of a node with a score in its metadata, which neither a model nor an LLM reads."""
+    copied = fresh(node)
+    copied.metadata[key] = value
+    for excluded in (copied.excluded_embed_metadata_keys, copied.excluded_llm_metadata_keys):
+        if key not in excluded:
+            excluded.append(key)
+    return copied
 
 
 def embedded_text(node: BaseNode) -> str:
@@ -114,10 +143,10 @@ def _from_source(ref_doc_id: str) -> dict[NodeRelationship, RelatedNodeInfo]:
 
 
 def _json_of(node: BaseNode) -> dict[str, object]:
-    data = doc_to_json(node)
-    # the engine's own vectors are in the store; a foreign dense vector has no meaning there
-    data["__data__"] = {**data["__data__"], "embedding": None}
     try:
+        data = doc_to_json(node)
+        # the engine's own vectors are in the store; a foreign dense vector has no meaning there
+        data["__data__"] = {**data["__data__"], "embedding": None}
         plain: dict[str, object] = json.loads(json.dumps(data))
     except (TypeError, ValueError) as error:
         raise InputError(

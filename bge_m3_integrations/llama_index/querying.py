@@ -18,7 +18,7 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And, Filter, Ids
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index.filters import to_filter
-from bge_m3_integrations.llama_index.foreign import check_agrees, vector_of
+from bge_m3_integrations.llama_index.foreign import FIX, check_agrees, vector_of
 from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
 from bge_m3_integrations.plan import COLBERT_CANDIDATES, USUAL_CANDIDATES, SearchOptions
 from bge_m3_integrations.types import EmbeddingBatch, FloatArray, Mode, Modes, Weights, WeightsLike
@@ -287,5 +287,6 @@ def _only_dense(asked: Asked) -> EmbeddingBatch:
 
 def _checked(batch: EmbeddingBatch, asked: Asked, index: HybridIndex) -> EmbeddingBatch:
     if asked.vector is not None and batch.dense is not None:
-        check_agrees(asked.vector, batch.dense[0], name=_QUERY, model=index.engine.name)
+        fix = f"{FIX}; to search by other texts (HyDE), take a BGEM3Retriever"
+        check_agrees(asked.vector, batch.dense[0], name=_QUERY, model=index.engine.name, fix=fix)
     return batch

@@ -24,7 +24,7 @@ from bge_m3_integrations.llama_index._options import (
     engine_fields,
     new_engine,
 )
-from bge_m3_integrations.llama_index.nodes import embedded_text, with_score_metadata
+from bge_m3_integrations.llama_index.nodes import embedded_text, fresh, with_score_metadata
 from bge_m3_integrations.llama_index.persisting import folder_of
 from bge_m3_integrations.reranking import Given, ranked_batch
 from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
@@ -217,9 +217,10 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         ]
 
     def _scored(self, old: NodeWithScore, place: Ranked) -> NodeWithScore:
-        node = old.node
         if self.keep_retrieval_score:
-            node = with_score_metadata(node, RETRIEVAL_SCORE_KEY, old.score)
+            node = with_score_metadata(old.node, RETRIEVAL_SCORE_KEY, old.score)
+        else:
+            node = fresh(old.node)
         return NodeWithScore(node=node, score=place.score)
 
 

@@ -113,6 +113,11 @@ class BGEM3Retriever(BaseRetriever):
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
     ) -> None:
+        if not isinstance(index, HybridIndex):
+            raise InputError(
+                f"index must be a HybridIndex, not {type(index).__name__}; there are "
+                "BGEM3Retriever.from_vector_store(store) and HybridIndex(engine)"
+            )
         super().__init__(callback_manager, object_map, objects, verbose)
         parsed = None if weights is None else Weights.parse(weights)
         self._index = index

@@ -6,16 +6,23 @@ from pathlib import Path
 
 import pytest
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import Document, IndexNode, TextNode
+from llama_index.core.schema import Document, IndexNode, NodeWithScore, TextNode
 from llama_index.core.vector_stores.types import (
     FilterCondition,
     FilterOperator,
     MetadataFilter,
     MetadataFilters,
+    VectorStoreQuery,
 )
 
 from bge_m3_integrations import BGEM3, HybridIndex, InputError
-from bge_m3_integrations.llama_index import BGEM3Index, BGEM3VectorStore
+from bge_m3_integrations.llama_index import (
+    BGEM3Embedding,
+    BGEM3Index,
+    BGEM3Reranker,
+    BGEM3Retriever,
+    BGEM3VectorStore,
+)
 
 # small enough that each document is several nodes, whose ids are new at every split
 SPLIT = SentenceSplitter(chunk_size=12, chunk_overlap=0)
@@ -53,6 +60,29 @@ async def test_documents_of_a_process_that_did_not_persist_are_replaced_and_not_
     texts = [node.get_content() for node in index.vector_store.get_nodes()]
     assert texts.count("New text.") == 1
     assert not any(" b " in text for text in texts)
+    index.close()
+
+
+async def test_what_a_process_changed_without_persisting_is_seen_by_the_next_refresh(
+    tmp_path: Path, engine: BGEM3
+) -> None:
+    index = opened(tmp_path / "index", engine)
+    index.refresh_ref_docs(documents())
+    index.persist(tmp_path / "kept")
+    index.close()
+
+    index = BGEM3Index.from_persist_dir(tmp_path / "kept", engine, transformations=[SPLIT])
+    assert index.refresh_ref_docs(documents()) == [False] * 3
+    index.delete_ref_doc("a", delete_from_docstore=True)
+    index.update_ref_doc(Document(id_="b", text="Another text of b."))
+    index.close()  # without persist: the hashes in the folder are those of before
+
+    index = BGEM3Index.from_persist_dir(tmp_path / "kept", engine, transformations=[SPLIT])
+    assert await index.arefresh_ref_docs(documents()) == [True, True, False]
+    texts = [node.get_content() for node in index.vector_store.get_nodes()]
+    assert "Another text of b." not in texts
+    assert {node.ref_doc_id for node in index.vector_store.get_nodes()} == set(TEXTS)
+    assert index.refresh_ref_docs(documents()) == [False] * 3
     index.close()
 
 
@@ -145,3 +175,45 @@ def test_nodes_may_come_as_a_stream(store: BGEM3VectorStore) -> None:
     stream = (TextNode(id_=name, text=name) for name in ("x", "y"))
     assert store.add(stream) == ["x", "y"]  # type: ignore[arg-type]  # the point
     assert len(store.get_nodes(["x", "y"])) == 2
+
+
+def test_an_embedding_of_the_text_without_its_metadata_is_of_the_same_model(
+    store: BGEM3VectorStore,
+) -> None:
+    node = TextNode(id_="block", text="a message", metadata={"session": "some session of a user"})
+    embedding = BGEM3Embedding(engine=store.engine)
+    node.embedding = embedding.get_text_embedding("a message")
+    store.add([node])
+    node.embedding = embedding.get_text_embedding("quite another message of somebody else")
+    with pytest.raises(InputError, match="cosine"):
+        store.add([node])
+
+
+def test_a_query_by_another_text_is_told_of_the_retriever_that_takes_it(
+    store: BGEM3VectorStore,
+) -> None:
+    vector = BGEM3Embedding(engine=store.engine).get_query_embedding("a made-up answer to it")
+    with pytest.raises(InputError, match="HyDE"):
+        store.query(VectorStoreQuery(query_str="what is it", query_embedding=vector))
+
+
+def test_an_object_that_is_no_data_is_refused_with_the_nodes_name(store: BGEM3VectorStore) -> None:
+    node = IndexNode(id_="leads", text="text", index_id="x", obj=object())
+    with pytest.raises(InputError, match="'leads' cannot be kept as JSON"):
+        store.add([node])
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_reranked_nodes_belong_to_the_caller(store: BGEM3VectorStore, keep: bool) -> None:
+    reranker = BGEM3Reranker(engine=store.engine, keep_retrieval_score=keep)
+    given = NodeWithScore(node=TextNode(text="some text", metadata={"tags": ["x"]}), score=0.5)
+    once = reranker.postprocess_nodes([given], query_str="text")
+    once[0].node.metadata["tags"].append("y")
+    assert given.node.metadata == {"tags": ["x"]}
+    twice = reranker.postprocess_nodes(once, query_str="text")
+    assert twice[0].node.excluded_embed_metadata_keys == ["retrieval_score"] * keep
+
+
+def test_a_retriever_over_something_else_says_what_it_takes(store: BGEM3VectorStore) -> None:
+    with pytest.raises(InputError, match="from_vector_store"):
+        BGEM3Retriever(store)  # type: ignore[arg-type]  # the point

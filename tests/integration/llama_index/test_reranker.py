@@ -182,7 +182,7 @@ def test_a_node_whose_text_was_edited_is_encoded_again(
         [NodeWithScore(node=edited), *scored[:2]], query_str="the mat"
     )
     assert [call.texts for call in encoder.calls] == [("the mat",), ("the cat on the mat",)]
-    assert found[0].node is edited
+    assert found[0].node == edited
 
 
 def test_another_engine_than_the_indexs_is_refused_with_both_named(index: HybridIndex) -> None:
