@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,6 +34,28 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
         number = least - 1
     if isinstance(value, bool) or number < least:
         raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return number
+
+
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1 from a caller.
+
+    Args:
+        name: What the caller knows it by.
+        value: A Python or numpy number; bool is none.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: It is something else, or out of range.
+    """
+    try:
+        number = math.nan if isinstance(value, str | bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise InputError(f"{name} must be a number from 0 to 1, not {value!r}")
     return number
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import FloatArray
 
@@ -38,7 +38,7 @@ def mmr(
     Raises:
         InputError: The shapes do not fit, a number is not finite or out of range.
     """
-    limit, share = whole("limit", limit), _share(relevance_share)
+    limit, relevant = whole("limit", limit), np.float32(share("relevance_share", relevance_share))
     relevance = _finite("relevance", relevance, axes=1)
     vectors = _finite("vectors", vectors, axes=2)
     if len(relevance) != len(vectors):
@@ -54,15 +54,8 @@ def mmr(
         picked.append(best)
         left[best] = False
         closest = np.maximum(closest, vectors @ vectors[best])
-        value = share * relevance - (1 - share) * closest
+        value = relevant * relevance - (1 - relevant) * closest
     return picked
-
-
-def _share(value: float) -> np.float32:
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1:
-        raise InputError(f"relevance_share must be a number from 0 to 1, not {value!r}")
-    return np.float32(value)
 
 
 def _finite(name: str, array: FloatArray, *, axes: int) -> FloatArray:

@@ -8,13 +8,13 @@ from typing import Any, Final, Literal, Self, TypeAlias, cast
 
 import numpy as np
 
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.langchain.foreign import unit
-from bge_m3_integrations.langchain.options import checked_candidates, checked_fusion, checked_share
+from bge_m3_integrations.langchain.options import checked_candidates, checked_fusion
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.types import MODES, EmbeddingBatch, Mode, Weights
 
@@ -65,7 +65,7 @@ class Choice:
     def of(cls, k: int, fetch_k: int, lambda_mult: float) -> Self:
         """Check what a caller says; `InputError` for a number out of range."""
         most = whole("k", k)
-        return cls(most, max(most, whole("fetch_k", fetch_k)), checked_share(lambda_mult))
+        return cls(most, max(most, whole("fetch_k", fetch_k)), share("lambda_mult", lambda_mult))
 
 
 def search_options(given: Mapping[str, Any], k: int, ranking: Ranking) -> SearchOptions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeAlias
@@ -53,17 +52,6 @@ def checked_candidates(value: Any) -> Mapping[Mode, int] | None:
             f'{{"dense": 100}}, not {value!r}'
         )
     return {mode: whole(f"candidates[{mode!r}]", number) for mode, number in value.items()}
-
-
-def checked_share(value: Any) -> float:
-    """A `lambda_mult` between unlikeness alone, 0, and relevance alone, 1."""
-    try:
-        share = math.nan if isinstance(value, str | bool) else float(value)
-    except (TypeError, ValueError):
-        share = math.nan
-    if not 0 <= share <= 1:
-        raise InputError(f"lambda_mult must be a number from 0 to 1, not {value!r}")
-    return share
 
 
 def checked_fusion(value: Any) -> Fusion | None:

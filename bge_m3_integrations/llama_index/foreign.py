@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from llama_index.core.schema import BaseNode
@@ -11,6 +11,7 @@ from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index.nodes import node_to_record
+from bge_m3_integrations.llama_index.origins import Origin, document_id
 from bge_m3_integrations.types import EmbeddingBatch, FloatArray, Record
 
 FIX = "embed with BGEM3Embedding(engine=vector_store.engine), which shares the forward pass too"
@@ -68,17 +69,20 @@ def check_agrees(
         )
 
 
-def add_compared(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
+def add_compared(
+    index: HybridIndex, nodes: Sequence[BaseNode], origins: Mapping[str, Origin]
+) -> None:
     """Add nodes; each embedding that one carries is compared before its batch is written.
 
     Args:
         index: Where to.
         nodes: Of distinct ids.
+        origins: What their records are to remember, by the ids of their documents.
 
     Raises:
         InputError: An embedding was made by another model; the message has the node's id.
     """
-    records = [node_to_record(node) for node in nodes]
+    records = [_remembering(origins.get(document_id(node)), node) for node in nodes]
     dim, model = index.engine.encoder.dim, index.engine.name
     compared = nodes if "dense" in index.modes else []
     given = {
@@ -96,6 +100,11 @@ def add_compared(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
                 check_agrees(vector, ours, name=_named(record.id), model=model)
 
     index.add(records, check=check if given else None)
+
+
+def _remembering(origin: Origin | None, node: BaseNode) -> Record:
+    record = node_to_record(node)
+    return record if origin is None else origin.put_in(record)
 
 
 def _of_text_alone(vector: FloatArray, ours: FloatArray, record: Record, engine: BGEM3) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from llama_index.core import StorageContext, VectorStoreIndex
+from llama_index.core import Settings, StorageContext
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
+from llama_index.core.ingestion.pipeline import run_transformations
 from llama_index.core.schema import BaseNode, Document, IndexNode, TransformComponent
 from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.utils import get_tqdm_iterable, iter_batch
@@ -27,8 +26,9 @@ from bge_m3_integrations.llama_index.contexts import (
     with_ours,
     words,
 )
+from bge_m3_integrations.llama_index.documents import DocumentIndex
 from bge_m3_integrations.llama_index.embedding import BGEM3Embedding
-from bge_m3_integrations.llama_index.nodes import of_documents, stored_hashes
+from bge_m3_integrations.llama_index.nodes import copied, with_text
 from bge_m3_integrations.llama_index.retriever import BGEM3Retriever, RetrieverOptions
 from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 
@@ -42,7 +42,7 @@ _OLD = (
 )
 
 
-class BGEM3Index(VectorStoreIndex):
+class BGEM3Index(DocumentIndex):
     """A `VectorStoreIndex` whose nodes are found by all three scores of BGE-M3.
 
     Each node is encoded once, when it is added; there is no `embed_model` to choose. It is
@@ -87,7 +87,7 @@ class BGEM3Index(VectorStoreIndex):
             use_async=use_async,
             embed_model=BGEM3Embedding(engine=store_of(context).engine),
             insert_batch_size=insert_batch_size,
-            objects=None if objects is None else list(objects),
+            objects=None if objects is None else [node.model_copy() for node in objects],
             index_struct=index_struct,
             storage_context=context,
             callback_manager=callback_manager,
@@ -123,14 +123,18 @@ class BGEM3Index(VectorStoreIndex):
         Returns:
             The index.
         """
-        return super().from_documents(
-            [document.model_copy(deep=True) for document in documents],
-            with_ours(storage_context, vector_store, engine),
-            show_progress,
-            callback_manager,
-            transformations,
+        context = with_ours(storage_context, vector_store, engine)
+        steps = transformations or Settings.transformations
+        made = run_transformations(copied(documents), steps, show_progress=show_progress, **options)
+        index = cls(
+            storage_context=context,
+            show_progress=show_progress,
+            callback_manager=callback_manager,
+            transformations=steps,
             **options,
         )
+        index._begin_with({document.id_: document.hash for document in documents}, with_text(made))
+        return index
 
     @classmethod
     def from_vector_store(  # type: ignore[override]  # there is no embed_model
@@ -205,11 +209,6 @@ class BGEM3Index(VectorStoreIndex):
         raise StoreError(f"load_from_disk({str(persist_dir)!r}) is not offered: {_OLD}")
 
     @property
-    def vector_store(self) -> BGEM3VectorStore:
-        """Where the nodes are."""
-        return store_of(self._storage_context)
-
-    @property
     def engine(self) -> BGEM3:
         """What encodes; adapters that share it share forward passes."""
         return self.vector_store.engine
@@ -259,51 +258,6 @@ class BGEM3Index(VectorStoreIndex):
             )
         return VectorIndexRetriever(self, **{**usual, **options})
 
-    def delete_nodes(
-        self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
-    ) -> None:
-        """Delete nodes by id; unknown ids are passed over.
-
-        Args:
-            node_ids: Any number.
-            delete_from_docstore: Delete what the document store keeps of them, too.
-            **delete_kwargs: None are known.
-        """
-        super().delete_nodes(node_ids, delete_from_docstore, **delete_kwargs)
-        if delete_from_docstore:
-            for node_id in self._listed.keys() & set(node_ids):
-                self._docstore.delete_document(node_id, raise_error=False)
-        self._forget_nodes(None, *node_ids)
-        self._storage_context.index_store.add_index_struct(self._index_struct)
-
-    async def adelete_nodes(
-        self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
-    ) -> None:
-        """See `delete_nodes`."""
-        await asyncio.to_thread(
-            partial(self.delete_nodes, node_ids, delete_from_docstore, **delete_kwargs)
-        )
-
-    def refresh_ref_docs(self, documents: Sequence[Document], **update_kwargs: Any) -> list[bool]:
-        """Insert new documents, and put changed ones in the place of what they were.
-
-        Args:
-            documents: By their ids; unchanged ones are not encoded.
-            **update_kwargs: `insert_kwargs`, `update_kwargs`, as in every LlamaIndex index.
-
-        Returns:
-            For each document whether it was new or changed.
-        """
-        self._note_stored(documents)
-        return super().refresh_ref_docs(documents, **update_kwargs)
-
-    async def arefresh_ref_docs(
-        self, documents: Sequence[Document], **update_kwargs: Any
-    ) -> list[bool]:
-        """See `refresh_ref_docs`."""
-        await asyncio.to_thread(self._note_stored, documents)
-        return await super().arefresh_ref_docs(documents, **update_kwargs)
-
     def persist(self, persist_dir: str | Path) -> None:
         """Write the index to a folder, beside whatever else is in it; nothing there is deleted.
 
@@ -315,23 +269,6 @@ class BGEM3Index(VectorStoreIndex):
     def close(self) -> None:
         """Close the index below, which gives its folder free."""
         self.vector_store.index.close()
-
-    def _note_stored(self, documents: Sequence[Document]) -> None:
-        """Have the document store know of which documents the vector store has nodes.
-
-        An index in a folder keeps nodes at once, and document hashes only when it is persisted: a
-        process that ended between the two leaves hashes that are missing or old.
-        """
-        held = stored_hashes(self.vector_store.records(of_documents([d.id_ for d in documents])))
-        for document in documents:
-            noted = self._docstore.get_document_hash(document.id_)
-            # no document has the hash "": it is taken for changed, and replaced
-            if document.id_ in held:
-                true: str | None = held[document.id_] or noted or ""
-            else:
-                true = None if noted is None else ""
-            if true is not None and true != noted:
-                self._docstore.set_document_hash(document.id_, true)
 
     def _add_nodes_to_index(
         self,
@@ -355,33 +292,3 @@ class BGEM3Index(VectorStoreIndex):
         self, nodes: Sequence[BaseNode], show_progress: bool = False
     ) -> list[BaseNode]:
         return self._get_node_with_embedding(nodes, show_progress)
-
-    def _delete_from_index_struct(self, ref_doc_id: str) -> None:
-        self._forget_nodes(self._docstore.get_ref_doc_info(ref_doc_id), ref_doc_id)
-        # else refresh_ref_docs would take a document that was deleted for an unchanged one
-        if self._docstore.get_document_hash(ref_doc_id) is not None:
-            self._docstore.set_document_hash(ref_doc_id, "")
-
-    async def _adelete_from_index_struct(self, ref_doc_id: str) -> None:
-        self._forget_nodes(await self._docstore.aget_ref_doc_info(ref_doc_id), ref_doc_id)
-        if await self._docstore.aget_document_hash(ref_doc_id) is not None:
-            await self._docstore.aset_document_hash(ref_doc_id, "")
-
-    def _forget_nodes(self, info: RefDocInfo | None, *node_ids: str) -> None:
-        """Take nodes out of LlamaIndex's own list: it notes index and image nodes there."""
-        for node_id in {*node_ids, *(info.node_ids if info else ())} & {*self._listed}:
-            del self._listed[node_id]
-
-    @property
-    def _listed(self) -> dict[str, str]:
-        listed: dict[str, str] = self._index_struct.nodes_dict
-        return listed
-
-    def _delete_from_docstore(self, ref_doc_id: str) -> None:
-        # the base class leaves it all where the vector store keeps the texts
-        self._docstore.delete_ref_doc(ref_doc_id, raise_error=False)
-        self._docstore.delete_document(ref_doc_id, raise_error=False)
-
-    async def _adelete_from_docstore(self, ref_doc_id: str) -> None:
-        await self._docstore.adelete_ref_doc(ref_doc_id, raise_error=False)
-        await self._docstore.adelete_document(ref_doc_id, raise_error=False)

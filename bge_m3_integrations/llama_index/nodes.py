@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Iterable
+import warnings
+from collections.abc import Collection, Sequence
 
 from llama_index.core.schema import (
     BaseNode,
+    Document,
     MetadataMode,
     NodeRelationship,
     RelatedNodeInfo,
@@ -82,24 +84,6 @@ def of_documents(ref_doc_ids: Collection[str]) -> Filter:
     return Or([Compare(REF_DOC_KEY, "$in", list(ref_doc_ids)), alone])
 
 
-def stored_hashes(records: Iterable[Record]) -> dict[str, str | None]:
-    """The hash of each source document as its nodes remember it.
-
-    Args:
-        records: All that is kept of some documents.
-
-    Returns:
-        Hash by document id; None where its nodes remember none, "" where they remember several.
-    """
-    held: dict[str, set[str | None]] = {}
-    for record in records:
-        node = record_to_node(record)
-        source = node.source_node
-        key, value = (node.node_id, node.hash) if source is None else (source.node_id, source.hash)
-        held.setdefault(key, set()).add(value)
-    return {key: values.pop() if len(values) == 1 else "" for key, values in held.items()}
-
-
 def fresh(node: BaseNode) -> BaseNode:
     """A node that its receiver may change; what an index node leads to is shared."""
     return node.model_copy(
@@ -125,6 +109,19 @@ def with_score_metadata(node: BaseNode, key: str, value: object) -> BaseNode:
 def embedded_text(node: BaseNode) -> str:
     """What is encoded of a node, everywhere in LlamaIndex."""
     return node.get_content(metadata_mode=MetadataMode.EMBED)
+
+
+def copied(documents: Sequence[Document]) -> list[Document]:
+    """Documents for transformations, some of which write into what they are given."""
+    return [document.model_copy(deep=True) for document in documents]
+
+
+def with_text(nodes: Sequence[BaseNode]) -> list[BaseNode]:
+    """The nodes that there is something to encode of."""
+    kept = [node for node in nodes if embedded_text(node)]
+    if empty := len(nodes) - len(kept):
+        warnings.warn(f"{empty} of {len(nodes)} nodes have no text and are left out", stacklevel=4)
+    return kept
 
 
 def _metadata_of(node: BaseNode) -> dict[str, object]:

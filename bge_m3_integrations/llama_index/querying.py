@@ -13,7 +13,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And, Filter, Ids
 from bge_m3_integrations.index import HybridIndex
@@ -119,19 +119,19 @@ def read_query(
     text = None if not query.query_str and query.query_embedding is not None else query.query_str
     if text is None:
         _check_vector_will_do(query, options)
-    limit, share = _limit(query), _share(query, options)
+    limit, relevant = _limit(query), _share(query, options)
     return Asked(
         text,
         _vector(query, index),
         index.modes if query.query_embedding is None else index.modes | {"dense"},
         SearchOptions(
-            limit=limit if share is None else max(limit, _fetch(options)),
+            limit=limit if relevant is None else max(limit, _fetch(options)),
             weights=Weights.only("dense") if text is None else _weights(query, options, usual),
             candidates=_DENSE if text is None else _candidates(query, usual, index),
             where=_where(query),
         ),
         limit,
-        share,
+        relevant,
     )
 
 
@@ -258,7 +258,7 @@ def _share(query: VectorStoreQuery, options: QueryOptions) -> float | None:
     given = {query.mmr_threshold, options.mmr_threshold} - {None}
     if len(given) > 1:
         raise InputError(f"mmr_threshold is given twice, as {sorted(given, key=str)}; give one")
-    return next((share for share in given if share is not None), USUAL_SHARE)
+    return share("mmr_threshold", next((one for one in given if one is not None), USUAL_SHARE))
 
 
 def _where(query: VectorStoreQuery) -> Filter | None:

@@ -33,6 +33,7 @@ from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.foreign import add_compared
 from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
+from bge_m3_integrations.llama_index.origins import Origin
 from bge_m3_integrations.llama_index.persisting import (
     Pointer,
     folder_of,
@@ -146,11 +147,18 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         """What encodes; share it with a `BGEM3Embedding`."""
         return self._index.engine
 
-    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+    def add(
+        self,
+        nodes: Sequence[BaseNode],
+        *,
+        origins: Mapping[str, Origin] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
         """Encode nodes and keep them; a known id is replaced.
 
         Args:
             nodes: If an id comes twice, the later node holds.
+            origins: What `BGEM3Index` has the nodes of whole documents remember of these.
             **kwargs: None are known.
 
         Returns:
@@ -162,7 +170,8 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         """
         _refuse(kwargs)
         held = list(nodes)
-        add_compared(self._index, list({node.node_id: node for node in held}.values()))
+        distinct = {node.node_id: node for node in held}
+        add_compared(self._index, list(distinct.values()), origins or {})
         return [node.node_id for node in held]
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
