@@ -50,13 +50,26 @@ def share(name: str, value: Any) -> float:
     Raises:
         InputError: It is something else, or out of range.
     """
-    try:
-        number = math.nan if isinstance(value, str | bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _number(value)
     if not 0 <= number <= 1:
         raise InputError(f"{name} must be a number from 0 to 1, not {value!r}")
     return number
+
+
+def finite(name: str, value: Any) -> float:
+    """A finite number from a caller; see `share`."""
+    number = _number(value)
+    if not math.isfinite(number):
+        raise InputError(f"{name} must be a finite number, not {value!r}")
+    return number
+
+
+def _number(value: Any) -> float:
+    """A number as a float; NaN for what is none."""
+    try:
+        return math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def check_texts(texts: Sequence[str], *, surrogates: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from bge_m3_integrations import scoring
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import finite, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import Filter, FilterLike, as_filter
 from bge_m3_integrations.fusion import Fusion, WeightedSum
@@ -123,8 +122,8 @@ def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
     limit, fusion = options.get("limit", 10), options.get("fusion")
     candidates, exact = options.get("candidates"), options.get("exact", False)
     threshold = options.get("score_threshold")
-    if threshold is not None and not math.isfinite(threshold):
-        raise InputError(f"score_threshold must be a finite number, or None, not {threshold}")
+    if threshold is not None:
+        finite("score_threshold", threshold)
     if exact and candidates is not None:
         raise InputError(f"exact search has no candidates, but was given {dict(candidates)}")
     limit = whole("limit", limit)

@@ -484,6 +484,8 @@ def test_an_empty_filter_deletes_nothing_unless_it_is_spelled_out() -> None:
         {"candidates": {"dense": 5.5}},
         {"candidates": ["dense"]},
         {"score_threshold": float("nan")},
+        {"score_threshold": "0.5"},
+        {"score_threshold": True},
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused_by_name(options: dict[str, Any]) -> None:
