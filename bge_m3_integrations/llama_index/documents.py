@@ -155,12 +155,12 @@ class DocumentIndex(VectorStoreIndex):
         self._forget_nodes(self._docstore.get_ref_doc_info(ref_doc_id), ref_doc_id)
         # else refresh_ref_docs would take a document that was deleted for an unchanged one
         if self._docstore.get_document_hash(ref_doc_id) is not None:
-            self._docstore.set_document_hash(ref_doc_id, "")
+            self._docstore.set_document_hash(ref_doc_id, NO_HASH)
 
     async def _adelete_from_index_struct(self, ref_doc_id: str) -> None:
         self._forget_nodes(await self._docstore.aget_ref_doc_info(ref_doc_id), ref_doc_id)
         if await self._docstore.aget_document_hash(ref_doc_id) is not None:
-            await self._docstore.aset_document_hash(ref_doc_id, "")
+            await self._docstore.aset_document_hash(ref_doc_id, NO_HASH)
 
     def _forget_nodes(self, info: RefDocInfo | None, *node_ids: str) -> None:
         """Take nodes out of LlamaIndex's own list: it notes index and image nodes there."""
