@@ -21,7 +21,7 @@ from bge_m3_integrations.encoders.torch.packing import Pack, Window, rounded, wi
 # Texts share a window up to this many tokens: larger ones waste products on the mask, smaller ones
 # waste calls (measured at 16 to 128 tokens a text).
 _WINDOW = 128
-# Scores held at once: 2 MiB in bfloat16, which stays in the cache of two cores.
+# Scores held at once per thread: 2 MiB in bfloat16, about what its core's cache holds.
 _SCORES = 1 << 20
 # Up to so many tokens in a pack, calls cost more than products.
 _FEW = 64
@@ -85,8 +85,8 @@ class _Part:
 class Blockwise:
     """Three products per block of heads or query rows; the scores of a block stay in cache.
 
-    Memory beside the result: four copies of a window's input, and `_SCORES` numbers (one row of
-    scores, if that is more); never a square matrix of a long text.
+    Memory beside the result: four copies of a block's heads, and `_SCORES` numbers per thread (one
+    row of scores, if that is more); never a square matrix of a long text.
     """
 
     heads: int
@@ -95,39 +95,67 @@ class Blockwise:
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
         tokens, width = len(qkv), qkv.shape[1] // 3
-        head = width // self.heads
-        out = qkv.new_zeros(tokens, self.heads, head)
-        scores = qkv.new_empty(max(self._room(part.size) for part in self.parts))
-        for part in self.parts:
+        out = qkv.new_zeros(tokens, self.heads, width // self.heads)
+        blocks = [_block(self.heads, part.size) for part in self.parts]
+        scores = qkv.new_empty(max(block.scores for block in blocks))
+        for part, block in zip(self.parts, blocks, strict=True):
             own, length = slice(part.window.start, part.window.end), part.window.length
-            # each head's rows together: products over other layouts would copy them every time
-            apart = qkv.new_empty(3, self.heads, part.size, head)
-            apart[:, :, :length] = qkv[own].view(-1, 3, self.heads, head).permute(1, 2, 0, 3)
-            apart[:, :, length:] = 0
-            out[own] = _attend(apart, part, scores)[:, :length].transpose(0, 1)
+            heads = qkv[own].view(length, 3, self.heads, -1).permute(1, 2, 0, 3)
+            for h in range(0, self.heads, block.heads):
+                some = slice(h, h + block.heads)
+                mixed = _attend(_apart(heads[:, some], part.size), part, block, scores)
+                out[own, some] = mixed[:, :length].transpose(0, 1)
         return out.flatten(1)
 
-    def _room(self, size: int) -> int:
-        """Scores to hold at once for a window: of all heads, or what fits, or of one row."""
-        return max(min(_SCORES, self.heads * size**2), size)
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """So many heads, rows of each, and columns are multiplied at once."""
+
+    heads: int
+    rows: int
+    columns: int
+
+    @property
+    def scores(self) -> int:
+        """How many there are."""
+        return self.heads * self.rows * self.columns
 
 
-def _attend(apart: torch.Tensor, part: _Part, scores: torch.Tensor) -> torch.Tensor:
-    """Attention over one window, `(3, heads, size, head)`: several heads at once, or some rows."""
+def _block(heads: int, size: int) -> _Block:
+    """What fits into `_SCORES` numbers per thread: at least one head each, or one row of them."""
+    threads = min(heads, torch.get_num_threads())
+    room = _SCORES * threads
+    some = min(heads, max(threads, room // size**2))
+    return _Block(some, rows=min(size, max(1, room // (some * size))), columns=size)
+
+
+def _apart(heads: torch.Tensor, size: int) -> torch.Tensor:
+    """`(3, some, length, head)` to `(3, some, size, head)`, rounded up by rows of zeros.
+
+    Each head's rows lie together: products over other layouts would copy them every time.
+    """
+    length = heads.shape[2]
+    apart = heads.new_empty(*heads.shape[:2], size, heads.shape[3])
+    apart[:, :, :length] = heads
+    apart[:, :, length:] = 0
+    return apart
+
+
+def _attend(apart: torch.Tensor, part: _Part, block: _Block, scores: torch.Tensor) -> torch.Tensor:
+    """Attention of some heads over one window, `(3, some, size, head)`, block by block."""
     query, key, value = apart.unbind(0)
     out = torch.empty_like(query)
-    some = max(1, _SCORES // part.size**2)
-    rows = min(part.size, max(1, _SCORES // part.size))
-    for h in range(0, len(query), some):
-        left, right, mixed = (x[h : h + some] for x in (query, key.transpose(1, 2), value))
-        for r in range(0, part.size, rows):
-            band = left[:, r : r + rows]
-            block = scores[: band.shape[0] * band.shape[1] * part.size]
-            block = block.view(band.shape[0], band.shape[1], part.size)
-            torch.baddbmm(block, band, right, beta=0, alpha=band.shape[-1] ** -0.5, out=block)
-            _hide_others(block, part, rows=slice(r, r + rows))
-            torch.softmax(block, -1, out=block)
-            torch.bmm(block, mixed, out=out[h : h + some, r : r + rows])
+    for r in range(0, part.size, block.rows):
+        rows = slice(r, r + block.rows)
+        band = query[:, rows]
+        found = scores[: band.shape[0] * band.shape[1] * part.size]
+        found = found.view(band.shape[0], band.shape[1], part.size)
+        scale = band.shape[-1] ** -0.5
+        torch.baddbmm(found, band, key.transpose(1, 2), beta=0, alpha=scale, out=found)
+        _hide_others(found, part, rows=rows)
+        torch.softmax(found, -1, out=found)
+        torch.bmm(found, value, out=out[:, rows])
     return out
 
 

@@ -195,7 +195,8 @@ def test_no_tensor_of_blockwise_attention_is_larger_than_its_budget(
     )
     with Largest() as largest:
         found = attend(qkv)
-    assert 0 < largest.numbers <= max(scores, 1.3 * qkv.numel())
+    threads = min(HEADS, torch.get_num_threads())
+    assert 0 < largest.numbers <= max(scores * threads, 1.3 * qkv.numel())
     assert (found.double() - expected).abs().max() < 0.05
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import mmap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,27 @@ def test_a_text_has_the_same_states_in_any_company() -> None:
         ids = pack_of(5, 40, 300).ids.split([5, 40, 300])
         alone = [packed.hidden(Pack.of([i.numpy().astype(np.int32)])) for i in ids]
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=1e-4)
+
+
+def test_long_packs_go_through_the_feed_forward_part_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, packed = pair("bert")
+    pack = pack_of(600, 40)
+    whole = packed.hidden(pack)
+    seen = []
+    up = packed._layers[0].up
+
+    def noted(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return up(x)
+
+    monkeypatch.setattr(layers, "_ROWS_FED", 256)
+    monkeypatch.setattr(
+        packed, "_layers", [replace(packed._layers[0], up=noted), *packed._layers[1:]]
+    )
+    assert (packed.hidden(pack) - whole).abs().max() < 1e-5
+    assert seen == [256, 256, 128]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
