@@ -17,8 +17,10 @@ from bge_m3_integrations.encoders.torch.linear import Linear
 
 # Unsigned activations, since signed ones have no fast product on most CPUs; zero is in the middle.
 _ZERO = 128
-# One below the most: a row's largest number, multiplied in bfloat16, may round up by half a level.
+# One below the most: a scale rounded to bfloat16 may lift a row's largest number by half a level.
 _ACTIVATION_LEVELS = 126
+# What the levels leave is at most half a level: so many of these make a whole one.
+_REST_LEVELS = 254
 # gelu's results are never below -0.17: zero is low, and nearly twice as many levels are above it.
 _GELU_DEPTH = 0.17
 _GELU_ZERO = 32
@@ -27,38 +29,103 @@ _LAYOUT_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Linear:
+class Int8Weight:
     """A weight in 8 bits, in oneDNN's own layout.
 
     Attributes:
         packed: `(in, out) int8`.
         scales: `(out,) float32`, what a channel's integers are to be multiplied by.
         zeros: `(out,) int32`, all 0.
-        bias: `(out,)`; the result has its dtype.
-        activated: Whether gelu follows.
-        after_gelu: Whether it went before.
     """
 
     packed: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> Int8Weight:
+        """Take the nearest levels of `(out, in) float32`."""
+        most = weight.abs().amax(dim=1).clamp_min_(1e-12)
+        scales = most / weight_levels()
+        levels = (weight / scales[:, None]).round_().to(torch.int8)
+        packed = torch.ops.onednn.qlinear_prepack(levels, [_LAYOUT_TOKENS, weight.shape[1]])
+        return cls(packed, scales, torch.zeros(len(scales), dtype=torch.int32))
+
+    def product(
+        self, levels: torch.Tensor, dtype: torch.dtype, *, zero: int = _ZERO, unit: float = 1.0
+    ) -> torch.Tensor:
+        """`(t, in) uint8` levels around `zero`, each worth `unit`, to `(t, out)` in a dtype."""
+        return _product(levels, self.packed, self.scales, self.zeros, dtype, zero=zero, unit=unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Linear:
+    """A product of rows in 8 bits.
+
+    Attributes:
+        weight: Its weight.
+        bias: `(out,)`; the result has its dtype.
+        activated: Whether gelu follows.
+        after_gelu: Whether it went before.
+    """
+
+    weight: Int8Weight
     bias: torch.Tensor
     activated: bool = False
     after_gelu: bool = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        levels, scale = quantised_gelu(x) if self.after_gelu else quantised_rows(x)
-        zero = _GELU_ZERO if self.after_gelu else _ZERO
-        out = _product(levels, self.packed, self.scales, self.zeros, self.bias.dtype, zero=zero)
+        dtype = self.bias.dtype
+        if self.after_gelu:
+            levels, scale = quantised_gelu(x)
+            out = self.weight.product(levels, dtype, zero=_GELU_ZERO)
+        else:
+            levels, scale = quantised_rows(x, dtype)
+            out = self.weight.product(levels, dtype)
         # the scale is in the result's dtype: another one would cost three passes instead of one
         torch.addcmul(self.bias, out, scale, out=out)
         return torch.ops.aten.gelu_(out) if self.activated else out
 
 
+@dataclass(frozen=True, slots=True)
+class Int8QueryKeyValue:
+    """Query, key and value of the same rows, values with twice the bits of the activations.
+
+    Rounding queries and keys costs next to nothing, since softmax compares their products; what
+    it changes in values goes straight into the states (`docs/precision.md`).
+
+    Attributes:
+        pair: Query's and key's weight.
+        value: Value's weight.
+        bias: `(out,)` of all three; the result has its dtype.
+    """
+
+    pair: Int8Weight
+    value: Int8Weight
+    bias: torch.Tensor
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """See `Linear`; x is in float32, of which a half-precision dtype would keep no rest."""
+        dtype = self.bias.dtype
+        levels, rest, scale = quantised_twice(x, dtype)
+        pair, value = self.pair.product(levels, dtype), self.value.product(levels, dtype)
+        value += self.value.product(rest, dtype, unit=1 / _REST_LEVELS)
+        out = pair.new_empty(len(x), len(self.bias))
+        sizes = [pair.shape[1], value.shape[1]]
+        for found, bias, place in zip(
+            (pair, value),
+            torch.split(self.bias, sizes),
+            torch.split(out, sizes, dim=1),
+            strict=True,
+        ):
+            torch.addcmul(bias, found, scale, out=place)
+        return out
+
+
 def make_int8_linear(
-    weights: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor,
     *,
     dtype: torch.dtype,
     activated: bool = False,
@@ -67,8 +134,8 @@ def make_int8_linear(
     """A layer with its own 8-bit copy of the weights.
 
     Args:
-        weights: `(out_i, in)` each, in any float dtype; laid side by side.
-        biases: `(out_i,)` each.
+        weight: `(out, in)` in any float dtype.
+        bias: `(out,)`.
         dtype: Of the result.
         activated: Whether gelu follows.
         after_gelu: Whether what comes are gelu's results.
@@ -76,31 +143,70 @@ def make_int8_linear(
     Returns:
         The layer.
     """
-    weight = torch.cat([w.float() for w in weights])
-    bias = torch.cat([b.to(dtype) for b in biases])
-    most = weight.abs().amax(dim=1).clamp_min_(1e-12)
-    scales = most / weight_levels()
-    levels = (weight / scales[:, None]).round_().to(torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(levels, [_LAYOUT_TOKENS, weight.shape[1]])
-    zeros = torch.zeros(len(scales), dtype=torch.int32)
-    return Int8Linear(packed, scales, zeros, bias, activated, after_gelu)
+    return Int8Linear(Int8Weight.of(weight.float()), bias.to(dtype), activated, after_gelu)
 
 
-def quantised_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def make_int8_qkv(
+    weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, dtype: torch.dtype
+) -> Linear:
+    """Attention's first product, with its own 8-bit copy of the weights.
+
+    Args:
+        weights: `(width, in)` of query, key and value, in any float dtype.
+        biases: `(width,)` each.
+        dtype: Of the result.
+
+    Returns:
+        The layer; its results lie side by side.
+    """
+    query, key, value = (weight.float() for weight in weights)
+    pair = Int8Weight.of(torch.cat([query, key]))
+    return Int8QueryKeyValue(pair, Int8Weight.of(value), torch.cat([b.to(dtype) for b in biases]))
+
+
+def quantised_rows(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row to 8 bits by its own scale.
 
     Args:
         x: `(t, in)`, float.
+        dtype: Of the scales.
 
     Returns:
-        `(t, in) uint8` around 128 and `(t, 1)` scales in x's dtype: x is about
-        scale * (levels - 128).
+        `(t, in) uint8` around 128 and `(t, 1)` scales: x is about scale * (levels - 128).
     """
-    most = x.abs().amax(dim=1, keepdim=True).clamp_min_(1e-12)
-    inverse = _ACTIVATION_LEVELS / most
-    levels = (x * inverse).round_().to(torch.int8)
-    # wraps around: the bytes of -127..127 become those of 1..255
-    return levels.view(torch.uint8).add_(_ZERO), inverse.reciprocal_()
+    scaled, scale = _scaled(x, dtype)
+    return _bytes(scaled.round_()), scale
+
+
+def quantised_twice(
+    x: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each row to 8 bits by its own scale, and what they leave to 8 bits more.
+
+    Args:
+        x: `(t, in) float32`.
+        dtype: Of the scales.
+
+    Returns:
+        `(t, in) uint8` levels and rest, both around 128, and `(t, 1)` scales: x is about
+        scale * (levels - 128 + (rest - 128) / 254).
+    """
+    scaled, scale = _scaled(x, dtype)
+    whole = scaled.round()
+    rest = scaled.sub_(whole).mul_(_REST_LEVELS).round_()
+    return _bytes(whole), _bytes(rest), scale
+
+
+def _scaled(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in float32, divided by scales as a dtype has them: no rounding of these is lost."""
+    scale = (x.abs().amax(dim=1, keepdim=True).float() / _ACTIVATION_LEVELS).clamp_min_(1e-12)
+    scale = scale.to(dtype)
+    return x * scale.float().reciprocal_(), scale
+
+
+def _bytes(whole: torch.Tensor) -> torch.Tensor:
+    """Whole numbers from -127 to 127 as bytes around 128; the sum wraps around."""
+    return whole.to(torch.int8).view(torch.uint8).add_(_ZERO)
 
 
 def quantised_gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,10 +234,11 @@ def _product(
     dtype: torch.dtype,
     *,
     zero: int,
+    unit: float,
 ) -> torch.Tensor:
     run = torch.ops.onednn.qlinear_pointwise.default
     out: torch.Tensor = run(
-        levels, 1.0, zero, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
+        levels, unit, zero, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
     )
     return out
 
@@ -157,7 +264,7 @@ def _is_exact(levels: int) -> bool:
     try:
         packed = torch.ops.onednn.qlinear_prepack(weight, [16, 256])
         ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
-        out = _product(x, packed, ones, zeros, torch.float32, zero=_ZERO)
+        out = _product(x, packed, ones, zeros, torch.float32, zero=_ZERO, unit=1.0)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     exact = (x.long() - _ZERO) @ weight.long().T

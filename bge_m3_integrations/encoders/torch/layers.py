@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import embedding, layer_norm, pad
 
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
-from bge_m3_integrations.encoders.torch.int8 import make_int8_linear
+from bge_m3_integrations.encoders.torch.int8 import make_int8_linear, make_int8_qkv
 from bge_m3_integrations.encoders.torch.linear import Linear, PlainLinear, make_linear
 from bge_m3_integrations.encoders.torch.packing import Pack, rounded
 
@@ -73,7 +73,10 @@ def _pair(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 
 
 class MakeLinear(Protocol):
-    """Makes a layer's product of `(out_i, in)` weights and `(out_i,)` biases, side by side."""
+    """Makes a layer's product of `(out_i, in)` weights and `(out_i,)` biases, side by side.
+
+    Several are those of query, key and value.
+    """
 
     def __call__(
         self,
@@ -115,7 +118,7 @@ class Layer:
     layer is most of what a half-precision dtype would lose.
 
     Attributes:
-        dtype: What the products take.
+        dtype: What the products of states take.
     """
 
     qkv: Linear
@@ -239,10 +242,12 @@ class PackedBackbone:
         dtype: torch.dtype,
         device: torch.device,
         linear: MakeLinear,
+        states: torch.dtype | None = None,
     ) -> None:
         self._weights, self._config, self._dtype, self._device = weights, config, dtype, device
         self._embeddings = Embeddings(weights, config, dtype=dtype, device=device)
-        self._layers = [self._layer(i, linear, dtype) for i in range(config.num_hidden_layers)]
+        taken = states or dtype
+        self._layers = [self._layer(i, linear, taken) for i in range(config.num_hidden_layers)]
 
     @property
     def padded(self) -> bool:
@@ -335,12 +340,7 @@ def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
 
 
 def in_int8(dtype: torch.dtype) -> MakeLinear:
-    """Products with their own copy of the weights in 8 bits, on the CPU.
-
-    Query, key and value stay in `dtype`: attention's scores magnify their rounding, which was two
-    thirds of what 8 bits cost the dense vectors (`docs/precision.md`).
-    """
-    attention = owned(dtype, torch.device("cpu"))
+    """Products with their own copy of the weights in 8 bits, on the CPU; results in a dtype."""
 
     def make(
         weights: Sequence[torch.Tensor],
@@ -350,9 +350,9 @@ def in_int8(dtype: torch.dtype) -> MakeLinear:
         after_gelu: bool = False,
     ) -> Linear:
         if len(weights) > 1:
-            return attention(weights, biases, activated=activated)
+            return make_int8_qkv(weights, biases, dtype=dtype)
         return make_int8_linear(
-            weights, biases, dtype=dtype, activated=activated, after_gelu=after_gelu
+            weights[0], biases[0], dtype=dtype, activated=activated, after_gelu=after_gelu
         )
 
     return make

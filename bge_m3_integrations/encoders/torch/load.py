@@ -179,6 +179,11 @@ class CheckpointSource:
         return "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
 
     @property
+    def states(self) -> torch.dtype:
+        """What a packed backbone's products take: levels are found in all the states' bits."""
+        return torch.float32 if self.is_int8 else self.dtype
+
+    @property
     def linear(self) -> MakeLinear:
         """How a packed backbone's products are made."""
         return in_int8(self.dtype) if self.is_int8 else owned(self.dtype, self.device)
@@ -293,7 +298,14 @@ def _load(source: CheckpointSource) -> M3Modules:
     backbone: Backbone
     if is_packable(config):
         weights = _backbone_weights(files, config)
-        backbone = PackedBackbone(weights, config, dtype=dtype, device=device, linear=source.linear)
+        backbone = PackedBackbone(
+            weights,
+            config,
+            dtype=dtype,
+            device=device,
+            linear=source.linear,
+            states=source.states,
+        )
     else:
         module = _load_module(files, dtype, trust=source.trust_remote_code).to(device)
         backbone = PaddedBackbone(module, pad_token_id=int(config.pad_token_id or 0))

@@ -180,7 +180,8 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> TextTokenizer:
         )
     except Exception as error:
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    return wrap_tokenizer(loaded, source=str(folder))
+    # nobody else has it, so it needs no copy: one of a large vocabulary weighs 115 MiB
+    return _wrapped(loaded, _core(loaded, source=str(folder)))
 
 
 def wrap_tokenizer(tokenizer: Any, *, source: str) -> TextTokenizer:
@@ -198,13 +199,21 @@ def wrap_tokenizer(tokenizer: Any, *, source: str) -> TextTokenizer:
     """
     from tokenizers import Tokenizer
 
-    core = getattr(tokenizer, "backend_tokenizer", None)
+    return _wrapped(tokenizer, Tokenizer.from_str(_core(tokenizer, source=source).to_str()))
+
+
+def _core(tokenizer: Any, *, source: str) -> Tokenizer:
+    core: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if core is None or tokenizer.pad_token_id is None:
         raise CheckpointError(
             f"{source} has no fast tokenizer with a padding token ({type(tokenizer).__name__}); "
             "save one there as tokenizer.json"
         )
-    core = Tokenizer.from_str(core.to_str())
+    return core
+
+
+def _wrapped(tokenizer: Any, core: Tokenizer) -> TextTokenizer:
+    """What is needed of a tokenizer, over a core of our own, whose settings change."""
     core.no_truncation()
     core.no_padding()
     bare = core.encode(_PROBE, add_special_tokens=False).ids
