@@ -83,7 +83,8 @@ class _Unpacking(Mapping[str, Any]):
         self._held = held
 
     def __getitem__(self, key: str) -> Any:
-        return _unpacked(self._held[key])
+        value = self._held[key]
+        return pickle.loads(value) if type(value) is bytes else value
 
     def __contains__(self, key: object) -> bool:
         return key in self._held

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_m3_integrations import scoring
-from bge_m3_integrations.filters import PREDICATE, Filter, Ids, matches, operators
+from bge_m3_integrations.filters import PREDICATE, Filter, Ids, matcher, operators
 from bge_m3_integrations.stores.resting import Flat, Resting, seen
 from bge_m3_integrations.types import (
     Candidate,
@@ -50,10 +50,10 @@ class Ordered:
         if where is None:
             yield from range(start, len(self.ids))
             return
-        whole = PREDICATE in operators(where)
+        whole, passes = PREDICATE in operators(where), matcher(where)
         for row in range(start, len(self.ids)):
             metadata = seen(self.metadata[row], whole=whole)
-            if matches(where, metadata, record_id=self.ids[row]):
+            if passes(metadata, self.ids[row], None):
                 yield row
 
 
