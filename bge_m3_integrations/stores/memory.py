@@ -234,8 +234,8 @@ class MemoryStore:
         with self._lock:
             self._check_open()
             if self._ordered is None:
-                ids = sorted(self._records)
-                records = [self._records[key] for key in ids]
+                ids = tuple(sorted(self._records))
+                records = tuple(self._records[key] for key in ids)
                 self._ordered = Ordered(ids, records, [self._metadata[key] for key in ids])
             return self._ordered
 

@@ -36,13 +36,13 @@ class Ordered:
     """All records at one moment, a row each, in ascending order of id.
 
     Attributes:
-        ids: Their ids.
+        ids: Their ids; a tuple of texts or bytes is nothing that Python's collector walks.
         records: The records, at rest.
         metadata: What filters see of them.
     """
 
-    ids: Sequence[str]
-    records: Sequence[Resting]
+    ids: tuple[str, ...]
+    records: tuple[Resting, ...]
     metadata: Sequence[Flat]
 
     def passing(self, where: Filter | None, start: int = 0) -> Iterator[int]:
