@@ -33,8 +33,11 @@ _DATES = (date, datetime, time, timedelta, timezone)
 
 def resting(record: Record) -> Resting:
     """A copy of a record that nobody can change."""
-    parts = record.id, record.text, dict(record.metadata), record.content, record.payload
-    packed = _packed(parts)
+    # by itself, or what it shares with the metadata would come back shared
+    payload = _packed(record.payload)
+    if payload is None:
+        return _copied(record)
+    packed = _packed((record.id, record.text, dict(record.metadata), record.content, payload))
     return _copied(record) if packed is None else packed
 
 
@@ -43,7 +46,7 @@ def awake(held: Resting) -> Record:
     if isinstance(held, Record):
         return _copied(held)
     name, text, metadata, content, payload = pickle.loads(held)
-    return Record(name, text, metadata, content=content, payload=payload)
+    return Record(name, text, metadata, content=content, payload=pickle.loads(payload))
 
 
 def flat(metadata: Mapping[str, Any]) -> Flat:

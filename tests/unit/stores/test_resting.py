@@ -108,6 +108,14 @@ def test_what_is_given_and_what_comes_back_are_copies(values: dict[str, Any]) ->
     assert awake(held).payload == {"held": [1]}
 
 
+@pytest.mark.parametrize("parts", [[1], [Own([1])]])
+def test_what_metadata_and_payload_share_comes_back_apart(parts: list[Any]) -> None:
+    back = awake(resting(Record("a", "text", {"parts": parts}, payload={"parts": parts})))
+    assert back.payload is not None
+    back.metadata["parts"].append(2)
+    assert back.payload["parts"] == parts
+
+
 def test_a_function_over_nested_metadata_changes_nothing_that_is_kept() -> None:
     def changing(metadata: Mapping[str, Any]) -> bool:
         metadata["parts"].append(2)
