@@ -5,6 +5,10 @@
 The encoder sleeps a tenth of a second per call, which leaves the interpreter free as a forward pass
 does. What is left is what adapters, index and engine do while they hold it. Rows are written first
 with Python's garbage collector as it is, then after `gc.freeze()`.
+
+A full garbage collection stops Python for as long as it takes to visit all that is alive, whatever
+runs. So gaps are given without them, and beside them the longest one with them and the longest
+collection. First comes what one costs over what was imported, before there is any index.
 """
 
 from __future__ import annotations
@@ -25,13 +29,14 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from benchmarks._machine import machine
 from benchmarks._table import markdown, plain
 from bge_m3_integrations import BGEM3, HybridIndex, Record
+from bge_m3_integrations.demo import checkpoint_path
 from bge_m3_integrations.llama_index import (
     BGEM3Embedding,
     BGEM3Reranker,
     BGEM3Retriever,
     BGEM3VectorStore,
 )
-from bge_m3_integrations.llama_index.conformance_tools import longest_gap
+from bge_m3_integrations.llama_index.conformance_tools import Gap, longest_gap
 from bge_m3_integrations.testing import FakeEncoder
 from bge_m3_integrations.types import EmbeddingBatch, Kind, Modes
 
@@ -50,26 +55,56 @@ class _Sleeping(FakeEncoder):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The longest gap of each repetition.
+    """The longest gap of each repetition, in ms.
 
     Attributes:
         store: "memory" or "edge".
         work: What was awaited.
         frozen: Whether `gc.freeze()` was called before.
-        milliseconds: One per repetition, in order.
+        gaps: One per repetition, in order, without full garbage collections.
+        longest: The longest of all with them.
+        collection: The longest full collection; 0 where there was none.
     """
 
     store: str
     work: str
     frozen: bool
-    milliseconds: tuple[float, ...]
+    gaps: tuple[float, ...]
+    longest: float
+    collection: float
 
     def cells(self) -> list[str]:
         """As the table shows it."""
-        ordered = sorted(self.milliseconds)
-        ends = f"{ordered[0]:.1f}", f"{median(ordered):.1f}", f"{ordered[-1]:.1f}"
+        found = min(self.gaps), median(self.gaps), max(self.gaps), self.longest, self.collection
         freed = "freeze" if self.frozen else "as it is"
-        return [self.store, self.work, freed, str(len(ordered)), *ends]
+        return [self.store, self.work, freed, str(len(self.gaps)), *(f"{ms:.1f}" for ms in found)]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one full garbage collection costs.
+
+    Attributes:
+        alive: What there is in the process.
+        objects: How many objects it visits.
+        milliseconds: Of processor time, the least of five.
+    """
+
+    alive: str
+    objects: int
+    milliseconds: float
+
+    @classmethod
+    def now(cls, alive: str) -> Collected:
+        """Collect and measure."""
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            gc.collect()
+            times.append(1000 * (time.process_time() - start))
+        found = cls(alive, len(gc.get_objects()), min(times))
+        print(f"{found.alive}: {found.objects} objects, {found.milliseconds:.1f} ms", flush=True)
+        return found
 
 
 Work = Callable[[], Awaitable[object]]
@@ -78,18 +113,24 @@ Work = Callable[[], Awaitable[object]]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     given = _parser().parse_args(arguments)
+    collected = [Collected.now("imports")]
+    if given.model:
+        BGEM3(checkpoint_path()).encode_documents(["one text"])
+        collected.append(Collected.now("imports, torch, the demo model"))
     rows: list[Row] = []
     for frozen in (False, True):
         if frozen:
-            gc.collect()
+            collected.append(Collected.now("the same after all of this"))
             gc.freeze()
         for store in given.stores:
             rows += _measured(store, given.documents, given.repeats, frozen)
     table = [["store", "work", "collector", "n", "least ms", "median ms", "greatest ms"]]
+    table[0] += ["with collections", "longest collection"]
     table += [row.cells() for row in rows]
     print((markdown if given.markdown else plain)(table))
     if given.json:
         found = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+        found["collections"] = [asdict(one) for one in collected]
         given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
@@ -102,13 +143,20 @@ def _measured(store: str, documents: int, repeats: int, frozen: bool) -> list[Ro
             BGEM3VectorStore(index).add(_nodes(0, documents))
             rows = []
             for name, count, work in _works(index, repeats):
-                gaps = [1000 * asyncio.run(_gap(work)) for _ in range(count)]
-                rows.append(Row(store, name, frozen, tuple(gaps)))
+                rows.append(
+                    _row(store, name, frozen, [asyncio.run(_gap(work)) for _ in range(count)])
+                )
                 print(*rows[-1].cells(), flush=True)
             return rows
 
 
-async def _gap(work: Work) -> float:
+def _row(store: str, work: str, frozen: bool, gaps: Sequence[Gap]) -> Row:
+    longest, collection = max(g.longest for g in gaps), max(g.collection for g in gaps)
+    each = tuple(1000 * gap.work for gap in gaps)
+    return Row(store, work, frozen, each, 1000 * longest, 1000 * collection)
+
+
+async def _gap(work: Work) -> Gap:
     return await longest_gap(work())
 
 
@@ -156,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gaps", description=__doc__)
     parser.add_argument("--documents", type=int, default=10_000, help="in the index")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--model", action="store_true", help="load torch and the demo model first")
     parser.add_argument(
         "--stores", nargs="+", choices=["memory", "edge"], default=["memory", "edge"]
     )

@@ -143,6 +143,7 @@ class Ids:
 
 
 Filter: TypeAlias = And | Or | Not | Compare | Predicate | RecordPredicate | Ids
+Matcher: TypeAlias = Callable[[Mapping[str, Any], str | None, object | None], bool]
 FilterLike: TypeAlias = Filter | Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 
 
@@ -208,24 +209,37 @@ def matches(
     Returns:
         True or False; only a user's own function can raise.
     """
+    return matcher(where)(metadata, record_id, record)
 
-    def passes(part: Filter) -> bool:
-        return matches(part, metadata, record_id=record_id, record=record)
 
+def matcher(where: Filter) -> Matcher:
+    """`matches` by one filter, for many records: half the time for each.
+
+    Args:
+        where: The filter.
+
+    Returns:
+        A function of a record's metadata, its id and the record itself, each as in `matches`.
+    """
     match where:
         case And(parts) | Or(parts):
-            results = map(passes, parts)
-            return all(results) if isinstance(where, And) else any(results)
+            tests = [matcher(part) for part in parts]
+            joined = all if isinstance(where, And) else any
+            return lambda metadata, key, record: joined(
+                test(metadata, key, record) for test in tests
+            )
         case Not(part):
-            return not passes(part)
+            test = matcher(part)
+            return lambda metadata, key, record: not test(metadata, key, record)
         case Predicate(fn):
-            return bool(fn(MappingProxyType(dict(metadata))))
+            return lambda metadata, key, record: bool(fn(MappingProxyType(dict(metadata))))
         case RecordPredicate(fn):
-            return bool(fn(record))
+            return lambda metadata, key, record: bool(fn(record))
         case Ids(ids):
-            return record_id in ids
+            return lambda metadata, key, record: key in ids
         case Compare(path, op, value):
-            return _TESTS[op](lookup(path, metadata), value)
+            compare = _TESTS[op]
+            return lambda metadata, key, record: compare(lookup(path, metadata), value)
 
 
 def operators(where: Filter) -> frozenset[str]:

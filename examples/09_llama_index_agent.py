@@ -8,6 +8,7 @@ llama-index-llms-openai. BGE_M3_PATH names another checkpoint.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -58,10 +59,9 @@ def handbook_tool(engine: BGEM3) -> RetrieverTool:
     )
 
 
-async def ask(question: str) -> None:
+async def ask(question: str, tool: RetrieverTool, engine: BGEM3) -> None:
     """Let the agent answer, and print what its tool found."""
-    engine = BGEM3(os.environ.get("BGE_M3_PATH") or checkpoint_path())
-    agent = FunctionAgent(tools=[handbook_tool(engine)], llm=choose_llm())
+    agent = FunctionAgent(tools=[tool], llm=choose_llm())
     before = engine.stats.forwards
 
     run = agent.run(question)
@@ -73,5 +73,15 @@ async def ask(question: str) -> None:
     print(f"Forward passes for the question: {engine.stats.forwards - before}")
 
 
+def main() -> None:
+    """Make all that lives as long as the process, then answer as a service does."""
+    engine = BGEM3(os.environ.get("BGE_M3_PATH") or checkpoint_path())
+    tool = handbook_tool(engine)
+    # spares each later garbage collection all that was imported, which would stop the event loop
+    gc.collect()
+    gc.freeze()
+    asyncio.run(ask(" ".join(sys.argv[1:]) or QUESTION, tool, engine))
+
+
 if __name__ == "__main__":
-    asyncio.run(ask(" ".join(sys.argv[1:]) or QUESTION))
+    main()

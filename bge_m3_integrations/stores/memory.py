@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,7 +23,8 @@ from bge_m3_integrations.stores.checks import (
     id_list,
     widths_of,
 )
-from bge_m3_integrations.stores.snapshot import Snapshot, passes
+from bge_m3_integrations.stores.resting import Flat, Resting, awake, flat, resting
+from bge_m3_integrations.stores.snapshot import Ordered, Snapshot
 from bge_m3_integrations.types import (
     ALL_MODES,
     Candidate,
@@ -34,20 +34,12 @@ from bge_m3_integrations.types import (
     Modes,
     Record,
     as_modes,
-    offsets_of,
 )
 
 _SLACK_ROWS = 1024
 """Replaced and deleted rows that may lie around before they are packed away."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """Where a record's embeddings are: a row of a block."""
-
-    record: Record
-    block: int
-    row: int
+_AtRest: TypeAlias = tuple[str, Resting, Flat]
 
 
 class MemoryStore:
@@ -62,10 +54,12 @@ class MemoryStore:
     def __init__(self, *, modes: Modes | None = None) -> None:
         self._modes = None if modes is None else as_modes(modes)
         self._widths: dict[Mode, int] = {}
-        self._slots: dict[str, _Slot] = {}
+        self._records: dict[str, Resting] = {}
+        self._metadata: dict[str, Flat] = {}
+        self._rows: dict[str, int] = {}
         self._blocks: list[EmbeddingBatch] = []
         self._block_rows = 0
-        self._ordered: Sequence[Record] | None = None
+        self._ordered: Ordered | None = None
         self._snapshot: Snapshot | None = None
         self._closed = False
         self._lock = threading.RLock()
@@ -80,7 +74,7 @@ class MemoryStore:
         """See `Store.upsert`; nothing is changed unless all of the batch is sound.
 
         Args:
-            records: Records of distinct ids; their metadata and payload are copied.
+            records: Records of distinct ids; what they hold is copied.
             embeddings: One row per record, in the modes and widths that the store keeps; copied.
 
         Raises:
@@ -88,13 +82,13 @@ class MemoryStore:
             StoreError: The batch has other modes or widths than the store; the store is closed.
         """
         check_batch(records, embeddings)
-        owned = [_own(record) for record in records]
+        held = _at_rest(records)
         block = embeddings.take(np.arange(len(records)))
         with self._lock:
             self._check_open()
             if records:
                 check_fits(embeddings, self._modes or embeddings.modes, self._widths)
-                self._keep(owned, block)
+                self._keep(held, block)
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """See `Store.rewrite`; nothing is changed unless all of the records are known.
@@ -105,19 +99,18 @@ class MemoryStore:
         Raises:
             StoreError: An id is unknown, or its text is another one.
         """
-        owned = [_own(record) for record in records]
+        held = _at_rest(records)
         with self._lock:
-            check_same_texts(owned, self.text_hashes([record.id for record in owned]))
-            for record in owned:
-                self._slots[record.id] = replace(self._slots[record.id], record=record)
+            check_same_texts(records, self.text_hashes([record.id for record in records]))
+            self._take(held)
             self._changed()
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
         """See `Store.text_hashes`."""
         with self._lock:
             self._check_open()
-            slots = [self._slots.get(record_id) for record_id in id_list(ids)]
-        return [None if slot is None else slot.record.text_hash for slot in slots]
+            held = [self._records.get(record_id) for record_id in id_list(ids)]
+        return [None if record is None else awake(record).text_hash for record in held]
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """See `Store.delete`."""
@@ -125,11 +118,11 @@ class MemoryStore:
             raise InputError("delete needs ids or where, exactly one of them")
         with self._lock:
             if where is not None:
-                ids = [record.id for record in self._records() if passes(where, record)]
+                ids = list(self.ids(where))
             self._check_open()
-            gone = set(id_list(ids or [])) & self._slots.keys()
+            gone = set(id_list(ids or [])) & self._records.keys()
             for record_id in gone:
-                del self._slots[record_id]
+                del self._records[record_id], self._metadata[record_id], self._rows[record_id]
             self._changed()
         return len(gone)
 
@@ -137,24 +130,24 @@ class MemoryStore:
         """See `Store.get`; the records are copies."""
         with self._lock:
             self._check_open()
-            slots = [self._slots.get(record_id) for record_id in id_list(ids)]
-        return [None if slot is None else _own(slot.record) for slot in slots]
+            held = [self._records.get(record_id) for record_id in id_list(ids)]
+        return [None if record is None else awake(record) for record in held]
 
     def scroll(
         self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """See `Store.scroll`; the records are copies."""
         check_limit(limit)
-        records = self._records()
-        start = 0 if after is None else bisect_right(records, after, key=lambda held: held.id)
-        behind = (records[i] for i in range(start, len(records)))
-        found = list(islice((held for held in behind if passes(where, held)), limit + 1))
-        page = [_own(record) for record in found[:limit]]
+        held = self._in_order()
+        start = 0 if after is None else bisect_right(held.ids, after)
+        found = list(islice(held.passing(where, start), limit + 1))
+        page = [awake(held.records[row]) for row in found[:limit]]
         return Page(page, page[-1].id if len(found) > limit else None)
 
     def ids(self, where: Filter | None = None) -> Iterator[str]:
         """See `Store.ids`; of the moment of the call."""
-        return (record.id for record in self._records() if passes(where, record))
+        held = self._in_order()
+        return (held.ids[row] for row in held.passing(where))
 
     def find(
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
@@ -188,7 +181,7 @@ class MemoryStore:
 
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
-        return sum(passes(where, record) for record in self._records())
+        return sum(1 for _ in self._in_order().passing(where))
 
     def flush(self) -> None:
         """See `Store.flush`: there is nothing to write."""
@@ -206,7 +199,7 @@ class MemoryStore:
         """See `Store.close`; closing twice is fine."""
         with self._lock:
             self._closed = True
-            self._slots, self._blocks = {}, []
+            self._records, self._metadata, self._rows, self._blocks = {}, {}, {}, []
             self._changed()
 
     def _check_open(self) -> None:
@@ -216,29 +209,34 @@ class MemoryStore:
     def _check_queries(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
         return checked_queries(queries, modes, self._modes or ALL_MODES, self._widths)
 
-    def _keep(self, records: Sequence[Record], block: EmbeddingBatch) -> None:
+    def _keep(self, records: Sequence[_AtRest], block: EmbeddingBatch) -> None:
         """Take over a checked batch. Called under the lock."""
         self._modes = block.modes
         self._widths.update(widths_of(block))
-        number = len(self._blocks)
         self._blocks.append(block)
+        self._take(records)
+        self._rows.update((held[0], self._block_rows + row) for row, held in enumerate(records))
         self._block_rows += len(block)
-        for row, record in enumerate(records):
-            self._slots[record.id] = _Slot(record, number, row)
         self._changed()
+
+    def _take(self, records: Sequence[_AtRest]) -> None:
+        for record_id, record, metadata in records:
+            self._records[record_id], self._metadata[record_id] = record, metadata
 
     def _changed(self) -> None:
         """Forget what was derived; pack when most rows are dead. Called under the lock."""
         self._ordered = self._snapshot = None
-        if self._block_rows > 2 * len(self._slots) + _SLACK_ROWS:
+        if self._block_rows > 2 * len(self._rows) + _SLACK_ROWS:
             self._pack()
 
-    def _records(self) -> Sequence[Record]:
+    def _in_order(self) -> Ordered:
         """All records in ascending order of id; never changed afterwards."""
         with self._lock:
             self._check_open()
             if self._ordered is None:
-                self._ordered = [self._slots[key].record for key in sorted(self._slots)]
+                ids = tuple(sorted(self._records))
+                records = tuple(self._records[key] for key in ids)
+                self._ordered = Ordered(ids, records, [self._metadata[key] for key in ids])
             return self._ordered
 
     def _read(self) -> Snapshot:
@@ -246,18 +244,15 @@ class MemoryStore:
         with self._lock:
             self._check_open()
             if self._snapshot is None:
-                records, packed = self._records(), self._pack()
-                rows = {record.id: row for row, record in enumerate(records)}
-                self._snapshot = Snapshot(records, rows, packed)
+                packed = self._pack()
+                self._snapshot = Snapshot(self._in_order(), dict(self._rows), packed)
             return self._snapshot
 
     def _pack(self) -> EmbeddingBatch:
         """One block in ascending order of id takes the place of all. Called under the lock."""
-        keys = sorted(self._slots)
+        keys = sorted(self._rows)
         if keys:
-            starts = offsets_of([len(block) for block in self._blocks])
-            slots = [self._slots[key] for key in keys]
-            rows = [int(starts[slot.block]) + slot.row for slot in slots]
+            rows = [self._rows[key] for key in keys]
             packed = EmbeddingBatch.concat(self._blocks)
             if rows != list(range(len(packed))):
                 packed = packed.take(rows)
@@ -267,15 +262,9 @@ class MemoryStore:
                 self._modes or ALL_MODES, dim=widths["dense"], colbert_dim=widths["colbert"]
             )
         self._blocks, self._block_rows = ([packed] if keys else []), len(keys)
-        for row, key in enumerate(keys):
-            self._slots[key] = replace(self._slots[key], block=0, row=row)
+        self._rows = {key: row for row, key in enumerate(keys)}
         return packed
 
 
-def _own(record: Record) -> Record:
-    """A copy whose metadata and payload nobody else can change."""
-    return replace(
-        record,
-        metadata=copy.deepcopy(dict(record.metadata)),
-        payload=copy.deepcopy(record.payload),
-    )
+def _at_rest(records: Sequence[Record]) -> list[_AtRest]:
+    return [(record.id, resting(record), flat(record.metadata)) for record in records]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_m3_integrations import scoring
-from bge_m3_integrations.filters import Filter, Ids, matches
+from bge_m3_integrations.filters import PREDICATE, Filter, Ids, matcher, operators
+from bge_m3_integrations.stores.resting import Flat, Resting, seen
 from bge_m3_integrations.types import (
     Candidate,
     Components,
@@ -19,7 +20,6 @@ from bge_m3_integrations.types import (
     FloatArray,
     IntArray,
     Mode,
-    Record,
     SparseRows,
     TokenVectors,
     offsets_of,
@@ -29,6 +29,32 @@ _WIDENED_ROWS = 4096
 """Rows that are in memory in float64 at a time."""
 
 _Part = TypeVar("_Part", FloatArray, SparseRows, TokenVectors)
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """All records at one moment, a row each, in ascending order of id.
+
+    Attributes:
+        ids: Their ids; a tuple of texts or bytes is nothing that Python's collector walks.
+        records: The records, at rest.
+        metadata: What filters see of them.
+    """
+
+    ids: tuple[str, ...]
+    records: tuple[Resting, ...]
+    metadata: Sequence[Flat]
+
+    def passing(self, where: Filter | None, start: int = 0) -> Iterator[int]:
+        """The rows of the records that pass a filter, from one row on."""
+        if where is None:
+            yield from range(start, len(self.ids))
+            return
+        whole, passes = PREDICATE in operators(where), matcher(where)
+        for row in range(start, len(self.ids)):
+            metadata = seen(self.metadata[row], whole=whole)
+            if passes(metadata, self.ids[row], None):
+                yield row
 
 
 @dataclass(frozen=True)
@@ -41,7 +67,7 @@ class Snapshot:
         embeddings: One row per record.
     """
 
-    records: Sequence[Record]
+    records: Ordered
     rows: Mapping[str, int]
     embeddings: EmbeddingBatch
 
@@ -69,12 +95,11 @@ class Snapshot:
     def passing(self, where: Filter | None) -> IntArray:
         """The ascending rows of the records that pass a filter."""
         if where is None:
-            return np.arange(len(self.records))
+            return np.arange(len(self.records.ids))
         if isinstance(where, Ids):
             held = sorted(self.rows[key] for key in where.ids if key in self.rows)
             return np.array(held, np.int64)
-        rows = [row for row, record in enumerate(self.records) if passes(where, record)]
-        return np.array(rows, np.int64)
+        return np.fromiter(self.records.passing(where), np.int64)
 
     def find(
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None
@@ -143,13 +168,13 @@ class Snapshot:
     ) -> list[tuple[IntArray, FloatArray]]:
         """Rows that share a token with the query, with scores."""
         del limit
-        allowed = np.zeros(len(self.records), bool)
+        allowed = np.zeros(len(self.records.ids), bool)
         allowed[rows] = True
         found = []
         for i in range(len(queries)):
             owners, products = self._products(*_sparse(queries).row(i))
             shared = np.unique(owners)
-            sums = np.bincount(owners, weights=products, minlength=len(self.records))
+            sums = np.bincount(owners, weights=products, minlength=len(self.records.ids))
             hits = shared[allowed[shared]].astype(np.int64)
             found.append((hits, sums[hits].astype(np.float32)))
         return found
@@ -176,12 +201,7 @@ class Snapshot:
         """The best of ascending rows; the stable sort leaves ties in order of id."""
         kept = np.flatnonzero(scores >= _kth_best(scores, limit))
         best = kept[np.argsort(-scores[kept], kind="stable")][:limit]
-        return [Candidate(self.records[int(rows[i])].id, float(scores[i])) for i in best]
-
-
-def passes(where: Filter | None, record: Record) -> bool:
-    """Whether a record passes an optional filter."""
-    return where is None or matches(where, record.metadata, record_id=record.id)
+        return [Candidate(self.records.ids[int(rows[i])], float(scores[i])) for i in best]
 
 
 def _kth_best(scores: FloatArray, k: int) -> float:

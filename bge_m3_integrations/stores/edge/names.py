@@ -20,7 +20,8 @@ class Names:
     """What is known of a shard's ids. Thread-safe."""
 
     def __init__(self) -> None:
-        self._by_point: dict[UUID, str] = {}
+        # by `UUID.int`: Python's garbage collector walks every UUID that is kept, and no integer
+        self._by_point: dict[int, str] = {}
         self._ordered: Sequence[str] | None = None
         self._new: set[str] = set()
         self._gone: set[str] = set()
@@ -39,7 +40,7 @@ class Names:
             self._writes += 1
             self._gone -= fresh
             self._new |= fresh
-            self._remember((point_id(record_id), record_id) for record_id in fresh)
+            self._remember((point_id(record_id).int, record_id) for record_id in fresh)
 
     def deleted(self, ids: Iterable[str]) -> None:
         """Take note of what was deleted."""
@@ -58,14 +59,15 @@ class Names:
     def of(self, points: Sequence[UUID], shard: Shard) -> dict[UUID, str]:
         """The ids of points; one that is gone meanwhile is left out."""
         known = self._by_point
-        missing = [point for point in points if point not in known]
-        if missing:
-            found = shard.payloads(missing, ["name"])
-            fresh = {point: name_of(payload) for point, payload in found.items()}
-            with self._lock:
-                self._remember(fresh.items())
-            return {p: fresh.get(p) or known[p] for p in points if p in fresh or p in known}
-        return {point: known[point] for point in points}
+        missing = [point for point in points if point.int not in known]
+        if not missing:
+            return {point: known[point.int] for point in points}
+        found = shard.payloads(missing, ["name"])
+        fresh = {point.int: name_of(payload) for point, payload in found.items()}
+        with self._lock:
+            self._remember(fresh.items())
+        held = [(point, fresh.get(point.int) or known.get(point.int)) for point in points]
+        return {point: name for point, name in held if name is not None}
 
     def ordered(self, shard: Shard) -> Sequence[str]:
         """All ids, ascending; never changed afterwards."""
@@ -81,7 +83,7 @@ class Names:
                 self._gone.clear()
             return self._ordered
 
-    def _remember(self, pairs: Iterable[tuple[UUID, str]]) -> None:
+    def _remember(self, pairs: Iterable[tuple[int, str]]) -> None:
         if len(self._by_point) > _REMEMBERED:
             self._by_point = {}
         self._by_point.update(pairs)
