@@ -37,6 +37,8 @@ _QUERY_TOKENS_AT_ONCE = 32
 _PRODUCTS_AT_ONCE = 32 * 8192
 """Pairs of a query's and a document's token vector of one scoring: 12 ms on a quiet machine."""
 _DELETED_AT_ONCE = 1000
+_INDEXED_FROM_KIB = 10_000
+"""Size of a segment's vectors from which `optimize` builds a graph."""
 _NUMBERS = 64
 """Indexes of numbers; filters on further ones are as right, and slower."""
 
