@@ -409,6 +409,7 @@ def _config(layout: Layout, *, vacuum: bool = False) -> engine.EdgeConfig:
         optimizers=engine.EdgeOptimizersConfig(
             deleted_threshold=1e-6 if vacuum else 0.2,
             vacuum_min_vector_number=1 if vacuum else 1000,
+            indexing_threshold=_INDEXED_FROM_KIB,
         ),
     )
 
