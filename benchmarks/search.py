@@ -4,7 +4,8 @@
 
 No model is needed, as embeddings are drawn (`benchmarks/_search/corpus.py` says how); with
 `--checkpoint-cache` queries are also encoded, by the full-size random checkpoint. Every subject
-runs in a process of its own. `--read JSON` prints earlier results.
+runs in a process of its own. `--read JSON ...` prints earlier results: those of several runs
+together, where they kept the same things.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     given = _parser().parse_args(arguments)
     if given.read:
-        held = json.loads(given.read.read_text(encoding="utf-8"))
+        held = _joined(given.read)
         _report(given, held, [Outcome.of(raw) for raw in held["outcomes"]])
         return
     outcomes = _measure(given)
@@ -105,6 +106,26 @@ def _as_json(given: argparse.Namespace, outcomes: Sequence[Outcome]) -> dict[str
     }
 
 
+def _joined(files: Sequence[Path]) -> dict[str, Any]:
+    """The results of several runs as one; what they differ in is named once for each."""
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    joined = dict(runs[0])
+    for file, run in zip(files[1:], runs[1:], strict=True):
+        for name in ("colbert", "storage", "dim"):
+            if run[name] != joined[name]:
+                raise SystemExit(
+                    f"{file} has {name} {run[name]!r}, {files[0]} {joined[name]!r}: a line through "
+                    "both says nothing; print them apart"
+                )
+        joined["outcomes"] = [*joined["outcomes"], *run["outcomes"]]
+    if len(runs) > 1:
+        dates = ", ".join(run["machine"].get("date", "?") for run in runs)
+        joined["machine"] = {**joined["machine"], "date": dates}
+        for name in ("colbert_documents", "queries", "minutes"):
+            joined[name] = ", ".join(str(run[name]) for run in runs)
+    return joined
+
+
 def _write(given: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
     if given.json:
         text = json.dumps(_as_json(given, outcomes), indent=1)
@@ -154,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dim", type=int, default=1024, help="other widths only try the harness")
     add("--seed", type=int, default=0)
     add("--json", type=Path, help="where results go")
-    add("--read", type=Path, metavar="JSON", help="print earlier results, measure nothing")
+    add("--read", type=Path, nargs="+", metavar="JSON", help="print earlier results, of one kind")
     add("--markdown", action="store_true")
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,9 +32,18 @@ class Growth:
         """Per document, by least squares."""
         return float(np.polyfit(self.sizes, self.values, 1)[0])
 
+    @property
+    def exponent(self) -> float:
+        """The power of the size by which it grew between the last two sizes; 1 is in proportion."""
+        if min(self.values[-2:]) <= 0:
+            return math.nan
+        return math.log(self.values[-1] / self.values[-2]) / math.log(
+            self.sizes[-1] / self.sizes[-2]
+        )
+
     def at(self, documents: int) -> float:
-        """What a straight line from the largest measured size says."""
-        return self.values[-1] + self.slope * (documents - self.sizes[-1])
+        """What a straight line from the largest measured size says; it never falls."""
+        return self.values[-1] + max(0.0, self.slope) * (documents - self.sizes[-1])
 
 
 def growths(points: Sequence[tuple[str, str, int, float]]) -> list[Growth]:

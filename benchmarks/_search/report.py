@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from benchmarks._memory import Memory
@@ -50,7 +51,8 @@ def text_rows(outcomes: Sequence[Outcome]) -> Rows:
 
 def growth_rows(outcomes: Sequence[Outcome]) -> Rows:
     """Slopes of our stores, and what ten million documents would need on a straight line."""
-    rows = [["subject", "what", "measured", "per 1,000 documents", f"line to {FAR:,}"]]
+    header = ["subject", "what", "measured", "grew by", "per 1,000 documents", f"line to {FAR:,}"]
+    rows = [header]
     for subject in dict.fromkeys(o.subject for o in outcomes if KINDS[o.subject].store):
         own = [o for o in outcomes if o.subject == subject]
         for growth in growths([point for outcome in own for point in points(outcome)]):
@@ -114,9 +116,18 @@ def _growth(growth: Growth) -> list[str]:
     return [
         growth.name,
         f"{measured} {growth.unit}",
-        f"{_number(1000 * growth.slope)} {growth.unit}",
-        f"{_number(growth.at(FAR))} {growth.unit}",
+        "" if math.isnan(growth.exponent) else f"n^{growth.exponent:.2f}",
+        f"{_number(1000 * growth.slope)} {growth.unit}" if growth.slope > 0 else "no more",
+        _amount(growth.at(FAR), growth.unit),
     ]
+
+
+def _amount(value: float, unit: str) -> str:
+    """A value with its unit, in a larger one where it is many."""
+    larger = {"MiB": ("GiB", 1024), "ms": ("s", 1000)}
+    if unit in larger and value >= 10 * larger[unit][1]:
+        return f"{_number(value / larger[unit][1])} {larger[unit][0]}"
+    return f"{_number(value)} {unit}"
 
 
 def _timings(outcome: Outcome, stage: str) -> dict[str, Timing]:

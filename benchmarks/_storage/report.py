@@ -25,12 +25,18 @@ _HEADER = (
 )
 
 
-def cheapest(rows: Sequence[Row], error: Literal["mean", "greatest"]) -> Row:
-    """The cheapest kind on disk whose score is at most `ALLOWED_ERROR` off on all texts.
+def cheapest(
+    rows: Sequence[Row],
+    error: Literal["mean", "greatest"],
+    *,
+    texts: Sequence[str] = (JUDGED, DRAWN),
+) -> Row:
+    """The cheapest kind on disk whose score is at most `ALLOWED_ERROR` off.
 
     Args:
         rows: Of which those that keep all vectors in a store may be chosen.
         error: Which of a text's errors is held against it: of all pairs, or of the worst one.
+        texts: On which texts; the rule for the default goes by vectors of the model's width.
 
     Returns:
         The row.
@@ -42,7 +48,11 @@ def cheapest(rows: Sequence[Row], error: Literal["mean", "greatest"]) -> Row:
         row
         for row in rows
         if row.kind.is_choice
-        and all(getattr(held, error) <= ALLOWED_ERROR for held in row.errors.values())
+        and all(
+            getattr(held, error) <= ALLOWED_ERROR
+            for text, held in row.errors.items()
+            if text in texts
+        )
     ]
     return min(near, key=lambda row: row.cost.disk)
 

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 import numpy as np
-from qdrant_edge import Point, SparseVector
+from numpy.typing import NDArray
+from qdrant_edge import Point, SparseVector, UpdateOperation
 
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.stores.edge.terms import filter_payload
@@ -99,39 +100,72 @@ def metadata_of(payload: Payload) -> Mapping[str, Any]:
     return metadata
 
 
-def batches_of(
-    payloads: Sequence[dict[str, Any]], names: Sequence[str], embeddings: EmbeddingBatch
-) -> Iterator[tuple[slice, list[Point]]]:
-    """Points in batches that are short to write.
+def spans_of(embeddings: EmbeddingBatch) -> Iterator[slice]:
+    """Rows that make short writes.
+
+    Args:
+        embeddings: Checked.
+
+    Yields:
+        At most `_RECORDS_AT_ONCE` rows with `_TOKENS_AT_ONCE` token vectors; a longer text alone.
+    """
+    lengths = [0] * len(embeddings)
+    if embeddings.colbert is not None:
+        lengths = np.diff(embeddings.colbert.offsets).tolist()
+    start = held = 0
+    for i, more in enumerate(lengths):
+        if i > start and (held + more > _TOKENS_AT_ONCE or i - start == _RECORDS_AT_ONCE):
+            yield slice(start, i)
+            start, held = i, 0
+        held += more
+    if start < len(lengths):
+        yield slice(start, len(lengths))
+
+
+def upsert_of(
+    payloads: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    embeddings: EmbeddingBatch,
+    rows: slice,
+    *,
+    rounded: bool,
+) -> UpdateOperation:
+    """The write of some rows.
 
     Args:
         payloads: Of `payload_of`, one per row.
         names: The records' ids.
         embeddings: Checked.
+        rows: Of `spans_of`.
+        rounded: Whether token vectors need no more digits than float16 has; see `_rounded`.
 
-    Yields:
-        Rows, and their points: at most `_RECORDS_AT_ONCE` with `_TOKENS_AT_ONCE` token vectors; a
-        longer text comes alone.
+    Returns:
+        An operation for the engine, which holds copies of all.
     """
-    batch: list[Point] = []
-    held = 0
-    lengths = None if embeddings.colbert is None else np.diff(embeddings.colbert.offsets)
-    for i, (payload, name) in enumerate(zip(payloads, names, strict=True)):
-        more = 0 if lengths is None else int(lengths[i])
-        if batch and (held + more > _TOKENS_AT_ONCE or len(batch) == _RECORDS_AT_ONCE):
-            yield slice(i - len(batch), i), batch
-            batch, held = [], 0
-        counts = {
-            "tokens": int(embeddings.tokens[i]),
-            "truncated": int(embeddings.truncated[i]),
-        }
-        batch.append(Point(point_id(name), vectors_of(embeddings, i), {**payload, **counts}))
-        held += more
-    if batch:
-        yield slice(len(names) - len(batch), len(names)), batch
+    vectors = [vectors_of(embeddings, i, rounded=rounded) for i in range(rows.start, rows.stop)]
+    # Points and vectors are let go only when the operation lies behind them in memory: so their
+    # room stays with the process, and the engine's next copies, made under Python's lock, find
+    # pages that are there. That is a fifth of the time for a long text.
+    return UpdateOperation.upsert_points(points_of(payloads, names, embeddings, rows, vectors))
 
 
-def vectors_of(embeddings: EmbeddingBatch, i: int) -> dict[str, Any]:
+def points_of(
+    payloads: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    embeddings: EmbeddingBatch,
+    rows: slice,
+    vectors: Sequence[Mapping[str, Any]],
+) -> list[Point]:
+    """Points of some rows, whose vectors are of `vectors_of`; the rest is as in `upsert_of`."""
+    points = []
+    for i, held in zip(range(rows.start, rows.stop), vectors, strict=True):
+        tokens, truncated = int(embeddings.tokens[i]), int(embeddings.truncated[i])
+        payload = {**payloads[i], "tokens": tokens, "truncated": truncated}
+        points.append(Point(point_id(names[i]), dict(held), payload))
+    return points
+
+
+def vectors_of(embeddings: EmbeddingBatch, i: int, *, rounded: bool = False) -> dict[str, Any]:
     """One row in the forms that the engine reads fastest; no lexical weights are left out."""
     vectors: dict[str, Any] = {}
     if embeddings.dense is not None:
@@ -139,7 +173,7 @@ def vectors_of(embeddings: EmbeddingBatch, i: int) -> dict[str, Any]:
     if embeddings.sparse is not None and (weights := _sparse(embeddings.sparse, i)) is not None:
         vectors["sparse"] = weights
     if embeddings.colbert is not None:
-        vectors["colbert"] = _rows(embeddings.colbert, i)
+        vectors["colbert"] = _rows(embeddings.colbert, i, rounded=rounded)
     return vectors
 
 
@@ -175,10 +209,23 @@ def _sparse(rows: SparseRows, i: int) -> SparseVector | None:
     return SparseVector(ids.tolist(), weights.tolist()) if len(ids) else None
 
 
-def _rows(vectors: TokenVectors, i: int) -> list[array[float]]:
+def _rows(vectors: TokenVectors, i: int, *, rounded: bool) -> list[array[float]]:
     # a third of the time that the engine takes over a numpy array
     rows = np.ascontiguousarray(vectors.row(i), np.float32)
+    if rounded and vectors.vectors.dtype != np.float16:
+        rows = _rounded(rows)
     return [array("f", row.tobytes()) for row in rows]
+
+
+def _rounded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The numbers with the digits of float16, unless one is too large for it.
+
+    The engine's log writes such a number in 3 bytes instead of 5: less disk, and less time with
+    Python's lock held. Of a kind with at most 16 bits that adds less than its own error.
+    """
+    with np.errstate(over="ignore"):
+        halves = rows.astype(np.float16)
+    return halves.astype(np.float32) if np.isfinite(halves).all() else rows
 
 
 def _packed_dense(vectors: Sequence[Any]) -> Any:

@@ -31,9 +31,11 @@ COLBERT_TYPES: Mapping[str, engine.VectorStorageDatatype] = {
 }
 PAGE = 1000
 """Points of one read: some milliseconds."""
-_SCORED_AT_ONCE: Mapping[Mode, int] = {"dense": 4096, "sparse": 4096, "colbert": 256}
-_PAIRS_AT_ONCE = 4096
-"""Points times the query's token vectors of one scoring: 25 ms where documents have 120 tokens."""
+_SCORED_AT_ONCE = 4096
+_TEXTS_AT_ONCE = 256
+_QUERY_TOKENS_AT_ONCE = 32
+_PRODUCTS_AT_ONCE = 32 * 8192
+"""Pairs of a query's and a document's token vector of one scoring: 12 ms on a quiet machine."""
 _DELETED_AT_ONCE = 1000
 _INDEXED_FROM_KIB = 10_000
 """Size of a segment's vectors from which `optimize` builds a graph."""
@@ -104,16 +106,15 @@ class Shard:
         _guarded(shard.flush, path)
         _guarded(shard.close, path)
 
-    def write(self, points: Sequence[engine.Point], numbers: set[str]) -> None:
+    def write(self, points: engine.UpdateOperation, numbers: set[str]) -> None:
         """Insert or replace points.
 
         Args:
-            points: Checked: a malformed one would make the shard unreadable for good.
+            points: Of checked ones: a malformed one would make the shard unreadable for good.
             numbers: Payload keys to filter by as numbers; new ones get an index, up to `_NUMBERS`.
         """
         self.index_numbers(numbers)
-        upsert = engine.UpdateOperation.upsert_points(list(points))
-        self._run(lambda held: held.update(upsert))
+        self._run(lambda held: held.update(points))
 
     def index_numbers(self, names: Iterable[str]) -> None:
         """Have payload keys indexed as numbers, those that are not yet, up to `_NUMBERS`."""
@@ -185,7 +186,7 @@ class Shard:
         where: engine.Filter | None,
         params: engine.SearchParams,
     ) -> list[tuple[UUID, float]]:
-        """The best points for the one query of a batch by one mode, best first.
+        """The best points for the one query of a batch by dense or lexical numbers, best first.
 
         Args:
             queries: One query that holds the mode.
@@ -200,6 +201,53 @@ class Shard:
         vector = query_vector(queries, mode)
         if vector is None:
             return []
+        return self._found(vector, mode, limit=limit, where=where, params=params)
+
+    def scores(
+        self, queries: EmbeddingBatch, mode: Mode, points: Sequence[UUID]
+    ) -> dict[UUID, float]:
+        """Exact scores of points for the one query of a batch; those without a score are absent."""
+        if mode == "colbert":
+            return self._token_scores(queries, points)
+        vector, found = query_vector(queries, mode), dict[UUID, float]()
+        if vector is not None:
+            for start in range(0, len(points), _SCORED_AT_ONCE):
+                found.update(self._scored(vector, mode, points[start : start + _SCORED_AT_ONCE]))
+        return found
+
+    def _token_scores(self, queries: EmbeddingBatch, points: Sequence[UUID]) -> dict[UUID, float]:
+        """Means over the query's tokens, in calls that are short however long all texts are."""
+        assert queries.colbert is not None
+        vectors = queries.colbert.vectors.astype(np.float32)
+        pieces = np.array_split(vectors, -(-len(vectors) // _QUERY_TOKENS_AT_ONCE))
+        found: dict[UUID, float] = {}
+        for start in range(0, len(points), PAGE):
+            held = self.payloads(points[start : start + PAGE], ["tokens"])
+            lengths = {point: int(payload["tokens"]) for point, payload in held.items()}
+            for part in short_parts(lengths, _PRODUCTS_AT_ONCE // len(pieces[0])):
+                sums = [self._scored(piece.tolist(), "colbert", part) for piece in pieces]
+                # the engine's score is a sum over the query's tokens, ours their mean
+                found.update(
+                    (point, sum(s[point] for s in sums) / len(vectors))
+                    for point in part
+                    if all(point in s for s in sums)
+                )
+        return found
+
+    def _scored(self, vector: Any, mode: Mode, points: Sequence[UUID]) -> dict[UUID, float]:
+        chosen = engine.Filter(must=[engine.HasIdCondition(set(points))])
+        exact = engine.SearchParams(exact=True)
+        return dict(self._found(vector, mode, limit=len(points), where=chosen, params=exact))
+
+    def _found(
+        self,
+        vector: Any,
+        mode: Mode,
+        *,
+        limit: int,
+        where: engine.Filter | None,
+        params: engine.SearchParams,
+    ) -> list[tuple[UUID, float]]:
         request = engine.QueryRequest(
             limit=limit,
             query=engine.Query.Nearest(vector, using=mode),
@@ -208,26 +256,7 @@ class Shard:
             with_payload=False,
             with_vector=False,
         )
-        found = self._run(lambda held: held.query(request))
-        # the engine's ColBERT score is a sum over the query's tokens, ours their mean
-        share = 1.0 if mode != "colbert" else 1.0 / len(vector)
-        return [(point.id, point.score * share) for point in found]
-
-    def scores(
-        self, queries: EmbeddingBatch, mode: Mode, points: Sequence[UUID]
-    ) -> dict[UUID, float]:
-        """Exact scores of points for the one query of a batch; those without a score are absent."""
-        found: dict[UUID, float] = {}
-        step = _SCORED_AT_ONCE[mode]
-        if mode == "colbert" and queries.colbert is not None:
-            # the work grows with the query's length, too
-            step = max(16, min(step, _PAIRS_AT_ONCE // len(queries.colbert.vectors)))
-        for start in range(0, len(points), step):
-            part = points[start : start + step]
-            chosen = engine.Filter(must=[engine.HasIdCondition(set(part))])
-            exact = engine.SearchParams(exact=True)
-            found.update(self.nearest(queries, mode, limit=len(part), where=chosen, params=exact))
-        return found
+        return [(point.id, point.score) for point in self._run(lambda held: held.query(request))]
 
     def flush(self) -> None:
         """Bring everything to disk."""
@@ -307,20 +336,39 @@ def query_vector(queries: EmbeddingBatch, mode: Mode) -> Any:
 
     Args:
         queries: One query.
-        mode: The mode.
+        mode: "dense" or "sparse".
 
     Returns:
-        A list of floats, a sparse vector, or a list of lists.
+        A list of floats, or a sparse vector.
     """
     if mode == "dense":
         assert queries.dense is not None
         return queries.dense[0].tolist()
-    if mode == "sparse":
-        assert queries.sparse is not None
-        ids, weights = queries.sparse.row(0)
-        return engine.SparseVector(ids.tolist(), weights.tolist()) if len(ids) else None
-    assert queries.colbert is not None
-    return queries.colbert.vectors.astype(np.float32).tolist()
+    assert queries.sparse is not None
+    ids, weights = queries.sparse.row(0)
+    return engine.SparseVector(ids.tolist(), weights.tolist()) if len(ids) else None
+
+
+def short_parts(lengths: Mapping[UUID, int], most: int) -> Iterator[list[UUID]]:
+    """Points whose token vectors are scored in one call.
+
+    Args:
+        lengths: Token vectors of each point, or more.
+        most: Of one call.
+
+    Yields:
+        At most `_TEXTS_AT_ONCE` points with so many token vectors; a longer one alone.
+    """
+    part: list[UUID] = []
+    taken = 0
+    for point, length in lengths.items():
+        if part and (taken + length > most or len(part) == _TEXTS_AT_ONCE):
+            yield part
+            part, taken = [], 0
+        part.append(point)
+        taken += length
+    if part:
+        yield part
 
 
 def sync_files(folder: Path) -> None:
@@ -361,6 +409,7 @@ def _config(layout: Layout, *, vacuum: bool = False) -> engine.EdgeConfig:
         optimizers=engine.EdgeOptimizersConfig(
             deleted_threshold=1e-6 if vacuum else 0.2,
             vacuum_min_vector_number=1 if vacuum else 1000,
+            indexing_threshold=_INDEXED_FROM_KIB,
         ),
     )
 

@@ -28,13 +28,14 @@ from bge_m3_integrations.stores.edge.home import back_up, open_folder, optimize_
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
 from bge_m3_integrations.stores.edge.names import Names
 from bge_m3_integrations.stores.edge.points import (
-    batches_of,
     embeddings_of,
     numbers_of,
     payload_of,
     point_id,
     record_of,
+    spans_of,
     text_bytes,
+    upsert_of,
 )
 from bge_m3_integrations.stores.edge.refiling import refile
 from bge_m3_integrations.stores.edge.searching import Searching, components
@@ -174,11 +175,13 @@ class EdgeStore:
         numbers = set().union(*map(numbers_of, payloads))
         ids = [record.id for record in records]
         each = _bytes_of(payloads, embeddings) // len(records)
-        for rows, points in batches_of(payloads, ids, embeddings):
+        rounded = self._manifest.colbert != "float32"
+        for rows in spans_of(embeddings):
+            points = upsert_of(payloads, ids, embeddings, rows, rounded=rounded)
             with self._changing() as shard:
                 shard.write(points, numbers)
                 self._names.added(ids[rows])
-                self._in_log += each * len(points)
+                self._in_log += each * len(ids[rows])
                 if self._in_log > _LOG_BYTES:
                     self._flush(shard)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -241,6 +242,45 @@ def test_growth_is_of_our_stores() -> None:
 
     assert {row[0] for row in rows[1:]} == {"ours-edge"}
     assert {"disk, as added", "memory, optimized", "p50 hybrid, as added"} <= {r[1] for r in rows}
+    cells = {row[1]: row[3:] for row in rows}
+    assert cells["disk, as added"] == ["n^1.00", "4.77 MiB", "46.6 GiB"]
+    assert cells["p50 hybrid, as added"] == ["n^0.00", "no more", "2 ms"]
+
+
+def test_what_fell_with_size_is_not_continued_below_nothing() -> None:
+    growth = Growth("p50", "ms", (1_000, 10_000), (2.0, 1.0))
+
+    assert growth.at(10_000_000) == 1.0
+    assert growth.exponent == pytest.approx(-0.301, abs=1e-3)
+    assert math.isnan(Growth("disk", "MiB", (1, 2), (0.0, 1.0)).exponent)
+
+
+def kept_in(file: Path, *, documents: int, colbert: bool = True) -> Path:
+    held = {"machine": {"date": f"day {documents}"}, "colbert": colbert, "storage": "turbo8"}
+    held |= {"colbert_documents": None, "dim": 8, "queries": 3, "minutes": 1}
+    held["outcomes"] = [asdict(outcome_of("ours-edge", documents))]
+    file.write_text(json.dumps(held), encoding="utf-8")
+    return file
+
+
+def test_runs_of_one_kind_are_printed_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [kept_in(tmp_path / f"{n}.json", documents=n) for n in (1_000, 10_000)]
+
+    search.main(["--read", *map(str, files)])
+
+    printed = capsys.readouterr().out
+    assert "- date: day 1000, day 10000" in printed
+    assert "line to 10,000,000" in printed
+
+
+def test_runs_that_kept_other_things_are_not(tmp_path: Path) -> None:
+    one = kept_in(tmp_path / "a.json", documents=1_000)
+    other = kept_in(tmp_path / "b.json", documents=10_000, colbert=False)
+
+    with pytest.raises(SystemExit, match=r"b.json has colbert False, .*a.json True"):
+        search.main(["--read", str(one), str(other)])
 
 
 def test_subjects_are_chosen_by_beginning_and_our_stores_by_name() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,17 @@ def test_a_single_pair_too_far_off_counts_by_greatest_error_and_not_by_mean() ->
     assert report.cheapest(rows, "mean").kind == Kind("turbo8")
 
 
+def test_the_rule_for_the_default_goes_by_vectors_of_the_model_s_width() -> None:
+    near, off = ScoreErrors(1.3e-4, 3e-5, 0.05), ScoreErrors(7e-4, 6e-5, 0.05)
+    rows = [
+        row("float16", 2048),
+        replace(row("turbo8", 1028), errors={DRAWN: near, JUDGED: off}),
+    ]
+
+    assert report.cheapest(rows, "greatest", texts=[DRAWN]).kind == Kind("turbo8")
+    assert report.cheapest(rows, "greatest").kind == Kind("float16")
+
+
 def test_a_table_says_pass_or_fail_and_leaves_open_what_was_not_measured() -> None:
     again = Row(Kind("reencode"), Cost(0.0), {JUDGED: ScoreErrors(2e-7, 1e-7, 0.05)})
 
@@ -206,7 +217,7 @@ def test_an_earlier_run_reads_back_and_fills_the_page(tmp_path: Path) -> None:
     storage.main(["--read", str(path), "--markdown", str(page)])
 
     assert storage.Measurement.of(json.loads(path.read_text(encoding="utf-8"))) == found
-    assert "by mean error **turbo8**" in page.read_text(encoding="utf-8")
+    assert "at full size **turbo8** (the rule" in page.read_text(encoding="utf-8")
     assert "some CPU (2 cores)" in page.read_text(encoding="utf-8")
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import enum
 import json
 import math
+import weakref
 from collections import UserDict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -12,14 +14,17 @@ import numpy as np
 import pytest
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.stores.edge import points
 from bge_m3_integrations.stores.edge.points import (
-    batches_of,
     embeddings_of,
     metadata_of,
     name_of,
     payload_of,
     point_id,
+    points_of,
     record_of,
+    spans_of,
+    upsert_of,
     vectors_of,
 )
 from bge_m3_integrations.testing import FakeEncoder
@@ -222,27 +227,67 @@ def long_batch(lengths: list[int]) -> EmbeddingBatch:
 def test_a_write_has_at_most_1024_token_vectors_or_one_long_text(
     lengths: list[int], expected: list[int]
 ) -> None:
-    payloads: list[dict[str, Any]] = [{"p": i} for i in range(len(lengths))]
-    batches = list(batches_of(payloads, names(len(lengths)), long_batch(lengths)))
-    assert [len(points) for _, points in batches] == expected
-    rows = [i for span, _ in batches for i in range(span.start, span.stop)]
-    assert rows == list(range(len(lengths)))
-    points = [point for _, part in batches for point in part]
-    assert [point.id for point in points] == [point_id(n) for n in names(len(lengths))]
-    assert [point.payload["p"] for point in points] == rows
+    spans = list(spans_of(long_batch(lengths)))
+    assert [span.stop - span.start for span in spans] == expected
+    assert [i for span in spans for i in range(span.start, span.stop)] == list(range(len(lengths)))
 
 
 def test_texts_without_token_vectors_go_256_at_a_time(batch: EmbeddingBatch) -> None:
-    many = batch.only(["dense", "sparse"]).take([0] * 513)
-    sizes = [len(points) for _, points in batches_of([{}] * 513, names(513), many)]
-    assert sizes == [256, 256, 1]
+    spans = spans_of(batch.only(["dense", "sparse"]).take([0] * 513))
+    assert [span.stop - span.start for span in spans] == [256, 256, 1]
 
 
-def test_counts_stand_beside_the_payload(batch: EmbeddingBatch) -> None:
-    [(_, points)] = batches_of([{"p": 1}] * 5, names(5), batch)
-    for i, point in enumerate(points):
+def test_a_point_has_its_record_s_id_payload_and_counts(batch: EmbeddingBatch) -> None:
+    rows, vectors = slice(1, 4), [vectors_of(batch, i) for i in range(1, 4)]
+    payloads: list[dict[str, Any]] = [{"p": i} for i in range(5)]
+    made = points_of(payloads, names(5), batch, rows, vectors)
+    assert [point.id for point in made] == [point_id(n) for n in names(5)[rows]]
+    for i, point in enumerate(made, rows.start):
         counts = {"tokens": int(batch.tokens[i]), "truncated": int(batch.truncated[i])}
-        assert point.payload == {"p": 1, **counts}
+        assert point.payload == {"p": i, **counts}
+
+
+def test_vectors_live_until_the_operation_is_made_and_no_longer(
+    batch: EmbeddingBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    class Vectors(UserDict[str, Any]):
+        pass
+
+    def spied(*given: Any, **options: Any) -> Vectors:
+        held = Vectors(vectors_of(*given, **options))
+        made.append(weakref.ref(held))
+        return held
+
+    class Operation:
+        @staticmethod
+        def upsert_points(points: Sequence[Any]) -> int:
+            return sum(ref() is not None for ref in made)
+
+    monkeypatch.setattr(points, "vectors_of", spied)
+    monkeypatch.setattr(points, "UpdateOperation", Operation)
+    assert upsert_of([{}] * 5, names(5), batch, slice(1, 4), rounded=True) == 3
+    assert [ref() for ref in made] == [None] * 3
+
+
+def token_vectors(rows: Any) -> EmbeddingBatch:
+    held = TokenVectors(np.asarray(rows), offsets_of([len(rows)]))
+    return EmbeddingBatch(None, None, held, np.array([len(rows)]), np.array([0]))
+
+
+def test_rounded_token_vectors_are_those_of_float16() -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 1024), np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = np.array(vectors_of(token_vectors(rows), 0, rounded=True)["colbert"], np.float32)
+    np.testing.assert_array_equal(found, rows.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("value", [65520.0, -1e6, 3.4028235e38])
+def test_vectors_with_a_number_too_large_for_float16_stay_as_they_are(value: float) -> None:
+    rows = np.array([[value, 1 / 3]], np.float32)
+    found = vectors_of(token_vectors(rows), 0, rounded=True)["colbert"]
+    np.testing.assert_array_equal(np.array(found), rows)
 
 
 def test_what_is_written_is_what_was_encoded(batch: EmbeddingBatch) -> None:

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import qdrant_edge
 
-from bge_m3_integrations import BGEM3, HybridIndex
+from bge_m3_integrations import BGEM3, HybridIndex, scoring
 from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
 from bge_m3_integrations.filters import Compare
-from bge_m3_integrations.stores.edge import EdgeStore
-from bge_m3_integrations.stores.edge.shard import Shard
+from bge_m3_integrations.stores.edge import EdgeStore, points
 from bge_m3_integrations.testing import FakeEncoder
 from bge_m3_integrations.types import (
     ALL_MODES,
@@ -384,9 +383,15 @@ def test_what_a_failed_write_left_is_seen(
     assert list(store.ids()) == ["sound"]  # known from now on
     write, calls = store._shard.write, [0]
 
-    def half(points: Sequence[Any], numbers: set[str]) -> None:
+    def first(*given: Any, rounded: bool) -> Any:
+        *most, rows = given
+        return points.upsert_of(*most, slice(rows.start, rows.start + 1), rounded=rounded)
+
+    def half(upsert: Any, numbers: set[str]) -> None:
         calls[0] += 1
-        write(points if calls[0] == 1 else points[:1], numbers)
+        write(upsert, numbers)
+        if calls[0] == 1:
+            monkeypatch.setattr("bge_m3_integrations.stores.edge.store.upsert_of", first)
         if calls[0] == 2:
             raise StoreError("broken")
 
@@ -433,13 +438,15 @@ def test_no_write_holds_more_than_1024_token_vectors_but_for_one_long_text(
 ) -> None:
     lengths = [1500, 600, 8000, 1, 2047, 1, *[3] * 700]
     sizes: list[tuple[int, int]] = []
-    write = Shard.write
 
-    def spied(self: Shard, points: Sequence[Any], numbers: set[str]) -> None:
-        sizes.append((len(points), sum(len(point.vector["colbert"]) for point in points)))
-        write(self, points, numbers)
+    make = points.points_of
 
-    monkeypatch.setattr(Shard, "write", spied)
+    def spied(*given: Any) -> list[Any]:
+        made = make(*given)
+        sizes.append((len(made), sum(len(point.vector["colbert"]) for point in made)))
+        return made
+
+    monkeypatch.setattr(points, "points_of", spied)
     spy = Spy(store._shard._held)
     monkeypatch.setattr(store._shard, "_held", spy)
     store.upsert([Record(f"{i}", "text") for i in range(len(lengths))], long_texts(lengths))
@@ -463,6 +470,34 @@ def test_scoring_token_vectors_takes_at_most_256_points_a_call(
     chosen = [request.filter.must[0].point_ids for (request,) in spy.of("query")]
     assert [len(points) for points in chosen] == [256, 256, 88, 256, 256, 89]
     assert all(request.limit <= 256 for (request,) in spy.of("query"))
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 32, 33, 700])
+def test_scoring_token_vectors_multiplies_at_most_so_many_pairs_a_call(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    lengths = dict(enumerate([8192, 3, 3, 8192, 600, *[120] * 300, 8000, 8000, 8000]))
+    texts = [Record(f"{i}", "text") for i in lengths]
+    # what the payload says counts here; the vectors are fewer
+    counts = np.array(list(lengths.values()))
+    store.upsert(texts, replace(long_texts([2] * len(texts)), tokens=counts))
+    by_point = {points.point_id(f"{i}"): length for i, length in lengths.items()}
+    scored, calls = store._shard._scored, list[tuple[int, list[int]]]()
+
+    def spied(vector: Any, mode: Mode, chosen: Sequence[UUID]) -> dict[UUID, float]:
+        calls.append((len(vector), [by_point[point] for point in chosen]))
+        return scored(vector, mode, chosen)
+
+    monkeypatch.setattr(store._shard, "_scored", spied)
+    query = long_texts([tokens]).only(["colbert"])
+    found = store.score(query, [[text.id for text in texts]], ["colbert"])[0].colbert
+    assert all(count <= 32 for count, _ in calls)
+    assert all(count * sum(held) <= 32 * 8192 for count, held in calls)
+    assert all(len(held) <= 256 for _, held in calls)
+    assert sum(count * len(held) for count, held in calls) == tokens * len(texts)
+    documents = long_texts([2] * len(texts))
+    expected = dict(scoring.components(query, documents, ["colbert"]).items())["colbert"][0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_no_search_brings_vectors_into_python(
@@ -535,19 +570,3 @@ def test_readers_and_a_writer_at_once_see_whole_records(store: EdgeStore) -> Non
         thread.join()
     assert errors == []
     assert store.count() == 30
-
-
-def test_a_long_query_scores_fewer_points_a_call(
-    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = [f"{i}" for i in range(100)]
-    store.upsert([Record(i, "text") for i in ids], long_texts([2] * 100))
-    spy = Spy(store._shard._held)
-    monkeypatch.setattr(store._shard, "_held", spy)
-    for tokens, sizes in [(40, [100]), (64, [64, 36]), (1000, [16] * 6 + [4])]:
-        spy.calls.clear()
-        parts = store.score(long_texts([tokens]), [ids], ["colbert"])[0]
-        assert parts.colbert is not None
-        assert np.isfinite(parts.colbert).all()
-        chosen = [request.filter.must[0].point_ids for (request,) in spy.of("query")]
-        assert [len(points) for points in chosen] == sizes
