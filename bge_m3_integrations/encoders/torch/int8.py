@@ -201,7 +201,7 @@ def _scaled(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Te
     """Rows in float32, divided by scales as a dtype has them: no rounding of these is lost."""
     scale = (x.abs().amax(dim=1, keepdim=True).float() / _ACTIVATION_LEVELS).clamp_min_(1e-12)
     scale = scale.to(dtype)
-    return x * scale.float().reciprocal_(), scale
+    return x * scale.float().reciprocal(), scale
 
 
 def _bytes(whole: torch.Tensor) -> torch.Tensor:
