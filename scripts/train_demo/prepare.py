@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +24,15 @@ from scripts.train_demo.teacher import Teacher
 from scripts.train_demo.thesaurus import Thesaurus
 
 VOCABULARY = 15_600
-TEXT_WORDS = 1200
+TEXT_WORDS = 1600
 DICTIONARY_WORDS = 2300
 LARGEST_RANK = 20_000
+TECHNICAL = 20
+"""English words that messages use so often count as known."""
 
 Glosses = dict[str, tuple[str, ...]]
+
+_LATIN = re.compile("[a-z]{2,}")
 
 
 @dataclass
@@ -138,22 +144,25 @@ def _tokenizer(
 ) -> XLMRobertaTokenizer:
     parallel = [right for _, right in train.parallel]
     chinese = [text for key, text in train.docs.items() if not key.startswith("en-")]
+    used = Counter(word for left, _ in train.messages for word in _LATIN.findall(left.lower()))
+    technical = {word for word, count in used.items() if count >= TECHNICAL}
     sources = tokenizer.Sources(
         teacher,
         [*parallel * 3, *chinese],
         glosses.keys(),
         dictionary.common(glosses, rank, DICTIONARY_WORDS),
-        frozenset(word for sense in senses for word in sense.words),
+        frozenset(word for sense in senses for word in sense.words) | technical,
     )
     return tokenizer.build(sources, VOCABULARY, TEXT_WORDS)
 
 
-def prepare(root: Path, wordnet_root: Path, seed: int, synthetic: int) -> Kit:
+def prepare(root: Path, wordnet_root: Path, packages: Path, seed: int, synthetic: int) -> Kit:
     """Builds everything that comes before the first step.
 
     Args:
         root: The data folder.
         wordnet_root: The folder of WordNet's database files.
+        packages: The folder with the packages whose messages are translated.
         seed: The seed.
         synthetic: How many made-up texts.
 
@@ -161,7 +170,7 @@ def prepare(root: Path, wordnet_root: Path, seed: int, synthetic: int) -> Kit:
         The tokenizer, the tasks, the distillation data, the held-out set and a new student.
     """
     torch.manual_seed(seed)
-    train, dev = data.load(root)
+    train, dev = data.load(root, packages)
     teacher, glosses, senses = (
         Teacher(),
         dictionary.entries(dictionary.lines()),
@@ -186,6 +195,7 @@ def prepare(root: Path, wordnet_root: Path, seed: int, synthetic: int) -> Kit:
             for lang, pairs in train.questions.items()
         },
         [(pieces.words(left), pieces.words(right)) for left, right in train.parallel],
+        len(train.messages),
     )
     tasks = Tasks(train, pieces, vocabulary, crossing)
     distillation = Distillation(teacher, vocabulary, tasks, synthetic, seed)
