@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from scripts.train_demo.bilingual import Bilingual
 from scripts.train_demo.data import ARTICLE
 from scripts.train_demo.pieces import Words
+from scripts.train_demo.seeds import ASKING_EN, ASKING_ZH
 from scripts.train_demo.synth import Vocabulary
 from scripts.train_demo.thesaurus import Thesaurus
 
@@ -185,12 +186,33 @@ class Crossing:
         )
         kind = rng.random()
         if kind < 0.35:
-            return english[0], chinese[1], str(block)
+            return self.asking(english[0], rng, ASKING_EN), chinese[1], str(block)
         if kind < 0.7:
-            return chinese[0], english[1], str(block)
+            return self.asking(chinese[0], rng, ASKING_ZH), english[1], str(block)
         if kind < 0.85:
-            return self.thesaurus.reword(english[0], rng, 0.7), english[1], str(block)
-        return self.bilingual.reword(chinese[0], rng, 0.8), chinese[1], str(block)
+            words = self.thesaurus.reword(english[0], rng, 0.7)
+            return self.asking(words, rng, ASKING_EN), english[1], str(block)
+        words = self.bilingual.reword(chinese[0], rng, 0.8)
+        return self.asking(words, rng, ASKING_ZH), chinese[1], str(block)
+
+    def asking(self, words: Words, rng: random.Random, ways: list[str]) -> Words:
+        """Says a message as a question or loses some of its words, as questions do.
+
+        Args:
+            words: The message.
+            rng: The source of chance.
+            ways: Questions with a place for the message.
+
+        Returns:
+            The message itself, a part of it or a question.
+        """
+        if rng.random() < 0.4:
+            split = [self.bilingual.parts(word) for word in words]
+            kept = ["".join(part for part in parts if rng.random() < 0.7) for parts in split]
+            words = [word for word in kept if word] or words
+        if rng.random() < 0.4:
+            words = rng.choice(ways).format(" ".join(words).strip(".。 ")).split()
+        return words
 
     def example(self, task: str, rng: random.Random, articles: list[int]) -> Example:
         """Draws one example.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import XLMRobertaTokenizer
 
 from scripts.train_demo import data, dictionary, lexicon, model, tokenizer, wordnet
-from scripts.train_demo.bilingual import HAN, Bilingual
+from scripts.train_demo.bilingual import HAN, Bilingual, segment
 from scripts.train_demo.crossing import Crossing
 from scripts.train_demo.distil import Distillation
 from scripts.train_demo.evaluate import Dev
@@ -27,8 +28,10 @@ VOCABULARY = 15_600
 TEXT_WORDS = 1600
 DICTIONARY_WORDS = 2300
 LARGEST_RANK = 20_000
-TECHNICAL = 20
-"""English words that messages use so often count as known."""
+TECHNICAL = {"en": 15, "zh": 8}
+"""Words that messages use so often become pieces."""
+TERM_SCORE = -9.0
+"""The guess of their log probability."""
 
 Glosses = dict[str, tuple[str, ...]]
 
@@ -135,6 +138,27 @@ def starts(
     return rows
 
 
+def technical_words(
+    messages: list[tuple[str, str]], lang: str, heads: Collection[str]
+) -> list[str]:
+    """Finds the words that messages of programs use often.
+
+    Args:
+        messages: English and Chinese messages.
+        lang: `en` or `zh`.
+        heads: The words of the Chinese dictionary.
+
+    Returns:
+        Words in order; Chinese ones have two to four characters.
+    """
+    if lang == "en":
+        used = Counter(word for left, _ in messages for word in _LATIN.findall(left.lower()))
+    else:
+        runs = (run for _, right in messages for run in HAN.findall(right))
+        used = Counter(word for run in runs for word in segment(run, heads) if 1 < len(word) < 5)
+    return sorted(word for word, count in used.items() if count >= TECHNICAL[lang])
+
+
 def _tokenizer(
     teacher: Teacher,
     train: data.Split,
@@ -144,14 +168,17 @@ def _tokenizer(
 ) -> XLMRobertaTokenizer:
     parallel = [right for _, right in train.parallel]
     chinese = [text for key, text in train.docs.items() if not key.startswith("en-")]
-    used = Counter(word for left, _ in train.messages for word in _LATIN.findall(left.lower()))
-    technical = {word for word, count in used.items() if count >= TECHNICAL}
+    technical = {lang: technical_words(train.messages, lang, glosses) for lang in ("en", "zh")}
     sources = tokenizer.Sources(
         teacher,
         [*parallel * 3, *chinese],
         glosses.keys(),
-        dictionary.common(glosses, rank, DICTIONARY_WORDS),
-        frozenset(word for sense in senses for word in sense.words) | technical,
+        [
+            *((word, TERM_SCORE) for word in technical["zh"]),
+            *dictionary.common(glosses, rank, DICTIONARY_WORDS),
+        ],
+        frozenset(word for sense in senses for word in sense.words),
+        frozenset(technical["en"]),
     )
     return tokenizer.build(sources, VOCABULARY, TEXT_WORDS)
 
