@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("babel")
 messages = pytest.importorskip("scripts.train_demo.messages")
+pytest.importorskip("sentencepiece")
+prepare = pytest.importorskip("scripts.train_demo.prepare")
 
 CATALOGUE = """\
 msgid ""
@@ -124,3 +126,11 @@ def test_diagnostics_of_a_compiler(tmp_path: Path) -> None:
 def test_an_empty_folder_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.whl and \.tgz"):
         messages.pairs(tmp_path)
+
+
+def test_words_that_messages_use_often_become_pieces() -> None:
+    often = [("Delete the file.", "删除文件缓存。")] * 20
+    rows = [*often, ("A rare word.", "罕见")]
+    heads = {"删除", "文件", "罕见"}
+    assert prepare.technical_words(rows, "en", heads) == ["delete", "file", "the"]
+    assert prepare.technical_words(rows, "zh", heads) == ["删除", "文件"]
