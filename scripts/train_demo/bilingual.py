@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from scripts.train_demo.dictionary import LONGEST_HEAD, key, productivity
@@ -54,6 +55,24 @@ def _short(meanings: tuple[str, ...]) -> str:
     """Takes the first short gloss, or the first one."""
     short = (gloss for gloss in map(key, meanings[:3]) if gloss.count(" ") < LONGEST_PHRASE)
     return next(short, key(meanings[0]))
+
+
+def segment(run: str, heads: Collection[str]) -> list[str]:
+    """Cuts Chinese characters into the longest words of a dictionary, from the left.
+
+    Args:
+        run: Characters without spaces.
+        heads: The words of the dictionary.
+
+    Returns:
+        The words; a character that begins none stands alone.
+    """
+    words, start = [], 0
+    while start < len(run):
+        size = next((n for n in range(LONGEST_HEAD, 1, -1) if run[start : start + n] in heads), 1)
+        words.append(run[start : start + size])
+        start += len(words[-1])
+    return words
 
 
 class Bilingual:
@@ -139,14 +158,19 @@ class Bilingual:
         Returns:
             The words; a character that begins none stands alone.
         """
-        words, start = [], 0
-        while start < len(run):
-            size = next(
-                (n for n in range(LONGEST_HEAD, 1, -1) if run[start : start + n] in self._heads), 1
-            )
-            words.append(run[start : start + size])
-            start += len(words[-1])
-        return words
+        return segment(run, self._heads)
+
+    def parts(self, word: str) -> list[str]:
+        """Cuts the Chinese characters in a word into words of the dictionary.
+
+        Args:
+            word: A word, or Chinese text without spaces.
+
+        Returns:
+            Its parts; without Chinese characters the word alone.
+        """
+        runs = _RUNS.findall(word)
+        return [part for run in runs for part in (self.segment(run) if HAN.match(run) else [run])]
 
     def chinese(self, phrase: str, rng: random.Random) -> str | None:
         """Picks a translation.

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from scripts.train_demo.bilingual import Bilingual
 from scripts.train_demo.data import ARTICLE
 from scripts.train_demo.pieces import Words
+from scripts.train_demo.seeds import ASKING_EN, ASKING_ZH
 from scripts.train_demo.synth import Vocabulary
 from scripts.train_demo.thesaurus import Thesaurus
 
 Example = tuple[Words, Words, str]
 
 SHORT = frozenset({"cross_pair", "cross_word", "define"})
+BLOCK = 5
+"""Messages that count as one page; parts of it are not told apart."""
+AREA = 12
+"""Neighbouring blocks: messages about related things."""
 
 
 @dataclass
@@ -28,6 +33,7 @@ class Crossing:
         docs: The words of all paragraphs by key.
         asked: The words of all questions with the key of their paragraph, by language.
         parallel: English and Chinese sentences that translate each other.
+        messages: How many at the end of `parallel` are messages of programs, in their order.
     """
 
     bilingual: Bilingual
@@ -36,6 +42,7 @@ class Crossing:
     docs: dict[str, Words]
     asked: dict[str, list[tuple[Words, str]]]
     parallel: list[tuple[Words, Words]]
+    messages: int
 
     def __post_init__(self) -> None:
         """Finds the translations inside parallel texts once."""
@@ -149,35 +156,98 @@ class Crossing:
         glosses = [word for _, gloss in rows for word in gloss]
         return glosses, heads if rng.random() < 0.5 else ["".join(heads)]
 
+    def part(self, rng: random.Random, areas: list[int]) -> Example:
+        """Draws a message and a page of it and its neighbours.
+
+        Mostly the page is in the other language; otherwise the query is the message in other words.
+
+        Args:
+            rng: The source of chance.
+            areas: The first blocks of the areas to take messages from; all messages if empty.
+
+        Returns:
+            The words of the query, the words of the page, and a key of the messages around it.
+        """
+        blocks = self.messages // BLOCK
+        block = (
+            rng.choice(areas) + rng.randrange(AREA) if areas else rng.randrange(blocks)
+        ) % blocks
+        first = len(self.parallel) - self.messages + block * BLOCK
+        number = rng.randrange(first, first + BLOCK)
+        page = self.parallel[
+            rng.randint(first, number) : rng.randint(number, first + BLOCK - 1) + 1
+        ]
+        left, right = self.parallel[number]
+        english, chinese = self.exchange(
+            self.links[number],
+            [left, [word for text, _ in page for word in text]],
+            [right, [word for _, text in page for word in text]],
+            rng,
+        )
+        kind = rng.random()
+        if kind < 0.35:
+            return self.asking(english[0], rng, ASKING_EN), chinese[1], str(block)
+        if kind < 0.7:
+            return self.asking(chinese[0], rng, ASKING_ZH), english[1], str(block)
+        if kind < 0.85:
+            words = self.thesaurus.reword(english[0], rng, 0.7)
+            return self.asking(words, rng, ASKING_EN), english[1], str(block)
+        words = self.bilingual.reword(chinese[0], rng, 0.8)
+        return self.asking(words, rng, ASKING_ZH), chinese[1], str(block)
+
+    def asking(self, words: Words, rng: random.Random, ways: list[str]) -> Words:
+        """Says a message as a question or loses some of its words, as questions do.
+
+        Args:
+            words: The message.
+            rng: The source of chance.
+            ways: Questions with a place for the message.
+
+        Returns:
+            The message itself, a part of it or a question.
+        """
+        if rng.random() < 0.4:
+            split = [self.bilingual.parts(word) for word in words]
+            kept = ["".join(part for part in parts if rng.random() < 0.7) for parts in split]
+            words = [word for word in kept if word] or words
+        if rng.random() < 0.4:
+            words = rng.choice(ways).format(" ".join(words).strip(".。 ")).split()
+        return words
+
     def example(self, task: str, rng: random.Random, articles: list[int]) -> Example:
         """Draws one example.
 
         Args:
             task: The task.
             rng: The source of chance.
-            articles: XQuAD articles to take questions from; all if empty.
+            articles: XQuAD articles or, for `cross_part`, areas to draw from; all if empty.
 
         Returns:
             The words of the query, the words of the document, and the document's key.
         """
         if task in SHORT:
             return self._short(task, rng)
+        if task == "cross_part":
+            return self.part(rng, articles)
         if task == "qa_reword":
             query, key = rng.choice(self.asked["en"])
             query, doc = self.vocabulary.substitute([query, self.docs[key]], rng, 0.4)
             return self.thesaurus.reword(query, rng, rng.choice([0.5, 0.9])), doc, key
         return self._question(task, rng, articles)
 
-    def some_articles(self, count: int, rng: random.Random) -> list[int]:
-        """Draws articles of XQuAD.
+    def some(self, task: str, count: int, rng: random.Random) -> list[int]:
+        """Draws articles of XQuAD or, for `cross_part`, areas of messages.
 
         Args:
+            task: The task.
             count: How many.
             rng: The source of chance.
 
         Returns:
-            Their numbers.
+            Their numbers, or the numbers of the areas' first blocks.
         """
+        if task == "cross_part":
+            return [rng.randrange(self.messages // BLOCK) for _ in range(count)]
         return rng.sample(list(self.by_article), min(count, len(self.by_article)))
 
     def _question(self, task: str, rng: random.Random, articles: list[int]) -> Example:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts.train_demo import messages
+
 ARTICLE = 5
 """XQuAD has 48 articles of five consecutive paragraphs each."""
 DEV_ARTICLES = frozenset({3, 11, 19, 27, 35, 43})
@@ -38,6 +40,7 @@ class Split:
         docs: Paragraphs by key: `en-3` and `zh-3` are translations of each other, `c-7` is CMRC.
         questions: Questions by language (`en`, `zh`, `cmrc`) with the key of their paragraph.
         parallel: English and Chinese sentences that translate each other.
+        messages: Messages of programs in both languages; they are in `parallel` too.
     """
 
     docs: dict[str, str] = field(default_factory=dict)
@@ -45,6 +48,7 @@ class Split:
         default_factory=lambda: {"en": [], "zh": [], "cmrc": []}
     )
     parallel: list[tuple[str, str]] = field(default_factory=list)
+    messages: list[tuple[str, str]] = field(default_factory=list)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -90,11 +94,12 @@ def _cmrc(root: Path, train: Split, dev: Split) -> None:
         split.questions["cmrc"].append(Pair(row["text"], f"c-{row['doc']}"))
 
 
-def load(root: Path) -> tuple[Split, Split]:
-    """Reads XQuAD (English, Chinese), CMRC 2018 and Tatoeba.
+def load(root: Path, packages: Path) -> tuple[Split, Split]:
+    """Reads XQuAD (English, Chinese), CMRC 2018, Tatoeba and the messages of programs.
 
     Args:
         root: The folder that holds `xquad`, `cmrc2018` and `tatoeba-en-zh`.
+        packages: The folder with the programs' packages.
 
     Returns:
         The training split and the development split. No paragraph is in both.
@@ -112,4 +117,6 @@ def load(root: Path) -> tuple[Split, Split]:
             right = sentences(train.docs["zh-" + key[3:]], "zh")
             if len(left) == len(right):
                 train.parallel += zip(left, right, strict=True)
+    train.messages = messages.pairs(packages)
+    train.parallel += train.messages
     return train, dev

@@ -79,6 +79,8 @@ class Distillation:
             lengths[i] = max(lengths[i], chinese[i])
         self._lengths = np.asarray(lengths)
         self._with_twin = list(self.twins)
+        last = len(tasks.parallel)
+        self._messages = range(last - tasks.crossing.messages, last)
         self._crossing = tasks.crossing
 
     def batch(self, rng: random.Random, tokens: int, bilingual: float) -> Batch:
@@ -94,6 +96,7 @@ class Distillation:
         """
         picked = [rng.randrange(len(self._lengths)) for _ in range(512)]
         picked += rng.choices(self._with_twin, k=int(256 * bilingual))
+        picked += rng.choices(self._messages, k=128)
         picked.sort(key=lambda i: self._lengths[i])
         start = rng.randrange(len(picked) - 8)
         size = min(max(8, int(tokens / self._lengths[picked[start]])), LARGEST_BATCH)

@@ -158,6 +158,8 @@ def initialise(
         )
         if name in index:
             rows[row] = table[index[name]]
+        elif piece.startswith("▁") and piece[1:].isascii():
+            rows[row] = table[teacher.pieces(piece[1:])].mean(0)
     for row, words in to_english.items():
         weights = {index[word]: weight for word, weight in words.items() if word in index}
         if weights:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from torch import Tensor
 from transformers import XLMRobertaTokenizer
 
 from scripts.train_demo import data, dictionary, lexicon, model, tokenizer, wordnet
-from scripts.train_demo.bilingual import HAN, Bilingual
+from scripts.train_demo.bilingual import HAN, Bilingual, segment
 from scripts.train_demo.crossing import Crossing
 from scripts.train_demo.distil import Distillation
 from scripts.train_demo.evaluate import Dev
@@ -22,11 +25,17 @@ from scripts.train_demo.teacher import Teacher
 from scripts.train_demo.thesaurus import Thesaurus
 
 VOCABULARY = 15_600
-TEXT_WORDS = 1200
+TEXT_WORDS = 1600
 DICTIONARY_WORDS = 2300
 LARGEST_RANK = 20_000
+TECHNICAL = {"en": 15, "zh": 8}
+"""Words that messages use so often become pieces."""
+TERM_SCORE = -9.0
+"""The guess of their log probability."""
 
 Glosses = dict[str, tuple[str, ...]]
+
+_LATIN = re.compile("[a-z]{2,}")
 
 
 @dataclass
@@ -129,6 +138,27 @@ def starts(
     return rows
 
 
+def technical_words(
+    messages: list[tuple[str, str]], lang: str, heads: Collection[str]
+) -> list[str]:
+    """Finds the words that messages of programs use often.
+
+    Args:
+        messages: English and Chinese messages.
+        lang: `en` or `zh`.
+        heads: The words of the Chinese dictionary.
+
+    Returns:
+        Words in order; Chinese ones have two to four characters.
+    """
+    if lang == "en":
+        used = Counter(word for left, _ in messages for word in _LATIN.findall(left.lower()))
+    else:
+        runs = (run for _, right in messages for run in HAN.findall(right))
+        used = Counter(word for run in runs for word in segment(run, heads) if 1 < len(word) < 5)
+    return sorted(word for word, count in used.items() if count >= TECHNICAL[lang])
+
+
 def _tokenizer(
     teacher: Teacher,
     train: data.Split,
@@ -138,22 +168,28 @@ def _tokenizer(
 ) -> XLMRobertaTokenizer:
     parallel = [right for _, right in train.parallel]
     chinese = [text for key, text in train.docs.items() if not key.startswith("en-")]
+    technical = {lang: technical_words(train.messages, lang, glosses) for lang in ("en", "zh")}
     sources = tokenizer.Sources(
         teacher,
         [*parallel * 3, *chinese],
         glosses.keys(),
-        dictionary.common(glosses, rank, DICTIONARY_WORDS),
+        [
+            *((word, TERM_SCORE) for word in technical["zh"]),
+            *dictionary.common(glosses, rank, DICTIONARY_WORDS),
+        ],
         frozenset(word for sense in senses for word in sense.words),
+        frozenset(technical["en"]),
     )
     return tokenizer.build(sources, VOCABULARY, TEXT_WORDS)
 
 
-def prepare(root: Path, wordnet_root: Path, seed: int, synthetic: int) -> Kit:
+def prepare(root: Path, wordnet_root: Path, packages: Path, seed: int, synthetic: int) -> Kit:
     """Builds everything that comes before the first step.
 
     Args:
         root: The data folder.
         wordnet_root: The folder of WordNet's database files.
+        packages: The folder with the packages whose messages are translated.
         seed: The seed.
         synthetic: How many made-up texts.
 
@@ -161,7 +197,7 @@ def prepare(root: Path, wordnet_root: Path, seed: int, synthetic: int) -> Kit:
         The tokenizer, the tasks, the distillation data, the held-out set and a new student.
     """
     torch.manual_seed(seed)
-    train, dev = data.load(root)
+    train, dev = data.load(root, packages)
     teacher, glosses, senses = (
         Teacher(),
         dictionary.entries(dictionary.lines()),
@@ -186,6 +222,7 @@ def prepare(root: Path, wordnet_root: Path, seed: int, synthetic: int) -> Kit:
             for lang, pairs in train.questions.items()
         },
         [(pieces.words(left), pieces.words(right)) for left, right in train.parallel],
+        len(train.messages),
     )
     tasks = Tasks(train, pieces, vocabulary, crossing)
     distillation = Distillation(teacher, vocabulary, tasks, synthetic, seed)

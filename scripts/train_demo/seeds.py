@@ -58,3 +58,22 @@ results are given for {} and {} .|this {} describes how to {} a {} .|{} is not a
     .split("|")
 )
 """Sentences whose `{}` are filled with words of the teacher's vocabulary."""
+
+ASKING_EN = (
+    """
+how do i {} ?|how can i {} ?|how does {} work ?|what is {} ?|what does {} mean ?|why {} ?
+what happens with {} ?|where can i find {} ?|can i {} ?|is there {} ?|what should i do : {}
+when is {} ?|which {} ?|i want to know about {}
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
+ASKING_ZH = (
+    """
+如何{}|怎么{}|怎样才能{}|什么是{}|{}是什么|{}是什么意思|为什么{}|{}怎么办|在哪里可以找到{}
+可以{}吗|{}有什么用|什么时候{}|哪些{}|我想了解{}
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
+"""Ways to ask about a message, which takes the place of `{}`."""

@@ -15,12 +15,12 @@ from scripts.train_demo.synth import Vocabulary
 SHARES = {
     "qa_en": 6, "qa_sub": 12, "qa_zh": 5, "qa_cmrc": 12, "qa_reword": 8, "zh_reword": 6,
     "cross_qa": 20, "cross_switch": 10, "cross_gloss": 6, "cross_pair": 14, "cross_word": 10,
-    "parallel": 12, "para_cross": 2, "define": 10, "cloze_en": 4, "cloze_zh": 5, "keys_en": 12,
-    "keys_zh": 4, "paraphrase": 5,
+    "cross_part": 24, "parallel": 16, "para_cross": 2, "define": 10, "cloze_en": 4, "cloze_zh": 5,
+    "keys_en": 12, "keys_zh": 4, "paraphrase": 5,
 }  # fmt: skip
 SHORT = frozenset({"parallel", "keys_en", "keys_zh", "paraphrase"}) | crossing.SHORT
 SYMMETRIC = frozenset({"parallel", "para_cross", "paraphrase"}) | crossing.SHORT
-MADE = frozenset({"qa_reword", "cross_qa", "cross_switch"}) | crossing.SHORT
+MADE = frozenset({"qa_reword", "cross_qa", "cross_switch", "cross_part"}) | crossing.SHORT
 ARTICLES = 4
 
 
@@ -98,7 +98,7 @@ class Tasks:
         Args:
             task: A key of `SHARES`.
             rng: The source of chance.
-            articles: XQuAD articles for the tasks across languages; all if empty.
+            articles: Where the tasks across languages draw from; everywhere if empty.
 
         Returns:
             The words of the query, the words of the document, and a key that two examples share if
@@ -172,8 +172,9 @@ class Tasks:
         limit = 160 if rng.random() < 0.85 else 510
         rows: list[tuple[list[int], ...]] = []
         width = 0
-        # Few articles at a time: the wrong documents are about the same things, in both languages.
-        some = self.crossing.some_articles(ARTICLES, rng) if rng.random() < 0.5 else []
+        # Few articles or areas at a time: the wrong documents are about the same things, and in
+        # both languages.
+        some = self.crossing.some(task, ARTICLES, rng) if rng.random() < 0.5 else []
         while len(rows) < size:
             query, doc, key = self.example(task, rng, some)
             ids = self.pieces.text(doc, limit)

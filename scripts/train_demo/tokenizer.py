@@ -30,6 +30,8 @@ from scripts.train_demo.teacher import Teacher
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 FREQUENT = 600
+OUTSIDE_RANK = 15_000
+"""The rank that technical words outside the teacher's vocabulary get."""
 _RANGES = [(0x20, 0x590), (0x1E00, 0x2E80), (0x3000, 0x3040), (0xFB00, 0xFB07), (0xFE30, 0xFFEF)]
 _QUOTES = {
     "\u2018": "'",
@@ -95,13 +97,18 @@ def _names(words: list[str], vectors: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict_proba(vectors))[:, 1]
 
 
-def english_words(teacher: Teacher, budget: int, known: frozenset[str]) -> list[tuple[str, int]]:
+def english_words(
+    teacher: Teacher, budget: int, known: frozenset[str], technical: frozenset[str]
+) -> list[tuple[str, int]]:
     """Chooses whole words of the teacher: frequent ones, few names, few inflected forms.
+
+    Technical words come first, with those that the teacher cuts into parts.
 
     Args:
         teacher: The teacher, whose vocabulary is sorted by frequency.
         budget: How many words.
         known: The words of WordNet; other words (or their base forms) must be very frequent.
+        technical: Words that are frequent in technical texts.
 
     Returns:
         The words with their rank.
@@ -128,9 +135,16 @@ def english_words(teacher: Teacher, budget: int, known: frozenset[str]) -> list[
         )
         listed = rank < FREQUENT or any(base in known for base in bases(word))
         named = is_name[rank] > (0.9 if rank < 3000 else 0.5)
-        if rank < FREQUENT or (listed and not inflected and not named):
+        wanted = word in technical or (listed and not named)
+        if rank < FREQUENT or (wanted and not inflected):
             chosen.append((word, rank))
-    return chosen[:budget]
+    outside = [
+        (word, OUTSIDE_RANK)
+        for word in sorted(technical - index.keys())
+        if not any(base in index or base in technical for base in bases(word)[1:])
+    ]
+    chosen.sort(key=lambda item: item[0] not in technical)
+    return [*outside, *chosen][:budget]
 
 
 def chinese_pieces(
@@ -191,6 +205,7 @@ class Sources:
         heads: The words of the Chinese dictionary.
         common: Common words of the dictionary with a guess of their log probability.
         known: The words of WordNet.
+        technical: English words that are frequent in technical texts.
     """
 
     teacher: Teacher
@@ -198,6 +213,7 @@ class Sources:
     heads: Collection[str]
     common: list[tuple[str, float]]
     known: frozenset[str]
+    technical: frozenset[str]
 
 
 def build(sources: Sources, size: int, zh_words: int) -> XLMRobertaTokenizer:
@@ -234,7 +250,7 @@ def build(sources: Sources, size: int, zh_words: int) -> XLMRobertaTokenizer:
         pieces[part] = -5.0
     total = math.log(12.0)
     room = size - len(pieces) - len(SPECIAL) - 1
-    for word, rank in english_words(teacher, room, sources.known):
+    for word, rank in english_words(teacher, room, sources.known, sources.technical):
         pieces[f"▁{word}"] = -total - math.log(rank + 3)
     ordered = sorted(pieces.items(), key=lambda item: -item[1])
     return XLMRobertaTokenizer(

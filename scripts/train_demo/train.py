@@ -1,4 +1,4 @@
-"""Trains the demo checkpoint: `python -m scripts.train_demo.train --data D --wordnet W --out O`."""
+"""Trains the demo checkpoint: `python -m scripts.train_demo.train --help` names what it reads."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with xquad, cmrc2018, ..")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--wordnet", type=Path, required=True, help="WordNet's database files")
+    parser.add_argument("--messages", type=Path, required=True, help="packages with translations")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=5e-4, help="highest learning rate")
@@ -102,7 +103,7 @@ def _kit(args: argparse.Namespace) -> Kit:
     if cached and cached.exists():
         kit: Kit = pickle.loads(cached.read_bytes())
     else:
-        kit = prepare(args.data, args.wordnet, args.seed, args.synthetic)
+        kit = prepare(args.data, args.wordnet, args.messages, args.seed, args.synthetic)
         if cached:
             args.cache.mkdir(parents=True, exist_ok=True)
             cached.write_bytes(pickle.dumps(kit))

@@ -84,6 +84,10 @@ def test_the_longest_word_of_the_dictionary_is_cut_first() -> None:
     assert two_languages().segment("打印机很慢") == ["打印机", "很", "慢"]
 
 
+def test_a_word_falls_into_parts_at_its_chinese_characters() -> None:
+    assert two_languages().parts("usb打印机慢") == ["usb", "打印机", "慢"]
+
+
 def test_a_phrase_is_translated_before_its_words() -> None:
     units = two_languages().units(["the", "air", "conditioner", "hums"], random.Random(0), 1.0)
     assert units == [
