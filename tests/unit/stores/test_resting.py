@@ -40,18 +40,23 @@ PLAIN: dict[str, Any] = {
     "float": -0.0,
     "infinite": math.inf,
     "text": "漢\ud800\x00",
-    "bytes": b"\x80\x04N.",
-    "list": [1, [True, (2.5,)], {"a": None}],
+    "halves": "\ud83d\ude00",
+    "list": [1, [True, 2.5], {"a": None, "\ud83d": "\ude00"}, []],
+    "nested": {"deeper": {"and": {"deeper": [1]}}},
+}
+OTHER: dict[str, Any] = {
+    "bytes": b"[1]",
     "pair": (1, (2, [3])),
+    "pairs": [(1, 2)],
+    "numbered": {1: "a"},
     "set": {1, 2},
     "frozen": frozenset({"a"}),
-    "nested": {"deeper": {"and": {"deeper": [1]}}},
     "day": date(2026, 1, 2),
     "moment": datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
     "length": timedelta(seconds=1.5),
     "days": [date(2026, 1, 2)],
-}
-OTHER: dict[str, Any] = {
+    "endless": 10**5000,
+    "endless ones": [10**5000],
     "colour": Colour.RED,
     "colours": [Colour.RED],
     "number": np.float64(0.1),
