@@ -92,8 +92,8 @@ class Int8Linear:
 class Int8QueryKeyValue:
     """Query, key and value of the same rows, values with twice the bits of the activations.
 
-    Rounding queries and keys costs next to nothing, since softmax compares their products; what
-    it changes in values goes straight into the states (`docs/precision.md`).
+    Rounding queries and keys moves softmax a little; what it changes in values goes straight into
+    the states, and cost three times as much (`docs/precision.md`).
 
     Attributes:
         pair: Query's and key's weight.
