@@ -14,7 +14,11 @@ import torch
 from torch.nn.functional import embedding, layer_norm, pad
 
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
-from bge_m3_integrations.encoders.torch.int8 import make_int8_linear, make_int8_qkv
+from bge_m3_integrations.encoders.torch.int8 import (
+    make_int8_linear,
+    make_int8_qkv,
+    weight_levels,
+)
 from bge_m3_integrations.encoders.torch.linear import Linear, PlainLinear, make_linear
 from bge_m3_integrations.encoders.torch.packing import Pack, rounded
 
@@ -340,7 +344,12 @@ def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
 
 
 def in_int8(dtype: torch.dtype) -> MakeLinear:
-    """Products with their own copy of the weights in 8 bits, on the CPU; results in a dtype."""
+    """Products with their own copy of the weights in 8 bits, on the CPU; results in a dtype.
+
+    With weights of 7 bits query, key and value stay in the dtype: in fewer levels they fail the
+    quality gate (`docs/precision.md`).
+    """
+    in_float = owned(dtype, torch.device("cpu"))
 
     def make(
         weights: Sequence[torch.Tensor],
@@ -349,6 +358,9 @@ def in_int8(dtype: torch.dtype) -> MakeLinear:
         activated: bool = False,
         after_gelu: bool = False,
     ) -> Linear:
+        if len(weights) > 1 and weight_levels() < 127:
+            product = in_float(weights, biases)
+            return lambda x: product(x.to(dtype))
         if len(weights) > 1:
             return make_int8_qkv(weights, biases, dtype=dtype)
         return make_int8_linear(
