@@ -236,6 +236,7 @@ class PackedBackbone:
         dtype: What to compute in.
         device: Where to compute.
         linear: Makes a layer's products.
+        states: What the products of states take; None is `dtype`.
     """
 
     def __init__(
