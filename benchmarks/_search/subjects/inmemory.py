@@ -36,6 +36,6 @@ INMEMORY = Kind(
     modules=("langchain_core",),
     distributions=("langchain-core", "numpy"),
     open=_InMemory,
-    most=10_000,
+    most=100_000,
     note="dense only",
 )

@@ -79,6 +79,6 @@ MILVUS = Kind(
     modules=("langchain_milvus", "milvus_lite"),
     distributions=("langchain-milvus", "milvus-lite", "pymilvus"),
     open=_Milvus,
-    most=10_000,
+    most=100_000,
     note="its weighted ranker rescales each list to 0..1 before adding: another ranking",
 )

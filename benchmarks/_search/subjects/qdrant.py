@@ -93,6 +93,6 @@ QDRANT = Kind(
     modules=("langchain_qdrant", "qdrant_client"),
     distributions=("langchain-qdrant", "qdrant-client"),
     open=_Qdrant,
-    most=10_000,
+    most=100_000,
     note="its hybrid is reciprocal rank fusion of 10 and 10: another ranking",
 )
