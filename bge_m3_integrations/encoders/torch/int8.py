@@ -62,9 +62,12 @@ class Int8Weight:
 class Int8Linear:
     """A product of rows in 8 bits.
 
+    What lies between two products stays in float32: a CPU passes over it at half the cost of
+    bfloat16, which it widens and rounds in every pass.
+
     Attributes:
         weight: Its weight.
-        bias: `(out,)`; the result has its dtype.
+        bias: `(out,) float32`.
         activated: Whether gelu follows.
         after_gelu: Whether it went before.
     """
@@ -75,15 +78,13 @@ class Int8Linear:
     after_gelu: bool = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """See `Linear`."""
-        dtype = self.bias.dtype
+        """See `Linear`; the result is in float32."""
         if self.after_gelu:
-            levels, scale = quantised_gelu(x)
-            out = self.weight.product(levels, dtype, zero=_GELU_ZERO)
+            levels, scale = quantised_gelu(x.float())
+            out = self.weight.product(levels, torch.float32, zero=_GELU_ZERO)
         else:
-            levels, scale = quantised_rows(x, dtype)
-            out = self.weight.product(levels, dtype)
-        # the scale is in the result's dtype: another one would cost three passes instead of one
+            levels, scale = quantised_rows(x.float())
+            out = self.weight.product(levels, torch.float32)
         torch.addcmul(self.bias, out, scale, out=out)
         return torch.ops.aten.gelu_(out) if self.activated else out
 
@@ -98,28 +99,27 @@ class Int8QueryKeyValue:
     Attributes:
         pair: Query's and key's weight.
         value: Value's weight.
-        bias: `(out,)` of all three; the result has its dtype.
+        bias: `(out,) float32` of all three.
+        dtype: Of the result.
     """
 
     pair: Int8Weight
     value: Int8Weight
     bias: torch.Tensor
+    dtype: torch.dtype
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`; x is in float32, of which a half-precision dtype would keep no rest."""
-        dtype = self.bias.dtype
-        levels, rest, scale = quantised_twice(x, dtype)
-        pair, value = self.pair.product(levels, dtype), self.value.product(levels, dtype)
-        value += self.value.product(rest, dtype, unit=1 / _REST_LEVELS)
+        levels, scale = quantised_twice(x, self.dtype)
+        pair = self.pair.product(levels[0], self.dtype)
+        both = self.value.product(levels.flatten(0, 1), torch.float32)
+        value, rest = torch.split(both, len(x))
+        value.add_(rest, alpha=1 / _REST_LEVELS)
+        between = pair.shape[1]
         out = pair.new_empty(len(x), len(self.bias))
-        sizes = [pair.shape[1], value.shape[1]]
-        for found, bias, place in zip(
-            (pair, value),
-            torch.split(self.bias, sizes),
-            torch.split(out, sizes, dim=1),
-            strict=True,
-        ):
-            torch.addcmul(bias, found, scale, out=place)
+        # all of one dtype: with two, a sum takes three passes instead of one
+        torch.addcmul(self.bias[:between].to(pair), pair, scale, out=out[:, :between])
+        out[:, between:] = torch.addcmul(self.bias[between:], value, scale.float(), out=value)
         return out
 
 
@@ -127,7 +127,6 @@ def make_int8_linear(
     weight: torch.Tensor,
     bias: torch.Tensor,
     *,
-    dtype: torch.dtype,
     activated: bool = False,
     after_gelu: bool = False,
 ) -> Linear:
@@ -136,14 +135,13 @@ def make_int8_linear(
     Args:
         weight: `(out, in)` in any float dtype.
         bias: `(out,)`.
-        dtype: Of the result.
         activated: Whether gelu follows.
         after_gelu: Whether what comes are gelu's results.
 
     Returns:
         The layer.
     """
-    return Int8Linear(Int8Weight.of(weight.float()), bias.to(dtype), activated, after_gelu)
+    return Int8Linear(Int8Weight.of(weight.float()), bias.float(), activated, after_gelu)
 
 
 def make_int8_qkv(
@@ -161,69 +159,78 @@ def make_int8_qkv(
     """
     query, key, value = (weight.float() for weight in weights)
     pair = Int8Weight.of(torch.cat([query, key]))
-    return Int8QueryKeyValue(pair, Int8Weight.of(value), torch.cat([b.to(dtype) for b in biases]))
+    bias = torch.cat([b.float() for b in biases])
+    return Int8QueryKeyValue(pair, Int8Weight.of(value), bias, dtype)
 
 
-def quantised_rows(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def quantised_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row to 8 bits by its own scale.
 
     Args:
-        x: `(t, in)`, float.
-        dtype: Of the scales.
+        x: `(t, in) float32`.
 
     Returns:
-        `(t, in) uint8` around 128 and `(t, 1)` scales: x is about scale * (levels - 128).
+        `(t, in) uint8` around 128 and `(t, 1) float32` scales: x is about scale * (levels - 128).
     """
-    scaled, scale = _scaled(x, dtype)
-    return _bytes(scaled.round_()), scale
+    scale = _scale(x)
+    return _low_bytes(torch.addcmul(_whole(x.shape[1], _ZERO), x, scale.reciprocal())), scale
 
 
-def quantised_twice(
-    x: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def quantised_twice(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row to 8 bits by its own scale, and what they leave to 8 bits more.
 
     Args:
         x: `(t, in) float32`.
-        dtype: Of the scales.
+        dtype: Of the scales. Levels are found by the rounded ones: nothing of that is lost.
 
     Returns:
-        `(t, in) uint8` levels and rest, both around 128, and `(t, 1)` scales: x is about
+        `(2, t, in) uint8` levels and rest, both around 128, and `(t, 1)` scales: x is about
         scale * (levels - 128 + (rest - 128) / 254).
     """
-    scaled, scale = _scaled(x, dtype)
-    whole = scaled.round()
-    rest = scaled.sub_(whole).mul_(_REST_LEVELS).round_()
-    return _bytes(whole), _bytes(rest), scale
-
-
-def _scaled(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows in float32, divided by scales as a dtype has them: no rounding of these is lost."""
-    scale = (x.abs().amax(dim=1, keepdim=True).float() / _ACTIVATION_LEVELS).clamp_min_(1e-12)
-    scale = scale.to(dtype)
-    return x * scale.float().reciprocal(), scale
-
-
-def _bytes(whole: torch.Tensor) -> torch.Tensor:
-    """Whole numbers from -127 to 127 as bytes around 128; the sum wraps around."""
-    return whole.to(torch.int8).view(torch.uint8).add_(_ZERO)
+    scale = _scale(x).to(dtype)
+    whole, both = _whole(x.shape[1], _ZERO), torch.empty(2, *x.shape, dtype=torch.uint8)
+    scaled = x * scale.float().reciprocal()
+    levels = scaled + whole
+    both[0] = levels.view(torch.int32)
+    rest = scaled.sub_(levels.sub_(whole))
+    both[1] = torch.add(whole, rest, alpha=_REST_LEVELS, out=rest).view(torch.int32)
+    return both, scale
 
 
 def quantised_gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row of gelu's results to 8 bits by its own scale.
 
     Args:
-        x: `(t, in)`, float, nowhere below -0.17.
+        x: `(t, in) float32`, nowhere below -0.17.
 
     Returns:
-        `(t, in) uint8` around 32 and `(t, 1)` scales in x's dtype: x is about
-        scale * (levels - 32).
+        `(t, in) uint8` around 32 and `(t, 1) float32` scales: x is about scale * (levels - 32).
     """
     most = x.amax(dim=1, keepdim=True)
     inverse = _GELU_LEVELS / most.clamp_min_(_GELU_DEPTH / _GELU_ZERO * _GELU_LEVELS)
-    # by way of signed bytes, to which torch converts six times faster; the last sum wraps around
-    levels = (x * inverse).round_().sub_(_ZERO - _GELU_ZERO).to(torch.int8)
-    return levels.view(torch.uint8).add_(_ZERO), inverse.reciprocal_()
+    whole = torch.addcmul(_whole(x.shape[1], _GELU_ZERO), x, inverse)
+    return _low_bytes(whole), inverse.reciprocal_()
+
+
+def _scale(x: torch.Tensor) -> torch.Tensor:
+    """`(t, 1)`: what a level of each row is worth."""
+    most = torch.maximum(x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True).neg_())
+    return most.div_(_ACTIVATION_LEVELS).clamp_min_(1e-12)
+
+
+@cache
+def _whole(width: int, zero: int) -> torch.Tensor:
+    """`(width,) float32`: adding it rounds to whole numbers, which lie in the sum's low byte.
+
+    Above 2^23 a float32 has no fraction: one pass adds, rounds and moves the zero. A row of them,
+    because torch has fast loops for one broadcast column (the scales) and no second.
+    """
+    with torch.inference_mode(False):
+        return torch.full((width,), 3.0 * 2**22 + zero)
+
+
+def _low_bytes(sums: torch.Tensor) -> torch.Tensor:
+    return sums.view(torch.int32).to(torch.uint8)
 
 
 def _product(

@@ -34,9 +34,10 @@ _PAIR = ("weight", "bias")
 _ROWS = 256
 # Rows of states that are summed and normalised while they are in cache: 2 MiB at 1,024 wide.
 _ROWS_IN_CACHE = 512
-# Rows that go through the feed-forward part together: 16 MiB in bfloat16 at 4,096 wide. Memory of
-# more than 32 MiB goes back to the system after every use, and fetching it again takes as long.
-_ROWS_FED = 2048
+# What the feed-forward part holds at its widest, and so how many rows go through it together: 1,024
+# in bfloat16 at 4,096 wide. Memory of more than 32 MiB goes back to the system after every use, and
+# fetching it again takes as long.
+_BYTES_FED = 8 << 20
 # Packs are rounded up to a multiple of this many tokens at least.
 _STEP = 8
 
@@ -123,6 +124,7 @@ class Layer:
 
     Attributes:
         dtype: What the products of states take.
+        fed: Rows that go through the feed-forward part together.
     """
 
     qkv: Linear
@@ -132,12 +134,13 @@ class Layer:
     down: Linear
     down_norm: Norm
     dtype: torch.dtype
+    fed: int
 
     def __call__(self, hidden: torch.Tensor, attend: Attention) -> torch.Tensor:
         """`(t, width) float32` to the same, in place."""
         mixed = self.mix(attend(self.qkv(hidden.to(self.dtype))))
         hidden = self.mix_norm.of_sum(hidden, mixed)
-        for rows in torch.split(hidden, _at_once(hidden, _ROWS_FED)):
+        for rows in torch.split(hidden, _at_once(hidden, self.fed)):
             self.down_norm.of_sum(rows, self.down(self.up(rows.to(self.dtype))))
         return hidden
 
@@ -305,6 +308,7 @@ class PackedBackbone:
             down=make("output.dense", after_gelu=True),
             down_norm=norm("output.LayerNorm"),
             dtype=dtype,
+            fed=max(1, _BYTES_FED // (self._config.intermediate_size * dtype.itemsize)),
         )
 
 
@@ -345,10 +349,10 @@ def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
 
 
 def in_int8(dtype: torch.dtype) -> MakeLinear:
-    """Products with their own copy of the weights in 8 bits, on the CPU; results in a dtype.
+    """Products with their own copy of the weights in 8 bits, on the CPU.
 
-    With weights of 7 bits query, key and value stay in the dtype: in fewer levels they fail the
-    quality gate (`docs/precision.md`).
+    Attention computes in the dtype, everything else in float32. With weights of 7 bits query, key
+    and value are float products: in fewer levels they fail the quality gate (`docs/precision.md`).
     """
     in_float = owned(dtype, torch.device("cpu"))
 
@@ -364,8 +368,6 @@ def in_int8(dtype: torch.dtype) -> MakeLinear:
             return lambda x: product(x.to(dtype))
         if len(weights) > 1:
             return make_int8_qkv(weights, biases, dtype=dtype)
-        return make_int8_linear(
-            weights[0], biases[0], dtype=dtype, activated=activated, after_gelu=after_gelu
-        )
+        return make_int8_linear(weights[0], biases[0], activated=activated, after_gelu=after_gelu)
 
     return make

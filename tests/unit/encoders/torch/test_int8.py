@@ -33,15 +33,12 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 ROWS = torch.tensor([[1e-3], [1.0], [50.0], [0.0]])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16])
-def test_each_row_has_its_own_scale(dtype: torch.dtype, scales: torch.dtype) -> None:
-    x = (random(4, 64) * ROWS).to(dtype)
-    levels, scale = quantised_rows(x, scales)
-    assert levels.dtype == torch.uint8
-    assert scale.dtype == scales
-    restored = (levels.float() - 128) * scale.float()
-    assert ((restored - x.float()).abs() <= scale.float() * 0.501).all()
+def test_each_row_has_its_own_scale() -> None:
+    x = random(4, 64) * ROWS
+    levels, scale = quantised_rows(x)
+    assert (levels.dtype, scale.dtype) == (torch.uint8, torch.float32)
+    restored = (levels.float() - 128) * scale
+    assert ((restored - x).abs() <= scale * 0.501).all()
     used = (levels.float() - 128).abs().amax(dim=1)
     assert used.tolist() == [126, 126, 126, 0]
 
@@ -49,35 +46,34 @@ def test_each_row_has_its_own_scale(dtype: torch.dtype, scales: torch.dtype) -> 
 @pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16])
 def test_what_the_levels_leave_is_kept_in_as_many_again(scales: torch.dtype) -> None:
     x = random(4, 64) * ROWS
-    levels, rest, scale = quantised_twice(x, scales)
-    assert torch.equal(levels, quantised_rows(x, scales)[0])
+    (levels, rest), scale = quantised_twice(x, scales)
+    assert scale.dtype == scales
+    assert ((levels.float() - 128) * scale.float() - x).abs().le(scale.float() * 0.501).all()
     restored = (levels.float() - 128 + (rest.float() - 128) / 254) * scale.float()
     assert ((restored - x).abs() <= scale.float() * 0.501 / 254 + 1e-6 * x.abs()).all()
 
 
 @pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16])
 def test_the_largest_number_of_a_row_never_changes_its_sign(scales: torch.dtype) -> None:
-    x = torch.linspace(0.5, 300, 20_000)[:, None].bfloat16()
-    levels, _ = quantised_rows(torch.cat([x, -x], dim=1), scales)
+    x = torch.linspace(0.5, 300, 20_000)[:, None]
+    (levels, _), _ = quantised_twice(torch.cat([x, -x], dim=1), scales)
     assert (levels[:, 0] > 128 + 120).all()
     assert (levels[:, 1] < 128 - 120).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 50.0, 0.0])
-def test_results_of_gelu_have_most_levels_above_zero(dtype: torch.dtype, size: float) -> None:
-    x = torch.nn.functional.gelu(random(4, 256) * size + torch.linspace(-3, 0, 256)).to(dtype)
+def test_results_of_gelu_have_most_levels_above_zero(size: float) -> None:
+    x = torch.nn.functional.gelu(random(4, 256) * size + torch.linspace(-3, 0, 256))
     levels, scale = quantised_gelu(x)
     assert levels.dtype == torch.uint8
     restored = (levels.float() - 32) * scale
-    # half a level off, and half of one more where the product was rounded in bfloat16
-    assert ((restored - x.float()).abs() <= scale * 1.01).all()
-    symmetrical = x.abs().amax(dim=1, keepdim=True).float() / 126
+    assert ((restored - x).abs() <= scale * 0.501).all()
+    symmetrical = x.abs().amax(dim=1, keepdim=True) / 126
     assert (scale <= torch.maximum(symmetrical * 0.58, torch.tensor(0.00535))).all()
 
 
 def test_results_of_gelu_never_leave_the_levels() -> None:
-    most = torch.linspace(0.0, 300, 20_000)[:, None].bfloat16()
+    most = torch.linspace(0.0, 300, 20_000)[:, None]
     least = torch.full_like(most, -0.17)
     levels, _ = quantised_gelu(torch.cat([most, least], dim=1))
     assert (levels[:, 0] >= 32).all()
@@ -92,10 +88,7 @@ def test_a_layer_after_gelu_is_closer_to_its_float_one() -> None:
     expected = x @ weight.T + bias
     errors = [
         float((make(x) - expected).norm() / expected.norm())
-        for make in (
-            make_int8_linear(weight, bias, dtype=torch.float32, after_gelu=after)
-            for after in (True, False)
-        )
+        for make in (make_int8_linear(weight, bias, after_gelu=after) for after in (True, False))
     ]
     assert errors[0] < 0.8 * errors[1]
 
@@ -105,7 +98,7 @@ def test_a_layer_after_gelu_is_closer_to_its_float_one() -> None:
 def test_a_layer_is_close_to_its_float_one(activated: bool) -> None:
     weight, bias = random(144, 256), random(144, seed=9)
     x = random(33, 256, seed=5)
-    layer = make_int8_linear(weight, bias, dtype=torch.float32, activated=activated)
+    layer = make_int8_linear(weight, bias, activated=activated)
     assert isinstance(layer, Int8Linear)
     expected = x @ weight.T + bias
     expected = torch.nn.functional.gelu(expected) if activated else expected
@@ -128,7 +121,7 @@ def test_values_are_closer_than_queries_and_keys(dtype: torch.dtype) -> None:
         for part, w, b in zip(found, weights, biases, strict=True)
     ]
     assert max(errors) < 0.02
-    assert errors[2] < (0.003 if dtype == torch.bfloat16 else 1e-4)
+    assert errors[2] < (0.002 if dtype == torch.bfloat16 else 1e-4)
     assert errors[2] < errors[0] / 2
 
 
@@ -139,7 +132,7 @@ def test_a_row_gives_the_same_numbers_in_any_company(qkv: bool) -> None:
     layer = (
         make_int8_qkv([weight] * 3, [bias] * 3, dtype=torch.float32)
         if qkv
-        else make_int8_linear(weight, bias, dtype=torch.float32)
+        else make_int8_linear(weight, bias)
     )
     x = random(20, 64, seed=1) * torch.logspace(-3, 3, 20)[:, None]
     alone = torch.cat([layer(row[None]) for row in x])

@@ -97,6 +97,7 @@ def test_a_text_has_the_same_states_in_any_company() -> None:
 def test_long_packs_go_through_the_feed_forward_part_in_pieces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(layers, "_BYTES_FED", 256 * 4 * SIZES["intermediate_size"])
     _, packed = pair("bert")
     pack = pack_of(600, 40)
     whole = packed.hidden(pack)
@@ -107,7 +108,6 @@ def test_long_packs_go_through_the_feed_forward_part_in_pieces(
         seen.append(len(x))
         return up(x)
 
-    monkeypatch.setattr(layers, "_ROWS_FED", 256)
     monkeypatch.setattr(
         packed, "_layers", [replace(packed._layers[0], up=noted), *packed._layers[1:]]
     )
