@@ -127,6 +127,8 @@ def note_of(engine: BGEM3) -> EncoderNote:
         max_length=options["max_length"],
         pooling=options["pooling"],
         document_instruction=options["document_instruction"],
+        query_instruction=options["query_instruction"],
+        clean=options["clean"],
     )
 
 
@@ -145,4 +147,6 @@ def _engine_of(held: Manifest | None, path: str | Path) -> BGEM3:
         max_length=note.max_length,
         pooling=note.pooling or "auto",
         document_instruction=note.document_instruction,
+        query_instruction=note.query_instruction,
+        clean=note.clean,
     )

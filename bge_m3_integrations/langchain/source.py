@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.stores.base import OffersBackup
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.stores.edge import EncoderNote
 
 
 class Source:
@@ -100,18 +103,21 @@ class Source:
     @property
     def written(self) -> Path | None:
         """The folder that stands for this index elsewhere; None where no folder says it all."""
-        options = {} if self._held is None else self._held.engine.options
-        # the manifest names the model that made the documents; it knows nothing of queries
-        if options.get("query_instruction") or options.get("clean"):
-            return None
-        return self.path
+        path = self.path
+        if path is None or self._held is None:
+            return path
+        note = _note(path)
+        mine = self._held.engine.options["query_instruction"]
+        # two engines of one index may differ in it: elsewhere the index is opened as it was made
+        return path if note is None or note.query_instruction == mine else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.written is None:
             raise InputError(
-                "a retriever over an index in memory, or over an engine with a query instruction "
-                "or clean=True, cannot be pickled; keep the index in a folder and make the "
-                "retriever where it is needed: BGEM3Retriever(index=HybridIndex.open(path, engine))"
+                "a retriever over an index in memory, or over an engine with another query "
+                "instruction than its index was made with, cannot be pickled; keep the index in a "
+                "folder and make the retriever where it is needed: "
+                "BGEM3Retriever(index=HybridIndex.open(path, engine))"
             )
         return _in_folder, (self.written, self._role)
 
@@ -134,13 +140,18 @@ def _in_folder(folder: Path, role: str) -> Source:
     return Source(folder=folder, role=role)
 
 
-def _opened(folder: Path) -> HybridIndex:
+def _note(folder: Path) -> EncoderNote | None:
     from bge_m3_integrations.stores.edge import Manifest
 
     held = Manifest.read(folder)
     if held is None:  # else an empty index would begin there
         raise StoreError(f"there is no index in {folder}; make one with HybridIndex.open")
-    if held.encoder is None or held.encoder.model is None:
+    return held.encoder
+
+
+def _opened(folder: Path) -> HybridIndex:
+    note = _note(folder)
+    if note is None or note.model is None:
         raise StoreError(
             f"the index in {folder} does not say by which model it was made; assign one that is "
             f"open: retriever.index = HybridIndex.open({str(folder)!r}, engine)"

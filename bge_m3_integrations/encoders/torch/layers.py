@@ -34,10 +34,10 @@ _PAIR = ("weight", "bias")
 _ROWS = 256
 # Rows of states that are summed and normalised while they are in cache: 2 MiB at 1,024 wide.
 _ROWS_IN_CACHE = 512
-# What the feed-forward part holds at its widest, and so how many rows go through it together: 1,024
-# in bfloat16 at 4,096 wide. Memory of more than 32 MiB goes back to the system after every use, and
-# fetching it again takes as long.
-_BYTES_FED = 8 << 20
+# What lies between the feed-forward part's products at most: 1,024 rows of 4,096 in bfloat16. More
+# than 32 MiB would go back to the system after every use, and fetching it again takes as long; few
+# sizes of products need few kernels.
+_WIDEST_BYTES = 8 << 20
 # Packs are rounded up to a multiple of this many tokens at least.
 _STEP = 8
 
@@ -124,7 +124,7 @@ class Layer:
 
     Attributes:
         dtype: What the products of states take.
-        fed: Rows that go through the feed-forward part together.
+        rows: How many rows go through what follows attention together.
     """
 
     qkv: Linear
@@ -134,13 +134,14 @@ class Layer:
     down: Linear
     down_norm: Norm
     dtype: torch.dtype
-    fed: int
+    rows: int
 
     def __call__(self, hidden: torch.Tensor, attend: Attention) -> torch.Tensor:
         """`(t, width) float32` to the same, in place."""
-        mixed = self.mix(attend(self.qkv(hidden.to(self.dtype))))
-        hidden = self.mix_norm.of_sum(hidden, mixed)
-        for rows in torch.split(hidden, _at_once(hidden, self.fed)):
+        attended = attend(self.qkv(hidden.to(self.dtype)))
+        step = _at_once(hidden, self.rows)
+        for rows, mixed in zip(torch.split(hidden, step), torch.split(attended, step), strict=True):
+            self.mix_norm.of_sum(rows, self.mix(mixed))
             self.down_norm.of_sum(rows, self.down(self.up(rows.to(self.dtype))))
         return hidden
 
@@ -308,7 +309,7 @@ class PackedBackbone:
             down=make("output.dense", after_gelu=True),
             down_norm=norm("output.LayerNorm"),
             dtype=dtype,
-            fed=max(1, _BYTES_FED // (self._config.intermediate_size * dtype.itemsize)),
+            rows=max(1, _WIDEST_BYTES // (self._config.intermediate_size * dtype.itemsize)),
         )
 
 

@@ -30,6 +30,8 @@ class EncoderNote:
         max_length: Of documents, in tokens; None is the model's own.
         pooling: How the dense vector is made, as the engine was told.
         document_instruction: Put in front of every document.
+        query_instruction: Put in front of every query; another engine may have another.
+        clean: Whether texts were mended before they were encoded.
     """
 
     fingerprint: str
@@ -39,6 +41,8 @@ class EncoderNote:
     max_length: int | None = None
     pooling: str | None = None
     document_instruction: str = ""
+    query_instruction: str = ""
+    clean: bool = False
 
 
 @dataclass(frozen=True, slots=True)

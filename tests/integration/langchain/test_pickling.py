@@ -63,12 +63,25 @@ def test_a_retriever_over_what_no_folder_says_says_what_to_make(
     assert copy.copy(made()[1]).k == copy.deepcopy(made()[1]).k == 4
     with pytest.raises(InputError, match=r"in memory.*cannot be pickled.*HybridIndex\.open\(path"):
         pickle.dumps(made()[1])
+    HybridIndex.open(tmp_path / "index", BGEM3(xlm_roberta, device="cpu")).close()
     engine = BGEM3(xlm_roberta, device="cpu", query_instruction="find: ")
     with (
         HybridIndex.open(tmp_path / "index", engine) as index,
         pytest.raises(InputError, match="query instruction"),
     ):
         pickle.dumps(BGEM3Retriever(index=index))
+
+
+def test_a_retriever_asks_elsewhere_with_the_instruction_that_its_index_was_made_with(
+    tmp_path: Path, xlm_roberta: Path
+) -> None:
+    engine = BGEM3(xlm_roberta, device="cpu", query_instruction="find: ", clean=True)
+    with HybridIndex.open(tmp_path / "index", engine) as index:
+        pickled = pickle.dumps(BGEM3Retriever(index=index))
+    retriever = pickle.loads(pickled)
+    with retriever.index as again:
+        options = again.engine.options
+    assert (options["query_instruction"], options["clean"]) == ("find: ", True)
 
 
 def test_an_unpickled_reranker_shares_forwards_again(xlm_roberta: Path) -> None:

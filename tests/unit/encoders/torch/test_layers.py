@@ -94,10 +94,10 @@ def test_a_text_has_the_same_states_in_any_company() -> None:
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=1e-4)
 
 
-def test_long_packs_go_through_the_feed_forward_part_in_pieces(
+def test_what_follows_attention_takes_long_packs_in_pieces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(layers, "_BYTES_FED", 256 * 4 * SIZES["intermediate_size"])
+    monkeypatch.setattr(layers, "_WIDEST_BYTES", 256 * 4 * SIZES["intermediate_size"])
     _, packed = pair("bert")
     pack = pack_of(600, 40)
     whole = packed.hidden(pack)

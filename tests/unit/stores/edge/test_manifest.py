@@ -10,7 +10,9 @@ import pytest
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.manifest import NAME, EncoderNote, Manifest, Wanted
 
-NOTE = EncoderNote("f" * 64, "org/name", "main", "float32", 512, "cls", "document: ")
+NOTE = EncoderNote(
+    "f" * 64, "org/name", "main", "float32", 512, "cls", "document: ", "query: ", True
+)
 HELD = Manifest(("dense", "sparse", "colbert"), 8, 4, "turbo8", 2, ("lang", "year"), 3, NOTE)
 
 
