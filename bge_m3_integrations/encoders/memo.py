@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
 from bge_m3_integrations.encoders.spill import Key, Spill
@@ -200,21 +200,27 @@ class MemoEncoder(EncoderWrapper):
     def _run_for_all(
         self, mine: list[str], texts: list[str], ask: _Ask
     ) -> dict[str, EmbeddingBatch]:
-        """Compute the claimed texts in all declared modes, and hand them to whoever waits."""
-        if not mine:
-            return {}
+        """Compute the claimed texts in all declared modes, and hand them to whoever waits.
+
+        In stretches where others want more modes than this caller: what it keeps of a whole
+        collection is its own modes only.
+        """
+        found: dict[str, EmbeddingBatch] = {}
+        whole_call = [slice(0, len(mine))] if mine else []
+        for part in whole_call if self._wanted(ask) == ask.modes else chunks(mine):
+            try:
+                found |= self._run_part(mine[part], ask)
+            except BaseException as error:
+                self._give_up(mine[part.start :], ask, error)
+                if isinstance(error, EncodingError):
+                    position = texts.index(mine[part.start + error.position])
+                    raise EncodingError(error.reason, position) from error
+                raise
+        return found
+
+    def _run_part(self, mine: list[str], ask: _Ask) -> dict[str, EmbeddingBatch]:
         shelf, keys = self._shelves[ask.kind], [(ask.limit, text) for text in mine]
-        try:
-            fresh = self._run(mine, ask, self._wanted(ask))
-        except BaseException as error:
-            with self._lock:
-                futures = [shelf.running.pop(key)[1] for key in keys]
-            for future in futures:
-                future.set_exception(error)
-            if isinstance(error, EncodingError):
-                position = texts.index(mine[error.position])
-                raise EncodingError(error.reason, position) from error
-            raise
+        fresh = self._run(mine, ask, self._wanted(ask))
         rows = [fresh.take([i]) for i in range(len(mine))]
         awaited = self._needs.roles(ask.kind) - 1
         with self._lock:
@@ -225,7 +231,15 @@ class MemoEncoder(EncoderWrapper):
         self._counts.add(spilled=spilled)
         for future, row in zip(futures, rows, strict=True):
             future.set_result(row)
-        return dict(zip(mine, rows, strict=True))
+        return {text: row.only(ask.modes) for text, row in zip(mine, rows, strict=True)}
+
+    def _give_up(self, mine: list[str], ask: _Ask, error: BaseException) -> None:
+        """Tell those who wait for these texts that they will not come."""
+        running = self._shelves[ask.kind].running
+        with self._lock:
+            futures = [running.pop((ask.limit, text))[1] for text in mine]
+        for future in futures:
+            future.set_exception(error)
 
     def _run(self, texts: list[str], ask: _Ask, modes: frozenset[Mode]) -> EmbeddingBatch:
         fresh = self.encoder.encode(texts, kind=ask.kind, modes=modes, max_length=ask.limit)

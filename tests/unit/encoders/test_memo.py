@@ -36,6 +36,23 @@ def test_two_roles_share_one_forward_per_text() -> None:
     assert engine.stats.memo_hits == 2
 
 
+def test_what_others_want_of_a_whole_collection_is_computed_in_stretches() -> None:
+    fake = FakeEncoder()
+    engine = shared_engine(fake, memo_bytes=1024)
+    texts = [f"{i} " + "x" * 100_000 for i in range(5)]
+    dense = engine.encode_documents(texts, modes={"dense"})
+    assert [len(call.texts) for call in fake.calls] == [2, 2, 1]
+    lone = BGEM3(FakeEncoder()).encode_documents(texts, modes={"dense"})
+    np.testing.assert_array_equal(dense.dense, lone.dense)
+
+
+def test_a_caller_alone_gets_its_texts_in_one_call() -> None:
+    fake = FakeEncoder()
+    texts = [f"{i} " + "x" * 100_000 for i in range(5)]
+    shared_engine(fake).encode_documents(texts, modes={"dense", "sparse"})
+    assert [len(call.texts) for call in fake.calls] == [5]
+
+
 def test_a_lone_role_remembers_nothing_and_computes_nothing_extra() -> None:
     fake = FakeEncoder()
     engine = BGEM3(fake)
@@ -168,6 +185,17 @@ def test_an_error_names_the_callers_position_also_behind_duplicates(shared: bool
         engine.encode_documents(["a", "a", "a", "bad"])
     with pytest.raises(InputError, match="text 3 holds the lone surrogate"):
         engine.encode_documents(["a", "a", "a", "x\ud800"])
+
+
+def test_an_error_in_a_later_stretch_names_the_callers_position_and_keeps_the_others() -> None:
+    fake = Failing()
+    fake.go.set()
+    engine = shared_engine(fake)
+    texts = [f"{i} " + "x" * 100_000 for i in range(4)]
+    with pytest.raises(EncodingError, match="text 3"):
+        engine.encode_documents([*texts[:3], "bad", texts[3]], modes={"dense"})
+    engine.encode_documents(texts, modes={"dense"})
+    assert max(fake.forwards[text] for text in texts[:2]) == 1
 
 
 @pytest.mark.parametrize("memo_bytes", [-1, 2.5, None])
