@@ -9,7 +9,7 @@ from itertools import islice
 from bge_m3_integrations.checks import check_text, chunks, whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError
-from bge_m3_integrations.stores.base import Store
+from bge_m3_integrations.stores.base import ChecksRecords, Store
 from bge_m3_integrations.types import EmbeddingBatch, Modes, Record
 
 COMMIT_EVERY = 4096
@@ -138,6 +138,8 @@ class Writer:
                 raise InputError(f"id {record.id!r} comes twice in one add; keep one record of it")
             check_text(record.text, name=f"the text of record {record.id!r}", surrogates=surrogates)
             seen.add(record.id)
+        if isinstance(self.store, ChecksRecords):
+            self.store.check_records(taken)
         return taken
 
 

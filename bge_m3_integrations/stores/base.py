@@ -131,6 +131,15 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class ChecksRecords(Protocol):
+    """A store that cannot keep every record, and says so before anything is encoded."""
+
+    def check_records(self, records: Sequence[Record]) -> None:
+        """Refuse what `upsert` would refuse whatever the numbers."""
+        ...
+
+
+@runtime_checkable
 class OffersBackup(Protocol):
     """A store in a folder."""
 

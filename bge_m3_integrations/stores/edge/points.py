@@ -59,17 +59,33 @@ def payload_of(record: Record, fields: frozenset[str] | None) -> dict[str, Any]:
         InputError: Metadata, content or payload hold what JSON does not give back as it was; the
             message names it.
     """
-    for name in ("metadata", "content", "payload"):
-        _check_json(getattr(record, name), f"record {record.id!r}: {name}")
-    body = [record.text, dict(record.metadata), record.content, record.payload]
+    body = body_of(record)
     found = filter_payload(record.metadata, fields)
     return {
         "name": json.dumps(record.id),
-        "body": _json(body, record.id),
+        "body": body,
         "hash": record.text_hash,
         "terms": list(found.terms),
         **found.numbers,
     }
+
+
+def body_of(record: Record) -> str:
+    """A record but for its id as JSON text.
+
+    Args:
+        record: The record.
+
+    Returns:
+        Text, metadata, content and payload.
+
+    Raises:
+        InputError: See `payload_of`.
+    """
+    for name in ("metadata", "content", "payload"):
+        _check_json(getattr(record, name), f"record {record.id!r}: {name}")
+    body = [record.text, dict(record.metadata), record.content, record.payload]
+    return _json(body, record.id)
 
 
 def numbers_of(payload: Payload) -> set[str]:

@@ -28,6 +28,7 @@ from bge_m3_integrations.stores.edge.home import back_up, open_folder, optimize_
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
 from bge_m3_integrations.stores.edge.names import Names
 from bge_m3_integrations.stores.edge.points import (
+    body_of,
     embeddings_of,
     numbers_of,
     payload_of,
@@ -149,6 +150,18 @@ class EdgeStore:
         modes = self._manifest.kept
         kind = self._manifest.colbert if "colbert" in modes else None
         return Capabilities(modes, modes, modes, OPERATORS, durable=True, colbert_kind=kind)
+
+    def check_records(self, records: Sequence[Record]) -> None:
+        """Refuse records that JSON would change, before their texts are encoded.
+
+        Args:
+            records: To be written.
+
+        Raises:
+            InputError: See `upsert`.
+        """
+        for record in records:
+            body_of(record)
 
     def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
         """See `Store.upsert`; nothing is written unless all of the batch is sound.

@@ -570,3 +570,16 @@ def test_readers_and_a_writer_at_once_see_whole_records(store: EdgeStore) -> Non
         thread.join()
     assert errors == []
     assert store.count() == 30
+
+
+@pytest.mark.parametrize("add", ["add", "ingest"])
+def test_what_a_folder_cannot_keep_is_refused_before_anything_is_encoded(
+    tmp_path: Path, add: str
+) -> None:
+    encoder = FakeEncoder()
+    records = [Record("a", "sound"), Record("b", "not", {"date": datetime.now(UTC)})]
+    with HybridIndex.open(tmp_path / "index", BGEM3(encoder)) as index:
+        with pytest.raises(InputError, match=r"record 'b': metadata\['date'\]"):
+            getattr(index, add)(records)
+        assert index.count() == 0
+    assert not encoder.forwards
