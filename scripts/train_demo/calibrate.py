@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,30 @@ def calibrate(student: Student, dev: Dev) -> dict[str, Any]:
     return {"sparse factor": best, "dev hybrid by factor": table}
 
 
+def mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of weights that are near each other (Wortsman et al. 2022, "Model soups").
+
+    Args:
+        states: Of the same names and shapes.
+
+    Returns:
+        Their mean, float32.
+    """
+    stacked = {name: torch.stack([s[name].float() for s in states]) for name in states[0]}
+    return {name: values.mean(dim=0) for name, values in stacked.items()}
+
+
 def main() -> None:
-    """Calibrates a saved checkpoint that was not calibrated before."""
+    """Calibrates a saved checkpoint, or the mean of several that began as one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prepared", type=Path, required=True, help="what train's --cache wrote")
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(2)
     kit: Kit = pickle.loads(args.prepared.read_bytes())
     student = kit.student
-    student.load_state_dict(export.load(args.checkpoint, kit.tokenizer))
+    student.load_state_dict(mean([export.load(one, kit.tokenizer) for one in args.checkpoint]))
     result = calibrate(student, kit.dev)
     result["dev"] = kit.dev.run(student)
     print(json.dumps(result, indent=1))
