@@ -21,6 +21,7 @@ PAGES = [
     "langchain.md",
     "llama-index.md",
     "langchain-stores.md",
+    "scale.md",
     "scores.md",
 ]
 PART = re.compile(r"^```python\n(?P<code>.*?)^```|^<!-- check: (?P<check>.*?) -->", re.S | re.M)
