@@ -23,6 +23,7 @@ PAGES = [
     "langchain-stores.md",
     "scale.md",
     "scores.md",
+    "zh.md",
 ]
 PART = re.compile(r"^```python\n(?P<code>.*?)^```|^<!-- check: (?P<check>.*?) -->", re.S | re.M)
 
