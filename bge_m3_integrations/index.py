@@ -492,8 +492,8 @@ class HybridIndex:
 
         Args:
             apart: In a process of its own, where the store can: the index stays searchable, and
-                refuses writes until it is done. Otherwise this process stands still: about a
-                minute for 100,000 documents, six with their token vectors.
+                refuses writes until it is done. Otherwise this process stands still: 3.4
+                minutes for 100,000 documents, 7.3 with their token vectors, on two cores.
             progress: Called with what happens now.
         """
         self._store.optimize(apart=apart, progress=progress)

@@ -2,6 +2,7 @@
 
 The other store keeps dense vectors alone; here they are BGE-M3's too, so that the example runs
 offline, but any store and any embedding will do. Set BGE_M3_MODEL to BAAI/bge-m3 for the real one.
+Beside the extra `langchain` it needs: pip install langchain-classic
 """
 
 from __future__ import annotations

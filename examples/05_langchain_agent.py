@@ -1,7 +1,8 @@
 """An agent that searches the handbook by itself: LangChain's create_agent with a retriever tool.
 
 Runs offline with a fake chat model that calls the tool once and cites what it read. For a real one,
-install a model provider and set CHAT_MODEL, for instance CHAT_MODEL=ollama:llama3.2.
+install a model provider and set CHAT_MODEL, for instance CHAT_MODEL=ollama:llama3.2. Beside the
+extra `langchain` it needs: pip install langchain
 """
 
 from __future__ import annotations

@@ -15,7 +15,16 @@ import pytest
 from bge_m3_integrations.demo import checkpoint_path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["from-langchain.md", "langchain.md", "llama-index.md", "langchain-stores.md"]
+PAGES = [
+    "from-langchain.md",
+    "index.md",
+    "langchain.md",
+    "llama-index.md",
+    "langchain-stores.md",
+    "scale.md",
+    "scores.md",
+    "zh.md",
+]
 PART = re.compile(r"^```python\n(?P<code>.*?)^```|^<!-- check: (?P<check>.*?) -->", re.S | re.M)
 
 

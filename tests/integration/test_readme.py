@@ -19,7 +19,8 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.S | re.M)
 LANGCHAIN = [block for block in BLOCKS if ".langchain" in block]
 LLAMA_INDEX = [block for block in BLOCKS if ".llama_index" in block]
 FOLDER = [block for block in BLOCKS if "HybridIndex.open" in block]
-PLAIN = [block for block in BLOCKS if block not in (*LANGCHAIN, *LLAMA_INDEX, *FOLDER)]
+DEMO = [block for block in BLOCKS if "checkpoint_path" in block]
+PLAIN = [block for block in BLOCKS if block not in (*LANGCHAIN, *LLAMA_INDEX, *FOLDER, *DEMO)]
 
 
 def run(block: str, checkpoint: Path) -> dict[str, Any]:
@@ -30,7 +31,21 @@ def run(block: str, checkpoint: Path) -> dict[str, Any]:
 
 
 def test_there_is_code_for_both_frameworks_in_both_languages() -> None:
-    assert [*map(len, (LANGCHAIN, LLAMA_INDEX, FOLDER, PLAIN))] == [2, 2, 2, 1]
+    assert [*map(len, (LANGCHAIN, LLAMA_INDEX, FOLDER, DEMO, PLAIN))] == [2, 2, 2, 1, 1]
+
+
+def test_the_first_program_prints_the_order_that_the_readme_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    exec(DEMO[0], {})
+    said = capsys.readouterr().out.splitlines()
+    assert [line[6:9] for line in said] == ["Tea", "茶是用", "Cof"]
+    assert "It prints the first text, then the Chinese one, then coffee" in README
+
+
+def test_every_example_is_listed() -> None:
+    listed = re.findall(r"\(examples/(\w+\.py)\)", README)
+    assert listed == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("block", LANGCHAIN)
