@@ -163,9 +163,8 @@ class MemoEncoder(EncoderWrapper):
 
     def _shared(self, texts: list[str], ask: _Ask) -> tuple[dict[str, EmbeddingBatch], list[str]]:
         """What is remembered or computed for all callers, and what is left for this one alone."""
-        found, running, mine = self._claim(texts, ask)
+        found, running, mine, left = self._claim(texts, ask)
         found |= self._run_for_all(mine, texts, ask)
-        left = []
         for text, future in running.items():
             try:
                 found[text] = future.result()
@@ -176,11 +175,17 @@ class MemoEncoder(EncoderWrapper):
 
     def _claim(
         self, texts: list[str], ask: _Ask
-    ) -> tuple[dict[str, EmbeddingBatch], dict[str, Future[EmbeddingBatch]], list[str]]:
-        """Split texts: remembered, being computed by another caller, and now claimed by this."""
+    ) -> tuple[
+        dict[str, EmbeddingBatch], dict[str, Future[EmbeddingBatch]], list[str], list[str]
+    ]:
+        """Split texts: remembered, being computed by another caller, now claimed by this, and left.
+
+        What another caller computes without a mode of this one stays that caller's to hand out.
+        """
         found: dict[str, EmbeddingBatch] = {}
         running: dict[str, Future[EmbeddingBatch]] = {}
         mine: list[str] = []
+        left: list[str] = []
         shelf, wanted, lost = self._shelves[ask.kind], self._wanted(ask), 0
         with self._lock:
             for text in texts:
@@ -188,14 +193,17 @@ class MemoEncoder(EncoderWrapper):
                 modes, future = shelf.running.get(key, (frozenset(), None))
                 if (row := shelf.take(key, ask.modes)) is not None:
                     found[text] = row
-                elif future is not None and ask.modes <= modes:
-                    running[text] = future
+                elif future is not None:
+                    if ask.modes <= modes:
+                        running[text] = future
+                    else:
+                        left.append(text)
                 else:
                     mine.append(text)
                     lost += shelf.was_evicted(key)
                     shelf.running[key] = (wanted, Future())
         self._counts.add(evicted_forwards=lost)
-        return found, running, mine
+        return found, running, mine, left
 
     def _run_for_all(
         self, mine: list[str], texts: list[str], ask: _Ask

@@ -176,6 +176,23 @@ def test_a_failed_batch_fails_its_caller_and_not_the_one_who_waited_for_a_good_t
     assert len(engine.encode_queries(["good"], modes={"dense"})) == 1
 
 
+def test_a_text_that_runs_without_a_mode_is_run_again_and_nobody_waits_in_vain() -> None:
+    fake = Failing()
+    engine = BGEM3(fake)
+    engine.declare("one", query={"dense"})
+    engine.declare("two", query={"dense"})
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(engine.encode_documents, ["a", "b"], modes={"dense"})
+        assert fake.entered.wait(10)
+        waiting = pool.submit(engine.encoder.encode, ["a"], kind="document", modes={"dense"})
+        other = pool.submit(engine.encoder.encode, ["a"], kind="document", modes={"sparse"})
+        fake.go.set()
+        assert len(first.result(10)) == 2
+        assert waiting.result(10).modes == {"dense"}
+        assert other.result(10).modes == {"sparse"}
+    assert engine.encode_documents(["a"], modes={"sparse"}).modes == {"sparse"}
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_an_error_names_the_callers_position_also_behind_duplicates(shared: bool) -> None:
     fake = Failing()
