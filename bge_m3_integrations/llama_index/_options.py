@@ -16,7 +16,7 @@ from pydantic import (
     model_serializer,
 )
 
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.engine import BGEM3, as_devices
 from bge_m3_integrations.errors import InputError
 
 _FIELDS = (
@@ -40,6 +40,8 @@ def _as_text(value: Any) -> Any:
 
 PathText = Annotated[str, BeforeValidator(_as_text)]
 """A name or a folder, kept as text so that it can be written as JSON."""
+Devices = Annotated[str | tuple[str, ...], BeforeValidator(as_devices)]
+"""One device or several; JSON brings a tuple back as a list."""
 
 
 class EngineOptions(BaseComponent):
@@ -54,7 +56,7 @@ class EngineOptions(BaseComponent):
 
     model_config = ConfigDict(extra="forbid")
 
-    device: str = Field(default="auto", frozen=True, description="See `BGEM3`.")
+    device: Devices = Field(default="auto", frozen=True, description="See `BGEM3`.")
     dtype: str = Field(default="auto", frozen=True, description="See `BGEM3`.")
     pooling: str = Field(default="auto", frozen=True, description="See `BGEM3`.")
     max_length: int | None = Field(
@@ -137,7 +139,7 @@ def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) ->
         )
     held = _description(engine, model=model)
     for name, value in held.items():
-        if name in given and _as_text(given[name]) != value:
+        if name in given and _comparable(name, given[name]) != value:
             raise InputError(
                 f"{name}={given[name]!r} contradicts the given engine's {value!r}; set it there: "
                 f"BGEM3({name if name in _FIELDS else 'model'}=...)"
@@ -152,6 +154,10 @@ def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) ->
 def new_engine(fields: EngineOptions, name: str) -> BGEM3:
     """An engine made from an adapter's fields; nothing is loaded yet."""
     return BGEM3(name, **{option: getattr(fields, option) for option in _FIELDS})
+
+
+def _comparable(name: str, value: Any) -> Any:
+    return as_devices(value) if name == "device" else _as_text(value)
 
 
 def _description(engine: BGEM3, *, model: str) -> dict[str, Any]:

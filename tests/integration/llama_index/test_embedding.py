@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,7 +20,11 @@ from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.schema import MetadataMode, TextNode
 
 from bge_m3_integrations import BGEM3, InputError, TruncationWarning
-from bge_m3_integrations.llama_index import BGEM3Embedding
+from bge_m3_integrations.llama_index import (
+    BGEM3Embedding,
+    BGEM3Reranker,
+    BGEM3SparseEmbedding,
+)
 from bge_m3_integrations.testing import FakeEncoder
 
 OPTIONS: dict[str, Any] = {
@@ -197,3 +202,21 @@ def test_making_an_embedding_loads_nothing() -> None:
     embedding = BGEM3Embedding(model_name="no/such-model", offline=True)
     assert embedding.to_dict()["model_name"] == "no/such-model"
     assert embedding.engine._encoder is None
+
+
+@pytest.mark.parametrize("adapter", [BGEM3Embedding, BGEM3SparseEmbedding, BGEM3Reranker])
+def test_an_engine_on_several_devices_is_described_also_in_json(adapter: Any) -> None:
+    devices = ("cuda:0", "cuda:1")
+    made = adapter(engine=BGEM3("some/model", device=list(devices)))
+    data = json.loads(json.dumps(made.to_dict()))
+    assert made.device == devices
+    assert adapter.from_dict(data).engine.options == made.engine.options
+    assert adapter.from_dict(data, engine=made.engine).engine is made.engine
+    assert adapter(device=["cpu"]).device == "cpu"
+    with pytest.raises(InputError, match=r"device='cpu' contradicts .*'cuda:0', 'cuda:1'"):
+        adapter(engine=made.engine, device="cpu")
+
+
+def test_a_device_that_is_no_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither a torch device nor a list"):
+        BGEM3Embedding(device=[])
