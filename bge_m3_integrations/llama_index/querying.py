@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -35,8 +35,16 @@ LEXICAL = (SPARSE, TEXT_SEARCH)
 USUAL_SHARE = 0.5
 USUAL_FETCH = 50
 """How many hits MMR chooses from."""
-_DENSE: Mapping[Mode, int] = {"dense": USUAL_CANDIDATES["dense"]}
+DENSE_ALONE: SearchOptions = {
+    "weights": Weights.only("dense"),
+    "candidates": {"dense": USUAL_CANDIDATES["dense"]},
+}
+"""What a query of a vector alone is searched by."""
 _QUERY = "query_embedding"
+_ZERO = (
+    "give an empty query without a vector: to a VectorIndexAutoRetriever give no "
+    "default_empty_query_vector"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +128,21 @@ def read_query(
     if text is None:
         _check_vector_will_do(query, options)
     limit, relevant = _limit(query), _share(query, options)
+    by: SearchOptions = DENSE_ALONE
+    if text is not None:
+        by = {
+            "weights": _weights(query, options, usual),
+            "candidates": _candidates(query, usual, index),
+        }
     return Asked(
         text,
         _vector(query, index),
         index.modes if query.query_embedding is None else index.modes | {"dense"},
-        SearchOptions(
-            limit=limit if relevant is None else max(limit, _fetch(options)),
-            weights=Weights.only("dense") if text is None else _weights(query, options, usual),
-            candidates=_DENSE if text is None else _candidates(query, usual, index),
-            where=_where(query),
-        ),
+        {
+            **by,
+            "limit": limit if relevant is None else max(limit, _fetch(options)),
+            "where": _where(query),
+        },
         limit,
         relevant,
     )
@@ -138,14 +151,14 @@ def read_query(
 def encoded(asked: Asked, index: HybridIndex) -> EmbeddingBatch:
     """The query's embeddings: one forward pass, or none for a vector alone."""
     if asked.text is None:
-        return _only_dense(asked)
+        return only_dense(asked.vector)
     return _checked(index.engine.encode_queries([asked.text], modes=asked.modes), asked, index)
 
 
 async def aencoded(asked: Asked, index: HybridIndex) -> EmbeddingBatch:
     """See `encoded`."""
     if asked.text is None:
-        return _only_dense(asked)
+        return only_dense(asked.vector)
     batch = await index.engine.aencode_queries([asked.text], modes=asked.modes)
     return _checked(batch, asked, index)
 
@@ -169,6 +182,31 @@ def answer(asked: Asked, batch: EmbeddingBatch, index: HybridIndex) -> VectorSto
         similarities=[hit.score for hit in hits],
         ids=[hit.id for hit in hits],
     )
+
+
+def query_vector(given: Sequence[float], index: HybridIndex, *, name: str) -> FloatArray:
+    """A query's vector, of norm 1; may read the model's files.
+
+    Args:
+        given: The numbers.
+        index: What is searched.
+        name: What a message calls the vector.
+
+    Returns:
+        `(dim,) float32`.
+
+    Raises:
+        InputError: It has another width, or no direction.
+    """
+    engine = index.engine
+    return vector_of(given, dim=engine.encoder.dim, name=name, model=engine.name, zero=_ZERO)
+
+
+def only_dense(vector: FloatArray | None) -> EmbeddingBatch:
+    """The embeddings of a query that is a vector alone, `(dim,)`."""
+    assert vector is not None  # `read_query` asks for a text or a vector
+    none = np.zeros(1, np.int64)
+    return EmbeddingBatch(vector[None], None, None, none, none)
 
 
 def _mode_of(query: VectorStoreQuery) -> VectorStoreQueryMode:
@@ -275,14 +313,7 @@ def _vector(query: VectorStoreQuery, index: HybridIndex) -> FloatArray | None:
         if query.query_str is None:
             raise InputError("a query needs query_str, or query_embedding in mode 'default'")
         return None
-    engine = index.engine
-    return vector_of(query.query_embedding, dim=engine.encoder.dim, name=_QUERY, model=engine.name)
-
-
-def _only_dense(asked: Asked) -> EmbeddingBatch:
-    assert asked.vector is not None
-    none = np.zeros(1, np.int64)
-    return EmbeddingBatch(asked.vector[None], None, None, none, none)
+    return query_vector(query.query_embedding, index, name=_QUERY)
 
 
 def _checked(batch: EmbeddingBatch, asked: Asked, index: HybridIndex) -> EmbeddingBatch:

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
-from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
+from llama_index.core.indices.vector_store.retrievers import (
+    VectorIndexAutoRetriever,
+    VectorIndexRetriever,
+)
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document, IndexNode, MetadataMode, NodeWithScore, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
-from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreInfo
 
 from bge_m3_integrations import BGEM3, HybridIndex, InputError, StoreError
 from bge_m3_integrations.llama_index import (
@@ -399,6 +402,20 @@ def test_query_and_chat_engines_take_their_own_words(index: BGEM3Index) -> None:
     assert sources(chat.chat("what does the bird do?").source_nodes) == {"bird"}
     with pytest.raises(TypeError, match="top_n"):
         index.as_query_engine(llm=MockLLM(), top_n=3)
+
+
+def test_a_question_of_filters_alone_needs_no_vector_in_an_auto_retriever(
+    index: BGEM3Index,
+) -> None:
+    dog = MetadataFilters(filters=[MetadataFilter(key="name", value="dog")])
+    about = VectorStoreInfo(content_info="animals", metadata_info=[])
+    options: dict[str, Any] = {"llm": MockLLM(), "extra_filters": dog}
+    auto = VectorIndexAutoRetriever(index, about, **options)
+    assert sources(auto.retrieve("")) == {"dog"}
+    zeros = [0.0] * index.engine.encoder.dim
+    zero = VectorIndexAutoRetriever(index, about, default_empty_query_vector=zeros, **options)
+    with pytest.raises(InputError, match=r"norm 0\.0.*give no default_empty_query_vector"):
+        zero.retrieve("")
 
 
 def test_an_index_over_a_store_that_is_there_encodes_nothing(

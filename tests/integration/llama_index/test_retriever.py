@@ -190,6 +190,42 @@ def test_an_empty_query_and_an_empty_index_are_no_errors(
     assert len(BGEM3Retriever.from_nodes(nodes, engine).retrieve("")) == 2
 
 
+async def test_a_query_of_an_embedding_alone_is_a_dense_search_by_it(
+    encoder: FakeEncoder, engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine, weights="keyword", filters={"legs.cat": 4})
+    vector = BGEM3Embedding(engine=engine).get_query_embedding("a bird sings")
+    expected = retriever.index.search("a bird sings", weights=(1, 0, 0), limit=2)
+    encoder.calls.clear()
+    for query in (QueryBundle("", embedding=vector), QueryBundle("", None, [""], vector)):
+        found = retriever.retrieve(query)
+        assert [n.node.node_id for n in found] == [hit.id for hit in expected]
+        assert [n.score for n in found] == pytest.approx([hit.score for hit in expected])
+        assert await retriever.aretrieve(query) == found
+    assert encoder.calls == []
+    beside = QueryBundle("the dog barks", embedding=vector)
+    assert retriever.retrieve(beside) == retriever.retrieve("the dog barks")
+
+
+async def test_a_batch_may_hold_queries_of_embeddings_alone(
+    engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine)
+    vector = BGEM3Embedding(engine=engine).get_query_embedding("a bird sings")
+    queries = [QueryBundle("", embedding=vector), QueryBundle("the cat"), QueryBundle("")]
+    expected = [retriever.retrieve(query) for query in queries]
+    assert retriever.retrieve_batch(queries) == expected
+    assert await retriever.aretrieve_batch(queries) == expected
+
+
+def test_an_embedding_alone_that_cannot_be_the_engines_is_refused(engine: BGEM3) -> None:
+    retriever = BGEM3Retriever(HybridIndex(engine))
+    with pytest.raises(InputError, match="query's embedding has 3 numbers"):
+        retriever.retrieve(QueryBundle("", embedding=[1.0, 0.0, 0.0]))
+    with pytest.raises(InputError, match=r"norm 0\.0.*no default_empty_query_vector"):
+        retriever.retrieve(QueryBundle("", embedding=[0.0] * engine.encoder.dim))
+
+
 def test_documents_are_split_by_the_settings_transformations() -> None:
     engine = BGEM3(FakeEncoder(max_length=2048))
     document = Document(id_="d", text="The cat sat. " * 400, metadata={"lang": "en"})
