@@ -53,7 +53,8 @@ class BGEM3Index(DocumentIndex):
         nodes: What the index begins with; none is fine.
         engine: Encodes; None is the vector store's, or `BGEM3()`.
         vector_store: Keeps the nodes; None is the storage context's, or a new one in memory.
-        storage_context: Further stores; its default vector store is replaced if it is empty.
+        storage_context: Further stores. The index keeps this very object, as stock indexes do,
+            and puts its vector store into it; an empty default one is replaced.
         objects: Index nodes with what they lead to.
         index_struct: LlamaIndex's, of an index that is loaded.
         callback_manager: As in every LlamaIndex index.

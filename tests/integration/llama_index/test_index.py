@@ -427,10 +427,37 @@ def test_an_index_over_a_store_that_is_there_encodes_nothing(
     assert ids(all_of(again)) == ids(all_of(index))
 
 
-def test_a_storage_context_keeps_its_other_stores(engine: BGEM3, nodes: list[TextNode]) -> None:
-    context = StorageContext.from_defaults(docstore=SimpleDocumentStore())
+def test_a_given_storage_context_keeps_its_other_stores_and_gets_the_vector_store(
+    engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    docstore = SimpleDocumentStore()
+    context = StorageContext.from_defaults(docstore=docstore)
     index = BGEM3Index(nodes, engine=engine, storage_context=context)
-    assert index.docstore is context.docstore
+    assert index.storage_context is context
+    assert index.docstore is docstore
+    assert context.vector_store is index.vector_store
+
+
+def test_persisting_the_given_storage_context_persists_the_index(
+    engine: BGEM3, tmp_path: Path
+) -> None:
+    context = StorageContext.from_defaults()
+    index = BGEM3Index.from_documents(documents("cat", "dog"), context, engine=engine)
+    context.persist(str(tmp_path))
+    back = BGEM3Index.from_persist_dir(tmp_path, engine)
+    assert ids(all_of(back)) == ids(all_of(index))
+    assert back.refresh_ref_docs(documents("cat", "dog", "cow")) == [False, False, True]
+    back.close()
+
+
+def test_a_storage_context_is_left_alone_where_the_index_is_refused(engine: BGEM3) -> None:
+    context = StorageContext.from_defaults()
+    with pytest.raises(InputError, match="not the vector store's"):
+        BGEM3Index(
+            storage_context=context,
+            vector_store=BGEM3VectorStore(HybridIndex(engine)),
+            engine=BGEM3(FakeEncoder()),
+        )
     assert isinstance(context.vector_store, SimpleVectorStore)
 
 
