@@ -122,7 +122,7 @@ def read_query(
         InputError: The mode is not supported, or things in the query do not go together.
         FilterError: The filter is malformed.
     """
-    query = replace(query, mode=_mode_of(query))
+    query = replace(query, mode=mode_of(query, MODES))
     _check_mode(query, options)
     text = None if not query.query_str and query.query_embedding is not None else query.query_str
     if text is None:
@@ -184,6 +184,26 @@ def answer(asked: Asked, batch: EmbeddingBatch, index: HybridIndex) -> VectorSto
     )
 
 
+def mode_of(query: VectorStoreQuery, modes: Sequence[VectorStoreQueryMode]) -> VectorStoreQueryMode:
+    """The mode, also of a query that names it by a string.
+
+    Args:
+        query: LlamaIndex's.
+        modes: Those that the store has.
+
+    Returns:
+        One of them.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    for mode in modes:
+        if query.mode == mode:
+            return mode
+    name = getattr(query.mode, "value", query.mode)
+    raise InputError(f"mode {name!r} is not supported; there are {[mode.value for mode in modes]}")
+
+
 def query_vector(given: Sequence[float], index: HybridIndex, *, name: str) -> FloatArray:
     """A query's vector, of norm 1; may read the model's files.
 
@@ -207,15 +227,6 @@ def only_dense(vector: FloatArray | None) -> EmbeddingBatch:
     assert vector is not None  # `read_query` asks for a text or a vector
     none = np.zeros(1, np.int64)
     return EmbeddingBatch(vector[None], None, None, none, none)
-
-
-def _mode_of(query: VectorStoreQuery) -> VectorStoreQueryMode:
-    """The mode, also of a query that names it by a string."""
-    for mode in MODES:
-        if query.mode == mode:
-            return mode
-    name = getattr(query.mode, "value", query.mode)
-    raise InputError(f"mode {name!r} is not supported; there are {[mode.value for mode in MODES]}")
 
 
 def _check_mode(query: VectorStoreQuery, options: QueryOptions) -> None:
