@@ -64,7 +64,8 @@ class BGEM3Index(DocumentIndex):
         insert_batch_size: Nodes added at a time; it is also a step of the bar.
 
     Raises:
-        InputError: Engine, vector store and storage context contradict each other.
+        InputError: Engine, vector store and storage context contradict each other, or nodes come
+            with an index that is loaded.
     """
 
     def __init__(
@@ -82,6 +83,11 @@ class BGEM3Index(DocumentIndex):
         use_async: bool = False,
         insert_batch_size: int = _BATCH,
     ) -> None:
+        if nodes is not None and index_struct is not None:
+            raise InputError(
+                f"an index that is loaded (index_struct {index_struct.index_id}) begins with its "
+                f"own nodes, not with {len(nodes)} others; add them with insert_nodes(nodes)"
+            )
         context = with_ours(storage_context, vector_store, engine)
         super().__init__(
             nodes=list(nodes or []) if index_struct is None else None,
@@ -175,7 +181,7 @@ class BGEM3Index(DocumentIndex):
             persist_dir: The folder.
             engine: Encodes; None is the model that made the index.
             index_id: Which index, where the folder's `index_store.json` has several.
-            **options: Those of the class.
+            **options: Those of the class but `nodes`, which `insert_nodes` takes.
 
         Returns:
             The index; `index.close()` gives its folder free.

@@ -478,6 +478,20 @@ def test_contradictions_are_errors_that_name_both_sides(
         BGEM3Index.from_vector_store(filled.vector_store)
 
 
+def test_nodes_for_an_index_that_is_loaded_are_refused_and_its_folder_is_free(
+    folder_index: BGEM3Index, nodes: list[TextNode], tmp_path: Path
+) -> None:
+    engine = folder_index.engine
+    folder_index.persist(tmp_path / "persisted")
+    folder_index.close()
+    with pytest.raises(InputError, match=r"4 others; add them with insert_nodes"):
+        BGEM3Index.from_persist_dir(tmp_path / "persisted", engine, nodes=nodes)
+    back = BGEM3Index.from_persist_dir(tmp_path / "persisted", engine)
+    back.insert_nodes(nodes)
+    assert sources(all_of(back)) == {"cat", "dog", "bird", None}
+    back.close()
+
+
 def test_one_of_several_indexes_in_a_folder_is_named(index: BGEM3Index, tmp_path: Path) -> None:
     other = BGEM3Index(storage_context=index.storage_context)
     index.persist(tmp_path)
