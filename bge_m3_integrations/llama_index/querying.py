@@ -329,6 +329,9 @@ def _vector(query: VectorStoreQuery, index: HybridIndex) -> FloatArray | None:
 
 def _checked(batch: EmbeddingBatch, asked: Asked, index: HybridIndex) -> EmbeddingBatch:
     if asked.vector is not None and batch.dense is not None:
-        fix = f"{FIX}; to search by other texts (HyDE), take a BGEM3Retriever"
+        fix = (
+            f"{FIX}; to search by another text (HyDE), take a BGEM3Retriever and "
+            "HyDEQueryTransform(include_original=False)"
+        )
         check_agrees(asked.vector, batch.dense[0], name=_QUERY, model=index.engine.name, fix=fix)
     return batch

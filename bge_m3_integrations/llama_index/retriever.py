@@ -338,6 +338,7 @@ def _query_text(query: QueryBundle) -> str:
     if len(texts) > 1:
         raise InputError(
             f"the query has {len(texts)} custom_embedding_strs; lexical weights and token vectors "
-            "of several texts have no mean. Give one, or retrieve once for each"
+            "of several texts have no mean. Give one (HyDEQueryTransform(include_original=False)), "
+            "or retrieve once for each"
         )
     return texts[0]

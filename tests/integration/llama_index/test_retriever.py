@@ -7,8 +7,11 @@ import copy
 from typing import Any
 
 import pytest
-from llama_index.core import Document
+from llama_index.core import Document, PromptTemplate
+from llama_index.core.indices.query.query_transform import HyDEQueryTransform
+from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.query_engine import RetrieverQueryEngine, TransformQueryEngine
 from llama_index.core.schema import IndexNode, MetadataMode, QueryBundle, TextNode
 from llama_index.core.tools import RetrieverTool
 from llama_index.core.vector_stores.types import (
@@ -181,6 +184,22 @@ def test_several_custom_embedding_texts_are_refused(engine: BGEM3) -> None:
     retriever = BGEM3Retriever(HybridIndex(engine))
     with pytest.raises(InputError, match="2 custom_embedding_strs"):
         retriever.retrieve(QueryBundle("q", custom_embedding_strs=["a", "b"]))
+
+
+def test_hyde_searches_by_the_text_that_it_makes_and_names_its_option_where_there_are_two(
+    encoder: FakeEncoder, engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine, similarity_top_k=1)
+    answer = PromptTemplate("a bird sings to {context_str}")  # what MockLLM says, word for word
+    one = HyDEQueryTransform(MockLLM(), answer, include_original=False)
+    query_engine = TransformQueryEngine(
+        RetrieverQueryEngine.from_args(retriever, llm=MockLLM()), query_transform=one
+    )
+    found = query_engine.query("whom?").source_nodes
+    assert [n.node.node_id for n in found] == ["bird"]
+    assert encoder.forwards["whom?"] == 0
+    with pytest.raises(InputError, match=r"HyDEQueryTransform\(include_original=False\)"):
+        retriever.retrieve(HyDEQueryTransform(MockLLM(), answer)("whom?"))
 
 
 def test_an_empty_query_and_an_empty_index_are_no_errors(
