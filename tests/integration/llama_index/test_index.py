@@ -332,6 +332,15 @@ def test_each_node_and_each_query_costs_one_forward(
     assert len(encoder.forwards) == len(nodes) + 2
 
 
+def test_nothing_is_spilled_for_an_embed_model_that_is_asked_for_no_document() -> None:
+    engine = BGEM3(FakeEncoder(), memo_bytes=20_000)
+    names = [f"animal{i}" for i in range(50)]
+    index = BGEM3Index.from_documents(documents(*names), engine=engine)
+    stock = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=9)
+    assert len(stock.retrieve(QUERY)) == 9
+    assert (engine.stats.forwards, engine.stats.spilled) == (51, 0)
+
+
 def test_it_is_a_vector_store_index_that_needs_no_embed_model(
     index: BGEM3Index, engine: BGEM3
 ) -> None:
