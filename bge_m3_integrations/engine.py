@@ -131,7 +131,7 @@ class BGEM3:
     ) -> None:
         self._model = model
         self._loading = _Loading(
-            _devices(device),
+            as_devices(device),
             dtype,
             pooling,
             query_instruction,
@@ -571,8 +571,18 @@ def _asked(kind: Kind, modes: Modes, max_length: int | None) -> Ask:
     return Ask(kind, as_modes(modes), limit)
 
 
-def _devices(device: str | Sequence[str]) -> str | tuple[str, ...]:
-    """One device, or several; InputError where it is neither."""
+def as_devices(device: str | Sequence[str]) -> str | tuple[str, ...]:
+    """One device, or several.
+
+    Args:
+        device: As `BGEM3` takes it; a list of one is that one.
+
+    Returns:
+        A name, or a tuple of at least two.
+
+    Raises:
+        InputError: It is neither a name nor a list of names.
+    """
     if isinstance(device, str):
         return device
     several = isinstance(device, list | tuple) and all(isinstance(name, str) for name in device)

@@ -16,7 +16,7 @@ from pydantic import (
     model_serializer,
 )
 
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.engine import BGEM3, as_devices
 from bge_m3_integrations.errors import InputError
 
 _FIELDS = (
@@ -33,6 +33,9 @@ _FIELDS = (
     "clean",
 )
 
+_MODEL = ("model", "model_name")
+"""The adapters' names for the checkpoint."""
+
 
 def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
@@ -40,6 +43,8 @@ def _as_text(value: Any) -> Any:
 
 PathText = Annotated[str, BeforeValidator(_as_text)]
 """A name or a folder, kept as text so that it can be written as JSON."""
+Devices = Annotated[str | tuple[str, ...], BeforeValidator(as_devices)]
+"""One device or several; JSON brings a tuple back as a list."""
 
 
 class EngineOptions(BaseComponent):
@@ -48,13 +53,14 @@ class EngineOptions(BaseComponent):
     Every option that changes an embedding is a field, so LlamaIndex's pipeline cache sees it. An
     engine over a checkpoint's name or folder is described by its options, and no file is read to
     tell. An engine over an encoder object has no such description: `to_dict` then holds its
-    fingerprint, pickling raises, and `from_dict` needs `engine=`. The hub token is no field and
-    is never written; a rebuilt engine takes the machine's own.
+    fingerprint, pickling raises, and `from_dict` needs `engine=`. A pickle holds the engine with
+    all its options, and adapters of one pickle go on sharing it. The hub token is no field and is
+    never written; a rebuilt engine takes the machine's own.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    device: str = Field(default="auto", frozen=True, description="See `BGEM3`.")
+    device: Devices = Field(default="auto", frozen=True, description="See `BGEM3`.")
     dtype: str = Field(default="auto", frozen=True, description="See `BGEM3`.")
     pooling: str = Field(default="auto", frozen=True, description="See `BGEM3`.")
     max_length: int | None = Field(
@@ -91,11 +97,12 @@ class EngineOptions(BaseComponent):
         return data
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; an update makes a new object, whose engine has the new options."""
+        """A copy over the same engine; an update of the engine's own options makes another one."""
         if not update:
             return super().model_copy(deep=deep)
         given = {name: getattr(self, name) for name in self.model_fields_set}
-        engine = {"engine": self._engine} if self._engine.over_encoder else {}
+        same = self._engine.over_encoder or not update.keys() & {*_FIELDS, *_MODEL}
+        engine = {"engine": self._engine} if same else {}
         return type(self)(**{**engine, **given, **update})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,9 +111,13 @@ class EngineOptions(BaseComponent):
                 f"{self.class_name()} over an encoder object ({self._engine.name}) cannot be "
                 "pickled; make it from a model name or folder, or run without worker processes"
             )
-        bare = self.model_copy()
-        bare._engine = None  # type: ignore[assignment]  # made again from the fields
-        return BaseComponent.__getstate__(bare)
+        # of a copy: the base class deletes what cannot be pickled from the object itself
+        return BaseComponent.__getstate__(self.model_copy())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # the base class would make another engine, of the fields alone
+        engine = {"engine": state["__pydantic_private__"]["_engine"]}
+        type(self).__init__(self, **engine, **state["__dict__"])
 
 
 def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) -> dict[str, Any]:
@@ -137,7 +148,7 @@ def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) ->
         )
     held = _description(engine, model=model)
     for name, value in held.items():
-        if name in given and _as_text(given[name]) != value:
+        if name in given and _comparable(name, given[name]) != value:
             raise InputError(
                 f"{name}={given[name]!r} contradicts the given engine's {value!r}; set it there: "
                 f"BGEM3({name if name in _FIELDS else 'model'}=...)"
@@ -152,6 +163,10 @@ def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) ->
 def new_engine(fields: EngineOptions, name: str) -> BGEM3:
     """An engine made from an adapter's fields; nothing is loaded yet."""
     return BGEM3(name, **{option: getattr(fields, option) for option in _FIELDS})
+
+
+def _comparable(name: str, value: Any) -> Any:
+    return as_devices(value) if name == "device" else _as_text(value)
 
 
 def _description(engine: BGEM3, *, model: str) -> dict[str, Any]:

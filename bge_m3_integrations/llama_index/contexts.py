@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 def with_ours(
     given: StorageContext | None, vector_store: BGEM3VectorStore | None, engine: BGEM3 | None
 ) -> StorageContext:
-    """A storage context whose default vector store is ours; the given one is not changed.
+    """A storage context whose default vector store is ours.
 
     Args:
-        given: What the caller has; an empty `SimpleVectorStore` in it is replaced.
+        given: What the caller has, and what comes back: the store is put into it, so that its
+            `persist` writes what the index holds. An empty `SimpleVectorStore` in it is replaced.
         vector_store: Ours; None is the context's, or a new one in memory.
         engine: Encodes; None is the vector store's, or `BGEM3()`.
 
@@ -54,7 +54,8 @@ def with_ours(
             "give one of them"
         )
     context = StorageContext.from_defaults() if given is None else given
-    return replace(context, vector_stores={**context.vector_stores, DEFAULT_VECTOR_STORE: store})
+    context.vector_stores[DEFAULT_VECTOR_STORE] = store
+    return context
 
 
 def store_of(context: StorageContext) -> BGEM3VectorStore:

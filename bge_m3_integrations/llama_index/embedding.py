@@ -44,7 +44,7 @@ class BGEM3Embedding(EngineOptions, BaseEmbedding):
     def __init__(self, *, engine: BGEM3 | None = None, **fields: Any) -> None:
         super().__init__(**engine_fields(engine, fields, model="model_name"))
         self._engine = new_engine(self, self.model_name) if engine is None else engine
-        self._engine.declare(ROLE, query={"dense"}, document={"dense"})
+        self._engine.declare(ROLE, query={"dense"})
 
     @classmethod
     def class_name(cls) -> str:
@@ -73,11 +73,17 @@ class BGEM3Embedding(EngineOptions, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        self._declare_documents()
         return _rows(self._engine.encode_documents(texts, modes={"dense"}))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         # the base class would encode text by text on the event loop's own thread
+        self._declare_documents()
         return _rows(await self._engine.aencode_documents(texts, modes={"dense"}))
+
+    def _declare_documents(self) -> None:
+        """Not before it is asked for one: a memo keeps documents for whoever declared them."""
+        self._engine.declare(ROLE, document={"dense"})
 
 
 def _rows(batch: EmbeddingBatch) -> list[list[float]]:

@@ -19,7 +19,9 @@ LEAST_COSINE = 0.99
 """Of one text's vectors by one model: int8 and bfloat16 stay above, another model far below."""
 
 
-def vector_of(given: Sequence[float], *, dim: int, name: str, model: str) -> FloatArray:
+def vector_of(
+    given: Sequence[float], *, dim: int, name: str, model: str, zero: str = FIX
+) -> FloatArray:
     """A vector that came with a node or a query, of norm 1.
 
     Args:
@@ -27,6 +29,7 @@ def vector_of(given: Sequence[float], *, dim: int, name: str, model: str) -> Flo
         dim: The width of the engine's vectors.
         name: What the message calls the vector.
         model: What the engine's model is called.
+        zero: What to do about a vector of zeros.
 
     Returns:
         `(dim,) float32`.
@@ -42,7 +45,8 @@ def vector_of(given: Sequence[float], *, dim: int, name: str, model: str) -> Flo
         )
     norm = float(np.linalg.norm(vector))
     if not 0 < norm < np.inf:
-        raise InputError(f"{name} has the norm {norm}, which gives it no direction; {FIX}")
+        fix = FIX if norm else zero
+        raise InputError(f"{name} has the norm {norm}, which gives it no direction; {fix}")
     return vector / np.float32(norm)
 
 

@@ -53,7 +53,8 @@ class BGEM3Index(DocumentIndex):
         nodes: What the index begins with; none is fine.
         engine: Encodes; None is the vector store's, or `BGEM3()`.
         vector_store: Keeps the nodes; None is the storage context's, or a new one in memory.
-        storage_context: Further stores; its default vector store is replaced if it is empty.
+        storage_context: Further stores. The index keeps this very object, as stock indexes do,
+            and puts its vector store into it; an empty default one is replaced.
         objects: Index nodes with what they lead to.
         index_struct: LlamaIndex's, of an index that is loaded.
         callback_manager: As in every LlamaIndex index.
@@ -63,7 +64,8 @@ class BGEM3Index(DocumentIndex):
         insert_batch_size: Nodes added at a time; it is also a step of the bar.
 
     Raises:
-        InputError: Engine, vector store and storage context contradict each other.
+        InputError: Engine, vector store and storage context contradict each other, or nodes come
+            with an index that is loaded.
     """
 
     def __init__(
@@ -81,6 +83,11 @@ class BGEM3Index(DocumentIndex):
         use_async: bool = False,
         insert_batch_size: int = _BATCH,
     ) -> None:
+        if nodes is not None and index_struct is not None:
+            raise InputError(
+                f"an index that is loaded (index_struct {index_struct.index_id}) begins with its "
+                f"own nodes, not with {len(nodes)} others; add them with insert_nodes(nodes)"
+            )
         context = with_ours(storage_context, vector_store, engine)
         super().__init__(
             nodes=list(nodes or []) if index_struct is None else None,
@@ -174,7 +181,7 @@ class BGEM3Index(DocumentIndex):
             persist_dir: The folder.
             engine: Encodes; None is the model that made the index.
             index_id: Which index, where the folder's `index_store.json` has several.
-            **options: Those of the class.
+            **options: Those of the class but `nodes`, which `insert_nodes` takes.
 
         Returns:
             The index; `index.close()` gives its folder free.

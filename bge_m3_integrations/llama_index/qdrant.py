@@ -9,7 +9,6 @@ from typing import Any
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     VectorStoreQuery,
-    VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
 from pydantic import PrivateAttr
@@ -19,6 +18,13 @@ from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.llama_index._ahead import ready
 from bge_m3_integrations.llama_index.nodes import embedded_text
+from bge_m3_integrations.llama_index.querying import (
+    DEFAULT,
+    HYBRID,
+    SPARSE,
+    TEXT_SEARCH,
+    mode_of,
+)
 from bge_m3_integrations.llama_index.sparse_embedding import BGEM3SparseEmbedding
 
 check("llama_index.vector_stores.qdrant", extra="llama-index-qdrant")
@@ -30,11 +36,14 @@ from qdrant_client.http.models import Distance, SparseVectorParams, VectorParams
 HybridFusion = Callable[..., VectorStoreQueryResult]
 """Takes the dense and the sparse result, `alpha` and `top_k`."""
 
-_LEXICAL = (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.HYBRID)
+_MODES = (DEFAULT, SPARSE, HYBRID, TEXT_SEARCH)
 
 
 class HybridQdrantStore(QdrantVectorStore):
     """`QdrantVectorStore` whose async methods encode off the event loop; see `hybrid_qdrant`.
+
+    Queries have the modes DEFAULT (dense), SPARSE, TEXT_SEARCH (the same) and HYBRID; what it would
+    take for a dense query, or for a list of any nodes, is refused.
 
     Args:
         sparse: Gives the lexical weights.
@@ -67,13 +76,29 @@ class HybridQdrantStore(QdrantVectorStore):
         with ready(self._sparse, texts, rows):
             return await super().async_add(list(nodes), shard_identifier, **kwargs)
 
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """See `QdrantVectorStore.query`.
+
+        Args:
+            query: In one of the class's modes.
+            **kwargs: Those of `QdrantVectorStore.query`.
+
+        Returns:
+            The best nodes.
+
+        Raises:
+            InputError: It is in another mode, or has no text where lexical weights are needed.
+        """
+        return super().query(_read(query), **kwargs)
+
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """See `QdrantVectorStore.aquery`; an alpha of 0 is 0, which it would take for 0.5."""
+        """See `query`; an alpha of 0 is 0, which `QdrantVectorStore.aquery` would take for 0.5."""
+        query = _read(query)
         if query.alpha == 0:
             query = replace(query, alpha=sys.float_info.min)
-        if query.mode not in _LEXICAL or query.query_str is None:
+        if query.mode is DEFAULT:
             return await super().aquery(query, **kwargs)
-        texts = [query.query_str]
+        texts = [query.query_str or ""]
         with ready(self._sparse, texts, await self._sparse._aget_query_embeddings(texts)):
             return await super().aquery(query, **kwargs)
 
@@ -161,6 +186,14 @@ def weighted_fusion(
         similarities=[fused[node_id] for node_id in best],
         ids=best,
     )
+
+
+def _read(query: VectorStoreQuery) -> VectorStoreQuery:
+    """The query in a mode that `QdrantVectorStore` runs."""
+    mode = mode_of(query, _MODES)
+    if mode is not DEFAULT and query.query_str is None:
+        raise InputError(f"mode {mode.value!r} needs query_str; a vector alone has mode 'default'")
+    return replace(query, mode=SPARSE if mode is TEXT_SEARCH else mode)
 
 
 def _scores(result: VectorStoreQueryResult) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -35,8 +35,16 @@ LEXICAL = (SPARSE, TEXT_SEARCH)
 USUAL_SHARE = 0.5
 USUAL_FETCH = 50
 """How many hits MMR chooses from."""
-_DENSE: Mapping[Mode, int] = {"dense": USUAL_CANDIDATES["dense"]}
+DENSE_ALONE: SearchOptions = {
+    "weights": Weights.only("dense"),
+    "candidates": {"dense": USUAL_CANDIDATES["dense"]},
+}
+"""What a query of a vector alone is searched by."""
 _QUERY = "query_embedding"
+_ZERO = (
+    "give an empty query without a vector: to a VectorIndexAutoRetriever give no "
+    "default_empty_query_vector"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +122,27 @@ def read_query(
         InputError: The mode is not supported, or things in the query do not go together.
         FilterError: The filter is malformed.
     """
-    query = replace(query, mode=_mode_of(query))
+    query = replace(query, mode=mode_of(query, MODES))
     _check_mode(query, options)
     text = None if not query.query_str and query.query_embedding is not None else query.query_str
     if text is None:
         _check_vector_will_do(query, options)
     limit, relevant = _limit(query), _share(query, options)
+    by: SearchOptions = DENSE_ALONE
+    if text is not None:
+        by = {
+            "weights": _weights(query, options, usual),
+            "candidates": _candidates(query, usual, index),
+        }
     return Asked(
         text,
         _vector(query, index),
         index.modes if query.query_embedding is None else index.modes | {"dense"},
-        SearchOptions(
-            limit=limit if relevant is None else max(limit, _fetch(options)),
-            weights=Weights.only("dense") if text is None else _weights(query, options, usual),
-            candidates=_DENSE if text is None else _candidates(query, usual, index),
-            where=_where(query),
-        ),
+        {
+            **by,
+            "limit": limit if relevant is None else max(limit, _fetch(options)),
+            "where": _where(query),
+        },
         limit,
         relevant,
     )
@@ -138,14 +151,14 @@ def read_query(
 def encoded(asked: Asked, index: HybridIndex) -> EmbeddingBatch:
     """The query's embeddings: one forward pass, or none for a vector alone."""
     if asked.text is None:
-        return _only_dense(asked)
+        return only_dense(asked.vector)
     return _checked(index.engine.encode_queries([asked.text], modes=asked.modes), asked, index)
 
 
 async def aencoded(asked: Asked, index: HybridIndex) -> EmbeddingBatch:
     """See `encoded`."""
     if asked.text is None:
-        return _only_dense(asked)
+        return only_dense(asked.vector)
     batch = await index.engine.aencode_queries([asked.text], modes=asked.modes)
     return _checked(batch, asked, index)
 
@@ -171,13 +184,49 @@ def answer(asked: Asked, batch: EmbeddingBatch, index: HybridIndex) -> VectorSto
     )
 
 
-def _mode_of(query: VectorStoreQuery) -> VectorStoreQueryMode:
-    """The mode, also of a query that names it by a string."""
-    for mode in MODES:
+def mode_of(query: VectorStoreQuery, modes: Sequence[VectorStoreQueryMode]) -> VectorStoreQueryMode:
+    """The mode, also of a query that names it by a string.
+
+    Args:
+        query: LlamaIndex's.
+        modes: Those that the store has.
+
+    Returns:
+        One of them.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    for mode in modes:
         if query.mode == mode:
             return mode
     name = getattr(query.mode, "value", query.mode)
-    raise InputError(f"mode {name!r} is not supported; there are {[mode.value for mode in MODES]}")
+    raise InputError(f"mode {name!r} is not supported; there are {[mode.value for mode in modes]}")
+
+
+def query_vector(given: Sequence[float], index: HybridIndex, *, name: str) -> FloatArray:
+    """A query's vector, of norm 1; may read the model's files.
+
+    Args:
+        given: The numbers.
+        index: What is searched.
+        name: What a message calls the vector.
+
+    Returns:
+        `(dim,) float32`.
+
+    Raises:
+        InputError: It has another width, or no direction.
+    """
+    engine = index.engine
+    return vector_of(given, dim=engine.encoder.dim, name=name, model=engine.name, zero=_ZERO)
+
+
+def only_dense(vector: FloatArray | None) -> EmbeddingBatch:
+    """The embeddings of a query that is a vector alone, `(dim,)`."""
+    assert vector is not None  # `read_query` asks for a text or a vector
+    none = np.zeros(1, np.int64)
+    return EmbeddingBatch(vector[None], None, None, none, none)
 
 
 def _check_mode(query: VectorStoreQuery, options: QueryOptions) -> None:
@@ -275,18 +324,14 @@ def _vector(query: VectorStoreQuery, index: HybridIndex) -> FloatArray | None:
         if query.query_str is None:
             raise InputError("a query needs query_str, or query_embedding in mode 'default'")
         return None
-    engine = index.engine
-    return vector_of(query.query_embedding, dim=engine.encoder.dim, name=_QUERY, model=engine.name)
-
-
-def _only_dense(asked: Asked) -> EmbeddingBatch:
-    assert asked.vector is not None
-    none = np.zeros(1, np.int64)
-    return EmbeddingBatch(asked.vector[None], None, None, none, none)
+    return query_vector(query.query_embedding, index, name=_QUERY)
 
 
 def _checked(batch: EmbeddingBatch, asked: Asked, index: HybridIndex) -> EmbeddingBatch:
     if asked.vector is not None and batch.dense is not None:
-        fix = f"{FIX}; to search by other texts (HyDE), take a BGEM3Retriever"
+        fix = (
+            f"{FIX}; to search by another text (HyDE), take a BGEM3Retriever and "
+            "HyDEQueryTransform(include_original=False)"
+        )
         check_agrees(asked.vector, batch.dense[0], name=_QUERY, model=index.engine.name, fix=fix)
     return batch

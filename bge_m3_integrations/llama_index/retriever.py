@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
@@ -35,6 +36,7 @@ from bge_m3_integrations.llama_index.nodes import (
     record_to_node,
     with_score_metadata,
 )
+from bge_m3_integrations.llama_index.querying import DENSE_ALONE, only_dense, query_vector
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.types import Hit, Mode, Weights, WeightsLike
 
@@ -69,6 +71,9 @@ class BGEM3Retriever(BaseRetriever):
 
     A `BGEM3Reranker` over the same engine finds the query's embedding already computed. It finds
     the nodes' too when it is made before they are added.
+
+    A query bundle of an embedding alone, its text empty, is a dense search, whatever the weights
+    and the fusion. An embedding beside a text is passed over: the text is encoded in all modes.
 
     Args:
         index: The documents and the engine; records of other adapters come back as text nodes.
@@ -221,25 +226,20 @@ class BGEM3Retriever(BaseRetriever):
             One list of nodes per query, in order; each query has its own events.
         """
         bundles = _bundles(queries)
-        hits = self._index.search_batch([_query_text(b) for b in bundles], **self._options)
-        return [
-            self.retrieve(_Answered.of(bundle, self, found))
-            for bundle, found in zip(bundles, hits, strict=True)
-        ]
+        hits = self._index.search_batch(_texts(bundles), **self._options)
+        return [self.retrieve(bundle) for bundle in self._answered(bundles, hits)]
 
     async def aretrieve_batch(self, queries: Sequence[QueryType]) -> list[list[NodeWithScore]]:
         """See `retrieve_batch`; the event loop is free meanwhile."""
         bundles = _bundles(queries)
-        texts = [_query_text(bundle) for bundle in bundles]
-        hits = await self._index.asearch_batch(texts, **self._options)
-        return [
-            await self.aretrieve(_Answered.of(bundle, self, found))
-            for bundle, found in zip(bundles, hits, strict=True)
-        ]
+        hits = await self._index.asearch_batch(_texts(bundles), **self._options)
+        return [await self.aretrieve(bundle) for bundle in self._answered(bundles, hits)]
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         if isinstance(query_bundle, _Answered) and query_bundle.owner is self:
             hits = query_bundle.hits
+        elif (vector := _vector_alone(query_bundle)) is not None:
+            hits = self._found_by(vector)
         else:
             hits = self._index.search(_query_text(query_bundle), **self._options)
         return [self._scored(hit) for hit in hits]
@@ -248,9 +248,25 @@ class BGEM3Retriever(BaseRetriever):
         # the base class would search on the event loop's own thread
         if isinstance(query_bundle, _Answered) and query_bundle.owner is self:
             hits = query_bundle.hits
+        elif (vector := _vector_alone(query_bundle)) is not None:
+            hits = await asyncio.to_thread(self._found_by, vector)
         else:
             hits = await self._index.asearch(_query_text(query_bundle), **self._options)
         return [self._scored(hit) for hit in hits]
+
+    def _found_by(self, vector: Sequence[float]) -> list[Hit]:
+        batch = only_dense(query_vector(vector, self._index, name="the query's embedding"))
+        options: SearchOptions = {**self._options, **DENSE_ALONE, "fusion": None}
+        return self._index.search_embedded(batch, **options)[0]
+
+    def _answered(
+        self, bundles: Sequence[QueryBundle], hits: Iterable[list[Hit]]
+    ) -> Iterator[QueryBundle]:
+        """The queries of a batch with what their texts found; those of a vector as they are."""
+        found = iter(hits)
+        for bundle in bundles:
+            alone = _vector_alone(bundle) is not None
+            yield bundle if alone else _Answered.of(bundle, self, next(found))
 
     def _scored(self, hit: Hit) -> NodeWithScore:
         node = record_to_node(hit.record)
@@ -307,12 +323,22 @@ def _query_modes(
     return held & (weights.modes | frozenset(candidates or ("dense", "sparse")))
 
 
+def _vector_alone(query: QueryBundle) -> list[float] | None:
+    """The vector of a query that says nothing else."""
+    return None if any(query.embedding_strs) else query.embedding
+
+
+def _texts(queries: Sequence[QueryBundle]) -> list[str]:
+    return [_query_text(query) for query in queries if _vector_alone(query) is None]
+
+
 def _query_text(query: QueryBundle) -> str:
     """The one text to search for; a dense vector in the bundle cannot stand for all modes."""
     texts = query.custom_embedding_strs or [query.query_str]
     if len(texts) > 1:
         raise InputError(
             f"the query has {len(texts)} custom_embedding_strs; lexical weights and token vectors "
-            "of several texts have no mean. Give one, or retrieve once for each"
+            "of several texts have no mean. Give one (HyDEQueryTransform(include_original=False)), "
+            "or retrieve once for each"
         )
     return texts[0]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import pickle
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +22,14 @@ from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.schema import MetadataMode, TextNode
 
 from bge_m3_integrations import BGEM3, InputError, TruncationWarning
-from bge_m3_integrations.llama_index import BGEM3Embedding
+from bge_m3_integrations.llama_index import (
+    BGEM3Embedding,
+    BGEM3Reranker,
+    BGEM3SparseEmbedding,
+)
 from bge_m3_integrations.testing import FakeEncoder
 
+ADAPTERS = [BGEM3Embedding, BGEM3SparseEmbedding, BGEM3Reranker]
 OPTIONS: dict[str, Any] = {
     "model_name": "some/other",
     "max_length": 128,
@@ -197,3 +205,56 @@ def test_making_an_embedding_loads_nothing() -> None:
     embedding = BGEM3Embedding(model_name="no/such-model", offline=True)
     assert embedding.to_dict()["model_name"] == "no/such-model"
     assert embedding.engine._encoder is None
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_engine_on_several_devices_is_described_also_in_json(adapter: Any) -> None:
+    devices = ("cuda:0", "cuda:1")
+    made = adapter(engine=BGEM3("some/model", device=list(devices)))
+    data = json.loads(json.dumps(made.to_dict()))
+    assert made.device == devices
+    assert adapter.from_dict(data).engine.options == made.engine.options
+    assert adapter.from_dict(data, engine=made.engine).engine is made.engine
+    assert adapter(device=["cpu"]).device == "cpu"
+    with pytest.raises(InputError, match=r"device='cpu' contradicts .*'cuda:0', 'cuda:1'"):
+        adapter(engine=made.engine, device="cpu")
+
+
+def test_a_device_that_is_no_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither a torch device nor a list"):
+        BGEM3Embedding(device=[])
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_pickle_keeps_all_options_of_the_engine_and_loads_nothing(
+    adapter: Any, tmp_path: Path
+) -> None:
+    engine = BGEM3("no/such-model", cache=tmp_path, token_budget=100, memo_bytes=5, token="hf_x")
+    pickled = pickle.dumps(adapter(engine=engine))
+    back = pickle.loads(pickled)
+    assert back.engine.options == engine.options
+    assert back.engine._memo_bytes == 5
+    assert back.engine._cache.path == tmp_path
+    assert back.engine._encoder is None
+    assert b"hf_x" not in pickled
+
+
+def test_adapters_of_one_pickle_share_their_engine_still() -> None:
+    engine = BGEM3("some/model")
+    made = [adapter(engine=engine) for adapter in ADAPTERS]
+    dense, sparse, reranker = pickle.loads(pickle.dumps(made))
+    assert dense.engine is sparse.engine is reranker.engine
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_copy_with_an_update_keeps_the_engine_unless_an_option_of_it_changes(
+    adapter: Any,
+) -> None:
+    made = adapter(engine=BGEM3("some/model", token_budget=100))
+    field = "top_n" if adapter is BGEM3Reranker else "embed_batch_size"
+    copied = made.model_copy(update={field: 64})
+    assert getattr(copied, field) == 64
+    assert copied.engine is made.engine
+    other = made.model_copy(update={"max_length": 64})
+    assert other.engine.options["max_length"] == 64
+    assert made.engine.options["max_length"] is None

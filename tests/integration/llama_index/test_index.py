@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
-from llama_index.core.indices.vector_store.retrievers import VectorIndexRetriever
+from llama_index.core.indices.vector_store.retrievers import (
+    VectorIndexAutoRetriever,
+    VectorIndexRetriever,
+)
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document, IndexNode, MetadataMode, NodeWithScore, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
-from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreInfo
 
 from bge_m3_integrations import BGEM3, HybridIndex, InputError, StoreError
 from bge_m3_integrations.llama_index import (
@@ -329,6 +332,15 @@ def test_each_node_and_each_query_costs_one_forward(
     assert len(encoder.forwards) == len(nodes) + 2
 
 
+def test_nothing_is_spilled_for_an_embed_model_that_is_asked_for_no_document() -> None:
+    engine = BGEM3(FakeEncoder(), memo_bytes=20_000)
+    names = [f"animal{i}" for i in range(50)]
+    index = BGEM3Index.from_documents(documents(*names), engine=engine)
+    stock = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=9)
+    assert len(stock.retrieve(QUERY)) == 9
+    assert (engine.stats.forwards, engine.stats.spilled) == (51, 0)
+
+
 def test_it_is_a_vector_store_index_that_needs_no_embed_model(
     index: BGEM3Index, engine: BGEM3
 ) -> None:
@@ -401,6 +413,20 @@ def test_query_and_chat_engines_take_their_own_words(index: BGEM3Index) -> None:
         index.as_query_engine(llm=MockLLM(), top_n=3)
 
 
+def test_a_question_of_filters_alone_needs_no_vector_in_an_auto_retriever(
+    index: BGEM3Index,
+) -> None:
+    dog = MetadataFilters(filters=[MetadataFilter(key="name", value="dog")])
+    about = VectorStoreInfo(content_info="animals", metadata_info=[])
+    options: dict[str, Any] = {"llm": MockLLM(), "extra_filters": dog}
+    auto = VectorIndexAutoRetriever(index, about, **options)
+    assert sources(auto.retrieve("")) == {"dog"}
+    zeros = [0.0] * index.engine.encoder.dim
+    zero = VectorIndexAutoRetriever(index, about, default_empty_query_vector=zeros, **options)
+    with pytest.raises(InputError, match=r"norm 0\.0.*give no default_empty_query_vector"):
+        zero.retrieve("")
+
+
 def test_an_index_over_a_store_that_is_there_encodes_nothing(
     encoder: FakeEncoder, index: BGEM3Index
 ) -> None:
@@ -410,10 +436,37 @@ def test_an_index_over_a_store_that_is_there_encodes_nothing(
     assert ids(all_of(again)) == ids(all_of(index))
 
 
-def test_a_storage_context_keeps_its_other_stores(engine: BGEM3, nodes: list[TextNode]) -> None:
-    context = StorageContext.from_defaults(docstore=SimpleDocumentStore())
+def test_a_given_storage_context_keeps_its_other_stores_and_gets_the_vector_store(
+    engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    docstore = SimpleDocumentStore()
+    context = StorageContext.from_defaults(docstore=docstore)
     index = BGEM3Index(nodes, engine=engine, storage_context=context)
-    assert index.docstore is context.docstore
+    assert index.storage_context is context
+    assert index.docstore is docstore
+    assert context.vector_store is index.vector_store
+
+
+def test_persisting_the_given_storage_context_persists_the_index(
+    engine: BGEM3, tmp_path: Path
+) -> None:
+    context = StorageContext.from_defaults()
+    index = BGEM3Index.from_documents(documents("cat", "dog"), context, engine=engine)
+    context.persist(str(tmp_path))
+    back = BGEM3Index.from_persist_dir(tmp_path, engine)
+    assert ids(all_of(back)) == ids(all_of(index))
+    assert back.refresh_ref_docs(documents("cat", "dog", "cow")) == [False, False, True]
+    back.close()
+
+
+def test_a_storage_context_is_left_alone_where_the_index_is_refused(engine: BGEM3) -> None:
+    context = StorageContext.from_defaults()
+    with pytest.raises(InputError, match="not the vector store's"):
+        BGEM3Index(
+            storage_context=context,
+            vector_store=BGEM3VectorStore(HybridIndex(engine)),
+            engine=BGEM3(FakeEncoder()),
+        )
     assert isinstance(context.vector_store, SimpleVectorStore)
 
 
@@ -432,6 +485,20 @@ def test_contradictions_are_errors_that_name_both_sides(
         BGEM3Index(storage_context=filled, engine=engine)
     with pytest.raises(InputError, match="SimpleVectorStore"):
         BGEM3Index.from_vector_store(filled.vector_store)
+
+
+def test_nodes_for_an_index_that_is_loaded_are_refused_and_its_folder_is_free(
+    folder_index: BGEM3Index, nodes: list[TextNode], tmp_path: Path
+) -> None:
+    engine = folder_index.engine
+    folder_index.persist(tmp_path / "persisted")
+    folder_index.close()
+    with pytest.raises(InputError, match=r"4 others; add them with insert_nodes"):
+        BGEM3Index.from_persist_dir(tmp_path / "persisted", engine, nodes=nodes)
+    back = BGEM3Index.from_persist_dir(tmp_path / "persisted", engine)
+    back.insert_nodes(nodes)
+    assert sources(all_of(back)) == {"cat", "dog", "bird", None}
+    back.close()
 
 
 def test_one_of_several_indexes_in_a_folder_is_named(index: BGEM3Index, tmp_path: Path) -> None:

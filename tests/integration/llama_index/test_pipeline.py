@@ -106,6 +106,20 @@ def long_nodes(count: int) -> list[TextNode]:
     ]
 
 
+async def test_documents_are_kept_for_the_store_once_an_embedding_was_asked_for_one() -> None:
+    engine = BGEM3(FakeEncoder(), memo_bytes=20_000)
+    store, embedding = BGEM3VectorStore(HybridIndex(engine)), BGEM3Embedding(engine=engine)
+    store.add(long_nodes(20))
+    assert engine.stats.spilled == 0
+    more = [
+        TextNode(id_=f"m{i}", text=f"more{i} {node.text}") for i, node in enumerate(long_nodes(20))
+    ]
+    await embedding.aget_text_embedding_batch([node.text for node in more])
+    store.add(more)
+    assert engine.stats.spilled > 0
+    assert engine.stats.forwards == 40
+
+
 def test_a_batch_that_the_memo_holds_costs_one_forward_per_text(engine: BGEM3) -> None:
     encoder = FakeEncoder()
     shared = BGEM3(encoder, memo_bytes=MEMO)

@@ -211,6 +211,37 @@ def test_a_deleted_document_is_found_no_more(engine: BGEM3, nodes: list[TextNode
         assert uid("cat") not in found(hits)
 
 
+async def test_text_search_ranks_by_lexical_weights(
+    engine: BGEM3, nodes: list[TextNode], awaited: VectorStoreIndex
+) -> None:
+    options = {"vector_store_query_mode": "text_search", "similarity_top_k": 4}
+    truth = expected(engine, nodes, QUERY, "sparse")
+    for results in (
+        built(engine, nodes).as_retriever(**options).retrieve(QUERY),
+        await awaited.as_retriever(**options).aretrieve(QUERY),
+    ):
+        assert found(results) == pytest.approx({n: s for n, s in truth.items() if s > 0}, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "message"),
+    [
+        ("mmr", QUERY, r"mode 'mmr' is not supported; there are \['default', 'sparse'"),
+        ("semantic_hybrid", QUERY, "mode 'semantic_hybrid' is not supported"),
+        ("sparse", None, "mode 'sparse' needs query_str"),
+    ],
+)
+async def test_what_qdrant_would_take_for_a_dense_query_is_refused(
+    engine: BGEM3, awaited: VectorStoreIndex, mode: str, text: str | None, message: str
+) -> None:
+    vector = BGEM3Embedding(engine=engine).get_query_embedding(QUERY)
+    query = VectorStoreQuery(vector, query_str=text, mode=VectorStoreQueryMode(mode))
+    with pytest.raises(InputError, match=message):
+        built(engine, []).vector_store.query(query)
+    with pytest.raises(InputError, match=message):
+        await awaited.vector_store.aquery(query)
+
+
 def test_a_store_without_a_client_is_refused(engine: BGEM3) -> None:
     with pytest.raises(InputError, match=r"client=None and aclient=None: give client="):
         hybrid_qdrant(engine, "texts")

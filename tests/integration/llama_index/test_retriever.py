@@ -7,8 +7,11 @@ import copy
 from typing import Any
 
 import pytest
-from llama_index.core import Document
+from llama_index.core import Document, PromptTemplate
+from llama_index.core.indices.query.query_transform import HyDEQueryTransform
+from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.query_engine import RetrieverQueryEngine, TransformQueryEngine
 from llama_index.core.schema import IndexNode, MetadataMode, QueryBundle, TextNode
 from llama_index.core.tools import RetrieverTool
 from llama_index.core.vector_stores.types import (
@@ -183,11 +186,63 @@ def test_several_custom_embedding_texts_are_refused(engine: BGEM3) -> None:
         retriever.retrieve(QueryBundle("q", custom_embedding_strs=["a", "b"]))
 
 
+def test_hyde_searches_by_the_text_that_it_makes_and_names_its_option_where_there_are_two(
+    encoder: FakeEncoder, engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine, similarity_top_k=1)
+    answer = PromptTemplate("a bird sings to {context_str}")  # what MockLLM says, word for word
+    one = HyDEQueryTransform(MockLLM(), answer, include_original=False)
+    query_engine = TransformQueryEngine(
+        RetrieverQueryEngine.from_args(retriever, llm=MockLLM()), query_transform=one
+    )
+    found = query_engine.query("whom?").source_nodes
+    assert [n.node.node_id for n in found] == ["bird"]
+    assert encoder.forwards["whom?"] == 0
+    with pytest.raises(InputError, match=r"HyDEQueryTransform\(include_original=False\)"):
+        retriever.retrieve(HyDEQueryTransform(MockLLM(), answer)("whom?"))
+
+
 def test_an_empty_query_and_an_empty_index_are_no_errors(
     engine: BGEM3, nodes: list[TextNode]
 ) -> None:
     assert BGEM3Retriever(HybridIndex(engine)).retrieve("x") == []
     assert len(BGEM3Retriever.from_nodes(nodes, engine).retrieve("")) == 2
+
+
+async def test_a_query_of_an_embedding_alone_is_a_dense_search_by_it(
+    encoder: FakeEncoder, engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine, weights="keyword", filters={"legs.cat": 4})
+    vector = BGEM3Embedding(engine=engine).get_query_embedding("a bird sings")
+    expected = retriever.index.search("a bird sings", weights=(1, 0, 0), limit=2)
+    encoder.calls.clear()
+    for query in (QueryBundle("", embedding=vector), QueryBundle("", None, [""], vector)):
+        found = retriever.retrieve(query)
+        assert [n.node.node_id for n in found] == [hit.id for hit in expected]
+        assert [n.score for n in found] == pytest.approx([hit.score for hit in expected])
+        assert await retriever.aretrieve(query) == found
+    assert encoder.calls == []
+    beside = QueryBundle("the dog barks", embedding=vector)
+    assert retriever.retrieve(beside) == retriever.retrieve("the dog barks")
+
+
+async def test_a_batch_may_hold_queries_of_embeddings_alone(
+    engine: BGEM3, nodes: list[TextNode]
+) -> None:
+    retriever = BGEM3Retriever.from_nodes(nodes, engine)
+    vector = BGEM3Embedding(engine=engine).get_query_embedding("a bird sings")
+    queries = [QueryBundle("", embedding=vector), QueryBundle("the cat"), QueryBundle("")]
+    expected = [retriever.retrieve(query) for query in queries]
+    assert retriever.retrieve_batch(queries) == expected
+    assert await retriever.aretrieve_batch(queries) == expected
+
+
+def test_an_embedding_alone_that_cannot_be_the_engines_is_refused(engine: BGEM3) -> None:
+    retriever = BGEM3Retriever(HybridIndex(engine))
+    with pytest.raises(InputError, match="query's embedding has 3 numbers"):
+        retriever.retrieve(QueryBundle("", embedding=[1.0, 0.0, 0.0]))
+    with pytest.raises(InputError, match=r"norm 0\.0.*no default_empty_query_vector"):
+        retriever.retrieve(QueryBundle("", embedding=[0.0] * engine.encoder.dim))
 
 
 def test_documents_are_split_by_the_settings_transformations() -> None:
