@@ -573,6 +573,7 @@ class Hit:
         colbert_kind: How the index keeps the token vectors that were scored, such as "turbo8",
             "turbo8, 3 tokens a vector" or "reencode"; None where they are kept as they are, or
             were not scored.
+        greatest: The score that stands for full relevance; infinite where none does.
     """
 
     record: Record
@@ -582,6 +583,7 @@ class Hit:
     hybrid: float
     weights: Weights
     colbert_kind: str | None = None
+    greatest: float = 1.0
 
     @property
     def id(self) -> str:
@@ -592,11 +594,17 @@ class Hit:
     def relevance(self) -> float:
         """The score in [0, 1], for callers that want that: uncalibrated, no probability.
 
-        A lexical score alone is unbounded: `s / (1 + s)`. Every other one is cut off at 0 and 1.
+        It is the share of the greatest score, cut off at 0 and 1. Lexical scores alone have no
+        greatest one: `s / (1 + s)`.
         """
-        if self.weights.modes == {"sparse"}:
-            return self.score / (1 + self.score)
-        return min(max(self.score, 0.0), 1.0)
+        return relevance(self.score, self.greatest)
+
+
+def relevance(score: float, greatest: float) -> float:
+    """See `Hit.relevance`; `greatest` is a fusion's."""
+    if math.isinf(greatest):
+        return max(score, 0.0) / (1 + max(score, 0.0))
+    return min(max(score / greatest, 0.0), 1.0)
 
 
 def offsets_of(lengths: Sequence[int] | IntArray) -> IntArray:

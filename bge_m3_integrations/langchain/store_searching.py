@@ -11,6 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.fusion import WeightedSum
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.asking import (
     SEARCH_TYPES,
@@ -26,7 +27,7 @@ from bge_m3_integrations.langchain.documents import to_document
 from bge_m3_integrations.langchain.foreign import encoder_of
 from bge_m3_integrations.langchain.together import TOGETHER, Together
 from bge_m3_integrations.plan import SearchOptions
-from bge_m3_integrations.types import MODES, Hit, Mode, Weights
+from bge_m3_integrations.types import MODES, Hit, Mode, Weights, relevance
 
 
 class SearchingStore(VectorStore):
@@ -179,12 +180,12 @@ class SearchingStore(VectorStore):
         return self._diverse(self._vector_hits(embedding, choice.fetched, kwargs), choice)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        """`Hit.relevance` of the store's own weights; searches use that of the call's."""
+        """`Hit.relevance` of the store's own ranking; searches use that of the call's."""
         index, weights = self._index(), self._ranking.weights
         if weights is None:
             weights = Weights() if index is None else Weights().restricted(index.modes)
-        alone = weights.modes == {"sparse"}
-        return lambda score: score / (1 + score) if alone else min(max(score, 0.0), 1.0)
+        greatest = (self._ranking.fusion or WeightedSum()).greatest(weights)
+        return lambda score: relevance(score, greatest)
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
