@@ -95,5 +95,5 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
         foreign = encoder_of(engine)
         owner = engine if foreign is None else foreign.embeddings
         params["ls_embedding_provider"] = type(owner).__name__
-        params["ls_embedding_model"] = engine.name if foreign is None else foreign.name
+        params["ls_embedding_model"] = engine.name if foreign is None else foreign.model
         return params

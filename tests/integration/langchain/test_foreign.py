@@ -220,6 +220,39 @@ def test_another_model_is_refused_by_the_folder(tmp_path: Path) -> None:
         assert len(store.similarity_search("a")) == 4
 
 
+class Stated(Counted):
+    """States its model as HuggingFaceEmbeddings does; `model` is an object there."""
+
+    model: Any = object()
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__()
+        self.model_name = model_name
+
+
+def test_another_model_of_one_class_and_width_is_refused_with_both_names(tmp_path: Path) -> None:
+    BGEM3VectorStore.from_texts(TEXTS, Stated("old/MiniLM"), path=tmp_path).close()
+    with (
+        BGEM3VectorStore(Stated("bge-small"), path=tmp_path) as store,
+        pytest.raises(StoreError, match=r"Stated old/MiniLM'.*Stated bge-small'") as seen,
+    ):
+        store.similarity_search("a")
+    assert "their numbers cannot be compared" in str(seen.value)
+
+
+def test_a_model_that_was_moved_is_let_in_by_the_id_that_the_error_says(tmp_path: Path) -> None:
+    BGEM3VectorStore.from_texts(TEXTS, Stated("old/MiniLM"), path=tmp_path).close()
+    moved = Stated("new/MiniLM")
+    with (
+        BGEM3VectorStore(moved, path=tmp_path) as store,
+        pytest.raises(StoreError, match="embedding_id='") as seen,
+    ):
+        store.similarity_search("a")
+    said = str(seen.value).rpartition("embedding_id='")[2].rstrip("'")
+    with BGEM3VectorStore(moved, path=tmp_path, embedding_id=said) as store:
+        assert len(store.similarity_search("a")) == 4
+
+
 def test_a_folder_of_bge_m3_is_refused_and_so_is_the_reverse(tmp_path: Path) -> None:
     BGEM3VectorStore.from_texts(TEXTS, BGEM3(FakeEncoder()), path=tmp_path / "m3").close()
     with (
@@ -309,7 +342,7 @@ def test_the_embeddings_that_were_given_are_the_stores_own() -> None:
     assert params["ls_embedding_provider"] == "Counted"
     assert params["ls_embedding_model"] == "counted-1"
     assert (
-        EmbeddingsEncoder(DeterministicFakeEmbedding(size=2)).name == "DeterministicFakeEmbedding"
+        EmbeddingsEncoder(DeterministicFakeEmbedding(size=2)).model == "DeterministicFakeEmbedding"
     )
 
 
