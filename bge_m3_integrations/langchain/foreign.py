@@ -280,6 +280,14 @@ def encoder_of(engine: BGEM3) -> EmbeddingsEncoder | None:
     return encoder if isinstance(encoder, EmbeddingsEncoder) else None
 
 
+def called(engine: BGEM3) -> tuple[str, str]:
+    """The class that embeds and its model, as traces name them."""
+    foreign = encoder_of(engine)
+    if foreign is None:
+        return type(engine).__name__, engine.name
+    return type(foreign.embeddings).__name__, foreign.model
+
+
 def _stated(embeddings: Embeddings) -> str | None:
     """What embeddings call their model, each kind in an attribute of its own."""
     named = (getattr(embeddings, name, None) for name in ("model", "model_name", "model_id"))
