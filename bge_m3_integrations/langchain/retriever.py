@@ -119,6 +119,15 @@ class BGEM3Retriever(BaseRetriever):
     def index(self, value: HybridIndex | str | Path) -> None:
         self.source = value
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; an update, of `index` too, makes a new object, checked as any other."""
+        if not update:
+            return super().model_copy(deep=deep)
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if "index" in update:
+            given.pop("source", None)
+        return type(self)(**{**given, **update})
+
     @classmethod
     def is_lc_serializable(cls) -> bool:
         """Whether LangChain may write it down; see the class."""

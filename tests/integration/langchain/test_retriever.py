@@ -102,6 +102,25 @@ def test_wrong_constructor_keywords_are_refused_at_once(wrong: dict[str, Any]) -
         BGEM3Retriever(index=index, **wrong)
 
 
+def test_a_copy_with_an_update_searches_by_what_it_says() -> None:
+    _, retriever = made(k=2, include_scores=True, tags=["animals"])
+    index = HybridIndex(BGEM3(FakeEncoder()))
+    index.add([Record("new", "a new text")])
+    copied = retriever.model_copy(update={"index": index, "k": 1})
+    assert (copied.index, copied.k, copied.tags) == (index, 1, ["animals"])
+    assert ids(copied.invoke("honey")) == ["new"]
+    assert retriever.index is not index
+    assert retriever.model_copy(update={"k": 3}).index is retriever.index
+    assert retriever.model_copy(deep=True) == retriever.model_copy() == retriever
+
+
+@pytest.mark.parametrize("wrong", [{"top_k": 1}, {"k": 0}, {"fusion": "rrf"}, {"index": 3}])
+def test_a_copy_refuses_an_update_as_the_constructor_does(wrong: dict[str, Any]) -> None:
+    _, retriever = made()
+    with pytest.raises(ValidationError):
+        retriever.model_copy(update=wrong)
+
+
 def test_configurable_fields_keep_the_index_and_construct_no_encoder() -> None:
     constructed: list[int] = []
 
