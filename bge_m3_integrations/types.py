@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -589,6 +589,17 @@ class Hit:
     def id(self) -> str:
         """The record's id."""
         return self.record.id
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The scores as JSON values, for the metadata of a framework's document.
+
+        "score", the value ranked by; "fusion", the rule that made it; "hybrid", the raw weighted
+        mean; "weights", a mapping of the three modes; and each mode's own score by its name.
+        """
+        about = {"score": self.score, "fusion": self.fusion, "hybrid": self.hybrid}
+        modes = {str(mode): score for mode, score in self.components.items()}
+        return {**about, "weights": asdict(self.weights), **modes}
 
     @property
     def relevance(self) -> float:
