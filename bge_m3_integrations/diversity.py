@@ -22,8 +22,7 @@ def mmr(
     only where both are on comparable scales. Dense and ColBERT scores are: they are cosines and
     means of cosines. A hybrid score holds the raw lexical score, which grows with the query's
     length: at several units it outweighs every cosine, and little diversity is left; reciprocal
-    ranks are below 0.1, and the cosines outweigh them. Bring such values into [0, 1] first, or
-    pass the dense scores.
+    ranks are below 0.1, and the cosines outweigh them. `Hit.relevance` has both in [0, 1].
 
     Args:
         relevance: `(n,)`, higher is better.

@@ -229,8 +229,11 @@ class BGEM3:
 
     @property
     def name(self) -> str:
-        """What the user called the model."""
-        return type(self._model).__name__ if self.over_encoder else str(self._model)
+        """What the user called the model; what an encoder object calls it, else its class."""
+        if not self.over_encoder:
+            return str(self._model)
+        named: object = getattr(self._model, "name", None)
+        return named if isinstance(named, str) else type(self._model).__name__
 
     @property
     def options(self) -> Mapping[str, Any]:

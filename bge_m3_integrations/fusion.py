@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -36,6 +37,17 @@ class Fusion(Protocol):
         """
         ...
 
+    def greatest(self, weights: Weights) -> float:
+        """The value that stands for full relevance, whatever the query; see `Hit.relevance`.
+
+        Args:
+            weights: Those of the search.
+
+        Returns:
+            Above 0; infinite where no value stands for it.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WeightedSum:
@@ -49,6 +61,10 @@ class WeightedSum:
         """See `Fusion.rank_values`; the lexical mass is not used."""
         del query_sparse_mass
         return scoring.hybrid(parts, weights).hybrid
+
+    def greatest(self, weights: Weights) -> float:
+        """See `Fusion.greatest`: 1; infinite for lexical scores alone, which have no bound."""
+        return _greatest_mean(weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +86,10 @@ class ScaledSum:
             scaled = parts.sparse / np.float32(query_sparse_mass)
             parts = Components(parts.dense, scaled, parts.colbert)
         return scoring.hybrid(parts, weights).hybrid
+
+    def greatest(self, weights: Weights) -> float:
+        """See `WeightedSum.greatest`."""
+        return _greatest_mean(weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +125,11 @@ class ReciprocalRank:
             # a document that shares no token with the query is in no lexical list
             total += np.where(scores > 0, share, 0) if mode == "sparse" else share
         return total
+
+    def greatest(self, weights: Weights) -> float:
+        """See `Fusion.greatest`: that of a document which is first by every weighted mode."""
+        return sum(weights.of(mode) for mode in weights.modes) / (self.k + 1)
+
+
+def _greatest_mean(weights: Weights) -> float:
+    return math.inf if weights.modes == {"sparse"} else 1.0

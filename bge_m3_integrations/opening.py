@@ -129,6 +129,7 @@ def note_of(engine: BGEM3) -> EncoderNote:
         document_instruction=options["document_instruction"],
         query_instruction=options["query_instruction"],
         clean=options["clean"],
+        name=engine.name if engine.over_encoder else None,
     )
 
 

@@ -131,6 +131,7 @@ class Searcher:
         ids = list(dict.fromkeys(scored.id for row in ranked for scored in row))
         records = dict(zip(ids, self.store.get(ids), strict=True))
         kind = self._colbert_kind if "colbert" in plan.weights.modes else None
+        greatest = plan.fusion.greatest(plan.weights)
         return [
             [
                 Hit(
@@ -141,6 +142,7 @@ class Searcher:
                     scored.hybrid,
                     plan.weights,
                     kind,
+                    greatest,
                 )
                 for scored in row
                 if (record := records[scored.id]) is not None

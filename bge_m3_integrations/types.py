@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -573,6 +573,7 @@ class Hit:
         colbert_kind: How the index keeps the token vectors that were scored, such as "turbo8",
             "turbo8, 3 tokens a vector" or "reencode"; None where they are kept as they are, or
             were not scored.
+        greatest: The score that stands for full relevance; infinite where none does.
     """
 
     record: Record
@@ -582,6 +583,7 @@ class Hit:
     hybrid: float
     weights: Weights
     colbert_kind: str | None = None
+    greatest: float = 1.0
 
     @property
     def id(self) -> str:
@@ -589,14 +591,31 @@ class Hit:
         return self.record.id
 
     @property
+    def told(self) -> dict[str, Any]:
+        """The scores as JSON values, for the metadata of a framework's document.
+
+        "score", the value ranked by; "fusion", the rule that made it; "hybrid", the raw weighted
+        mean; "weights", a mapping of the three modes; and each mode's own score by its name.
+        """
+        about = {"score": self.score, "fusion": self.fusion, "hybrid": self.hybrid}
+        modes = {str(mode): score for mode, score in self.components.items()}
+        return {**about, "weights": asdict(self.weights), **modes}
+
+    @property
     def relevance(self) -> float:
         """The score in [0, 1], for callers that want that: uncalibrated, no probability.
 
-        A lexical score alone is unbounded: `s / (1 + s)`. Every other one is cut off at 0 and 1.
+        It is the share of the greatest score, cut off at 0 and 1. Lexical scores alone have no
+        greatest one: `s / (1 + s)`.
         """
-        if self.weights.modes == {"sparse"}:
-            return self.score / (1 + self.score)
-        return min(max(self.score, 0.0), 1.0)
+        return relevance(self.score, self.greatest)
+
+
+def relevance(score: float, greatest: float) -> float:
+    """See `Hit.relevance`; `greatest` is a fusion's."""
+    if math.isinf(greatest):
+        return max(score, 0.0) / (1 + max(score, 0.0))
+    return min(max(score / greatest, 0.0), 1.0)
 
 
 def offsets_of(lengths: Sequence[int] | IntArray) -> IntArray:

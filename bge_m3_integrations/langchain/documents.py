@@ -115,13 +115,10 @@ def with_scores(document: Document, hit: Hit) -> Document:
         hit: Where its record was found.
 
     Returns:
-        A new document; under `SCORES_KEY` are "score", the value ranked by; "fusion", the rule
-        that made it; "hybrid", the raw weighted mean; and each mode's own score by its name. They
-        take the place of a value that the document's own metadata have there.
+        A new document; under `SCORES_KEY` is `Hit.told`, in place of a value that the document's
+        own metadata have there.
     """
-    scores = {"score": hit.score, "fusion": hit.fusion, "hybrid": hit.hybrid}
-    scores |= {str(mode): score for mode, score in hit.components.items()}
-    metadata = {**document.metadata, SCORES_KEY: scores}
+    metadata = {**document.metadata, SCORES_KEY: hit.told}
     return Document(id=document.id, page_content=document.page_content, metadata=metadata)
 
 

@@ -38,7 +38,13 @@ class EmbeddingsEncoder:
     Args:
         embeddings: Embeds documents a batch at a time, and queries one by one.
         embedding_id: Names the model, so that an index in a folder refuses another one; None is
-            the class, which cannot tell two models of one class and width apart.
+            the class and what the embeddings state as their model. Where they state nothing, two
+            models of one class and width are not told apart.
+
+    Attributes:
+        embeddings: What was given.
+        model: What the embeddings call their model, else their class.
+        name: The id, or what stands for it.
     """
 
     modes: frozenset[Mode] = frozenset({"dense"})
@@ -48,20 +54,14 @@ class EmbeddingsEncoder:
     max_length = _UNKNOWN_LENGTH
 
     def __init__(self, embeddings: Embeddings, *, embedding_id: str | None = None) -> None:
-        kind = type(embeddings)
+        kind, stated = type(embeddings), _stated(embeddings)
         self.embeddings = embeddings
-        self._id = (
-            f"{kind.__module__}.{kind.__qualname__}" if embedding_id is None else embedding_id
-        )
+        self.model = stated or kind.__name__
+        usual = " ".join([f"{kind.__module__}.{kind.__qualname__}", *([stated] if stated else [])])
+        self.name = usual if embedding_id is None else embedding_id
         self._dim: int | None = None
         self._ahead: dict[str, FloatArray] = {}
         self._lock = threading.Lock()
-
-    @property
-    def name(self) -> str:
-        """What the embeddings call their model, else their class."""
-        named = (getattr(self.embeddings, name, None) for name in ("model", "model_name"))
-        return next((n for n in named if isinstance(n, str) and n), type(self.embeddings).__name__)
 
     @property
     def dim(self) -> int:
@@ -74,8 +74,8 @@ class EmbeddingsEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 over the id, or the class, and the width."""
-        return hashlib.sha256(f"langchain embeddings {self._id} {self.dim}".encode()).hexdigest()
+        """A sha256 over the name and the width."""
+        return fingerprint_of(self.name, self.dim)
 
     def expect(self, dim: int) -> None:
         """Say what the width must be, as an index that is there has it.
@@ -246,6 +246,11 @@ class EmbeddingsEncoder:
         )
 
 
+def fingerprint_of(name: str, dim: int) -> str:
+    """The fingerprint of foreign vectors by their `EmbeddingsEncoder.name` and width."""
+    return hashlib.sha256(f"langchain embeddings {name} {dim}".encode()).hexdigest()
+
+
 def unit(vector: Sequence[float]) -> FloatArray | None:
     """A vector at norm 1.
 
@@ -273,3 +278,17 @@ def encoder_of(engine: BGEM3) -> EmbeddingsEncoder | None:
     while isinstance(encoder, EncoderWrapper):
         encoder = encoder.encoder
     return encoder if isinstance(encoder, EmbeddingsEncoder) else None
+
+
+def called(engine: BGEM3) -> tuple[str, str]:
+    """The class that embeds and its model, as traces name them."""
+    foreign = encoder_of(engine)
+    if foreign is None:
+        return type(engine).__name__, engine.name
+    return type(foreign.embeddings).__name__, foreign.model
+
+
+def _stated(embeddings: Embeddings) -> str | None:
+    """What embeddings call their model, each kind in an attribute of its own."""
+    named = (getattr(embeddings, name, None) for name in ("model", "model_name", "model_id"))
+    return next((name for name in named if isinstance(name, str) and name), None)

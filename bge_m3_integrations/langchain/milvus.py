@@ -12,7 +12,7 @@ from bge_m3_integrations._optional import check
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
-from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 from bge_m3_integrations.langchain.sparse import SparseView
 from bge_m3_integrations.types import EmbeddingBatch, Weights, WeightsLike
 
@@ -163,7 +163,7 @@ class SearchOptions(TypedDict):
 
 
 def hybrid_milvus(
-    engine: BGEM3,
+    engine: BGEM3 | BGEM3Embeddings,
     collection_name: str,
     *,
     connection_args: Mapping[str, Any],
@@ -184,7 +184,7 @@ def hybrid_milvus(
     - It has no ColBERT: put `BGEM3Reranker(engine=engine)` behind it.
 
     Args:
-        engine: Encodes for both fields.
+        engine: Encodes for both fields; of a `BGEM3Embeddings`, its engine does.
         collection_name: A collection that fits, or a new one.
         connection_args: Of `MilvusClient`, such as {"uri": "./milvus.db"}.
         dense_field: Name of the dense field.
@@ -197,8 +197,10 @@ def hybrid_milvus(
         The store.
 
     Raises:
+        InputError: The engine is none.
         StoreError: A collection is there that does not fit; the message names both sides.
     """
+    engine = engine_of(engine)
     if not drop_old:
         _check_fits(engine, collection_name, connection_args, (dense_field, sparse_field))
     return HybridMilvus(

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from langchain_core.embeddings import Embeddings
 
@@ -15,9 +15,12 @@ from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
-from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder, encoder_of
+from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder, encoder_of, fingerprint_of
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.types import Modes, Record
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.stores.edge import EncoderNote
 
 COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
 """What a folder's store takes, which is not asked: it would be imported by every constructor."""
@@ -169,12 +172,26 @@ def _has_width(
         raise StoreError(f"the index in {path} keeps no dense vectors, and there are no others")
     if held is not None and held.dim is not None:
         foreign.expect(held.dim)
+        if held.encoder is not None:
+            _check_name(foreign, held.encoder, path)
     elif records:
         texts = [record.text for record in records]
         foreign.embed_ahead(texts[next(chunks(texts, most=batch_size))])
     else:
         return False
     return True
+
+
+def _check_name(foreign: EmbeddingsEncoder, its: EncoderNote, path: Path) -> None:
+    """Refuse a folder of foreign vectors by another name, and say how to keep that name."""
+    mine = foreign.fingerprint
+    if its.name is not None and mine != its.fingerprint == fingerprint_of(its.name, foreign.dim):
+        raise StoreError(
+            f"the index in {path} was made by {its.name!r}, but {foreign.name!r} is to search it: "
+            "their numbers cannot be compared; open it with its own model, or build another "
+            "index. If it is the same model, which only has another name or place now, pass "
+            f"embedding_id={its.name!r}"
+        )
 
 
 def _engine_of(embedding: BGEM3 | Embeddings | None, embedding_id: str | None) -> BGEM3 | None:

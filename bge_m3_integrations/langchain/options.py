@@ -71,13 +71,11 @@ def checked_fusion(value: Any) -> Fusion | None:
         return (
             None if value is None else _named({"name": value} if isinstance(value, str) else value)
         )
-    rank: Callable[..., Any] | None = getattr(value, "rank_values", None)
-    if not (callable(rank) and hasattr(value, "name")):
+    if not isinstance(value, Fusion):
         raise InputError(
             f"fusion must be one of {list(FUSIONS)}, or have their methods, not {value!r}"
         )
-    fusion: Fusion = value  # a protocol, which pydantic cannot check
-    return fusion
+    return value
 
 
 def _named(form: Mapping[str, Any]) -> Fusion:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import uuid
 from typing import Any, Literal, TypedDict
 
+from langchain_core.documents import Document
+
 from bge_m3_integrations._optional import check
 from bge_m3_integrations.checks import check_text, whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 from bge_m3_integrations.langchain.sparse import SparseView
 from bge_m3_integrations.types import EmbeddingBatch
 
@@ -23,6 +25,7 @@ from langchain_qdrant import (  # noqa: E402  # after the check
 )
 from qdrant_client import QdrantClient, models  # noqa: E402
 
+_FETCH_K = 100
 _UNIT_DISTANCES = (models.Distance.COSINE, models.Distance.DOT)
 
 
@@ -63,16 +66,43 @@ class BGEM3QdrantSparse(SparseView, SparseEmbeddings):
         return _vectors(await self.engine.aencode_queries([text], modes=["sparse"]))[0]
 
 
+class HybridQdrant(QdrantVectorStore):
+    """LangChain's `QdrantVectorStore`, whose lookups find more than comes back; `hybrid_qdrant`.
+
+    A search by text takes `fetch_k`, how many candidates each lookup gives the fusion. MMR takes
+    `search_options` too: it compares dense vectors alone, so the fusion in them changes nothing.
+    """
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, *args: Any, fetch_k: int = _FETCH_K, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """See `QdrantVectorStore.similarity_search_with_score`."""
+        least = whole("k", k) + kwargs.get("offset", 0)
+        # theirs is what each lookup finds, and what comes back where no limit says another
+        found = max(least, whole("fetch_k", fetch_k))
+        return super().similarity_search_with_score(query, found, *args, limit=k, **kwargs)
+
+    def max_marginal_relevance_search_with_score_by_vector(
+        self,
+        *args: Any,
+        hybrid_fusion: models.FusionQuery | None = None,
+        **kwargs: Any,
+    ) -> list[tuple[Document, float]]:
+        """See `QdrantVectorStore.max_marginal_relevance_search_with_score_by_vector`."""
+        del hybrid_fusion
+        return super().max_marginal_relevance_search_with_score_by_vector(*args, **kwargs)
+
+
 class SearchOptions(TypedDict):
-    """Keyword arguments of a `QdrantVectorStore`'s search; see `search_options`."""
+    """Keyword arguments of a `HybridQdrant`'s search; see `search_options`."""
 
     k: int
-    limit: int
+    fetch_k: int
     hybrid_fusion: models.FusionQuery
 
 
 def hybrid_qdrant(
-    engine: BGEM3,
+    engine: BGEM3 | BGEM3Embeddings,
     collection_name: str,
     *,
     client: QdrantClient,
@@ -80,25 +110,25 @@ def hybrid_qdrant(
     vector_name: str = QdrantVectorStore.VECTOR_NAME,
     sparse_vector_name: str = QdrantVectorStore.SPARSE_VECTOR_NAME,
     **options: Any,
-) -> QdrantVectorStore:
+) -> HybridQdrant:
     """A hybrid `QdrantVectorStore` in which a text costs one forward pass.
 
     A collection that is missing is created; one that fits is taken as it is, so create it yourself
     for shards, quantisation or vectors on disk. The model's configuration is read for its width,
     no text is encoded. Things to know about LangChain's class:
 
-    - Each lookup gives the fusion its best `k` only: search with `**search_options(k)`.
+    - Its relevance scores, so also the search type "similarity_score_threshold", are of no use in
+      hybrid mode: (fused score + 1) / 2 by cosine, 1 - fused score by dot.
     - Ids are whole numbers or UUIDs: `qdrant_id` makes one of any text.
     - `add_texts` with a generator adds nothing: give a list.
     - Its MMR reads `lambda_mult` the wrong way round: 0 is similarity alone.
     - It has no ColBERT: put `BGEM3Reranker(engine=engine)` behind it.
 
     Args:
-        engine: Encodes for both lookups.
+        engine: Encodes for both lookups; of a `BGEM3Embeddings`, its engine does.
         collection_name: A collection that fits, or a new one.
         client: Where the collection is.
-        distance: Cosine or dot, the same for vectors of norm 1. LangChain's relevance scores are
-            right for cosine only.
+        distance: Cosine or dot, the same for vectors of norm 1.
         vector_name: Of the dense vectors.
         sparse_vector_name: Of the lexical weights.
         **options: Further arguments of `QdrantVectorStore`, such as `content_payload_key`.
@@ -107,7 +137,7 @@ def hybrid_qdrant(
         The store, in hybrid mode.
 
     Raises:
-        InputError: The distance is neither cosine nor dot.
+        InputError: The distance is neither cosine nor dot, or the engine is none.
         StoreError: A collection is there that does not fit; the message names both sides.
     """
     if distance not in _UNIT_DISTANCES:
@@ -115,6 +145,7 @@ def hybrid_qdrant(
             f"distance={distance!r}: BGE-M3's vectors are compared by Distance.COSINE or "
             "Distance.DOT"
         )
+    engine = engine_of(engine)
     dense = {vector_name: models.VectorParams(size=engine.encoder.dim, distance=distance)}
     # no IDF modifier: the learnt weights are all of the score
     sparse = {sparse_vector_name: models.SparseVectorParams()}
@@ -122,7 +153,7 @@ def hybrid_qdrant(
         _check_fits(client, collection_name, dense, sparse)
     else:
         client.create_collection(collection_name, dense, sparse_vectors_config=sparse)
-    return QdrantVectorStore(
+    return HybridQdrant(
         client=client,
         collection_name=collection_name,
         embedding=BGEM3Embeddings(engine=engine),
@@ -137,9 +168,9 @@ def hybrid_qdrant(
 
 
 def search_options(
-    k: int, *, fetch_k: int = 100, fusion: Literal["rrf", "dbsf"] = "rrf"
+    k: int, *, fetch_k: int = _FETCH_K, fusion: Literal["rrf", "dbsf"] = "rrf"
 ) -> SearchOptions:
-    """Arguments for a search that fuses more candidates than it returns.
+    """Arguments for a hybrid search.
 
     For instance `store.similarity_search(query, **search_options(5))`, or
     `store.as_retriever(search_kwargs=search_options(5))`.
@@ -158,11 +189,9 @@ def search_options(
     if fusion not in ("rrf", "dbsf"):
         raise InputError(f'fusion must be "rrf" or "dbsf", not {fusion!r}')
     limit = whole("k", k, least=1)
-    fetched = max(limit, whole("fetch_k", fetch_k, least=1))
-    # LangChain uses k for each lookup and for the result; limit overrides the latter
     return SearchOptions(
-        k=fetched,
-        limit=limit,
+        k=limit,
+        fetch_k=max(limit, whole("fetch_k", fetch_k, least=1)),
         hybrid_fusion=models.FusionQuery(fusion=models.Fusion(fusion)),
     )
 

@@ -35,7 +35,9 @@ from bge_m3_integrations.langchain.documents import (
     with_scores,
 )
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
-from bge_m3_integrations.langchain.events import Found, atell, listens, tell, watched
+from bge_m3_integrations.langchain.events import Found, atell, listens, tell
+from bge_m3_integrations.langchain.finding import afind, find
+from bge_m3_integrations.langchain.foreign import called
 from bge_m3_integrations.langchain.options import (
     DocumentFilter,
     FusionLike,
@@ -63,7 +65,8 @@ class BGEM3Retriever(BaseRetriever):
     `invoke` and its relatives take `k`, `filter`, `weights`, `modes` and `score_threshold` for one
     call; they stand in place of the fields, a filter too. `modes` are the only ones that count in
     it. `batch` and `abatch` encode all queries together, and so do `ainvoke`s that wait at the
-    same time; no thread waits for the encoder.
+    same time; no thread waits for the encoder. Over another model's LangChain `Embeddings` each
+    query goes alone, and side by side where the embeddings have coroutines.
 
     Handlers that hear custom events are told of each step of a search: "bge_m3.encode", "find",
     "score" and "rank", with its seconds, its counts and the number of queries that it was for.
@@ -85,8 +88,8 @@ class BGEM3Retriever(BaseRetriever):
         score_threshold: Documents with a lower ranking value are left out.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         fusion: How scores become one ranking value, also by name; None is the weighted sum.
-        include_scores: Put each document's scores in its metadata, under "bge_m3_scores";
-            see `documents.with_scores`. A document's own value of that name is left out.
+        include_scores: Put each document's scores and the weights used, `Hit.told`, in its
+            metadata, under "bge_m3_scores". A document's own value of that name is left out.
     """
 
     model_config = ConfigDict(
@@ -115,6 +118,15 @@ class BGEM3Retriever(BaseRetriever):
     @index.setter
     def index(self, value: HybridIndex | str | Path) -> None:
         self.source = value
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; an update, of `index` too, makes a new object, checked as any other."""
+        if not update:
+            return super().model_copy(deep=deep)
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if "index" in update:
+            given.pop("source", None)
+        return type(self)(**{**given, **update})
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -263,10 +275,7 @@ class BGEM3Retriever(BaseRetriever):
     ) -> list[Document]:
         options, together = self._options(call), call.get("_together")
         index = _source(self.source).prepare()
-        found = None if together is None else together.search(index, query, options)
-        if found is None:
-            options, stages = watched(options, wanted=listens(run_manager))
-            found = Found(index.search(query, **options), stages)
+        found = find(index, query, options, together, watch=listens(run_manager))
         tell(found, run_manager)
         return self._documents(found)
 
@@ -282,10 +291,7 @@ class BGEM3Retriever(BaseRetriever):
         index = source.ready
         if index is None:  # it may read files
             index = await asyncio.to_thread(source.prepare)
-        found = None if together is None else await together.asearch(index, query, options)
-        if found is None:
-            options, stages = watched(options, wanted=listens(run_manager))
-            found = Found(await index.asearch(query, **options), stages)
+        found = await afind(index, query, options, together, watch=listens(run_manager))
         await atell(found, run_manager)
         return self._documents(found)
 
@@ -306,7 +312,8 @@ class BGEM3Retriever(BaseRetriever):
         params["ls_embedding_provider"] = BGEM3.__name__
         if index is not None:  # no trace opens a folder
             params["ls_vector_store_provider"] = type(index.store).__name__
-            params["ls_embedding_model"] = index.engine.name
+            provider, model = called(index.engine)
+            params["ls_embedding_provider"], params["ls_embedding_model"] = provider, model
         return params
 
     def _documents(self, found: Found) -> list[Document]:

@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.langchain.asking import SEARCH_TYPES
-from bge_m3_integrations.langchain.foreign import encoder_of
+from bge_m3_integrations.langchain.foreign import called
 from bge_m3_integrations.langchain.store_searching import SearchingStore
 from bge_m3_integrations.langchain.together import TOGETHER, Together
 
@@ -92,8 +92,5 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
         engine: BGEM3 | None = getattr(self.vectorstore, "engine", None)
         if engine is None:
             return params
-        foreign = encoder_of(engine)
-        owner = engine if foreign is None else foreign.embeddings
-        params["ls_embedding_provider"] = type(owner).__name__
-        params["ls_embedding_model"] = engine.name if foreign is None else foreign.name
+        params["ls_embedding_provider"], params["ls_embedding_model"] = called(engine)
         return params

@@ -11,6 +11,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.fusion import WeightedSum
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.asking import (
     SEARCH_TYPES,
@@ -23,10 +24,9 @@ from bge_m3_integrations.langchain.asking import (
     vector_options,
 )
 from bge_m3_integrations.langchain.documents import to_document
-from bge_m3_integrations.langchain.foreign import encoder_of
+from bge_m3_integrations.langchain.finding import afind, find
 from bge_m3_integrations.langchain.together import TOGETHER, Together
-from bge_m3_integrations.plan import SearchOptions
-from bge_m3_integrations.types import MODES, Hit, Mode, Weights
+from bge_m3_integrations.types import MODES, Hit, Mode, Weights, relevance
 
 
 class SearchingStore(VectorStore):
@@ -179,12 +179,12 @@ class SearchingStore(VectorStore):
         return self._diverse(self._vector_hits(embedding, choice.fetched, kwargs), choice)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        """`Hit.relevance` of the store's own weights; searches use that of the call's."""
+        """`Hit.relevance` of the store's own ranking; searches use that of the call's."""
         index, weights = self._index(), self._ranking.weights
         if weights is None:
             weights = Weights() if index is None else Weights().restricted(index.modes)
-        alone = weights.modes == {"sparse"}
-        return lambda score: score / (1 + score) if alone else min(max(score, 0.0), 1.0)
+        greatest = (self._ranking.fusion or WeightedSum()).greatest(weights)
+        return lambda score: relevance(score, greatest)
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
@@ -199,26 +199,27 @@ class SearchingStore(VectorStore):
     def _hits(self, query: str, k: int, given: Mapping[str, Any]) -> Sequence[Hit]:
         given, together = _parted(given)
         options, index = search_options(given, k, self._ranking), self._index()
-        return [] if index is None else _search(index, query, options, together)
+        return [] if index is None else find(index, query, options, together).hits
 
     async def _ahits(self, query: str, k: int, given: Mapping[str, Any]) -> Sequence[Hit]:
         given, together = _parted(given)
         options, index = search_options(given, k, self._ranking), await self._aindex()
-        return [] if index is None else await _asearch(index, query, options, together)
+        return [] if index is None else (await afind(index, query, options, together)).hits
 
     def _mode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> Sequence[Hit]:
         asked, together = _parted(given)
         index = self._index()
         if index is None:
             return []
-        return _search(index, query, mode_options(asked, k, mode, index), together)
+        return find(index, query, mode_options(asked, k, mode, index), together).hits
 
     async def _amode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> Sequence[Hit]:
         asked, together = _parted(given)
         index = await self._aindex()
         if index is None:
             return []
-        return await _asearch(index, query, mode_options(asked, k, mode, index), together)
+        found = await afind(index, query, mode_options(asked, k, mode, index), together)
+        return found.hits
 
     def _vector_hits(
         self, embedding: Sequence[float], k: int, given: Mapping[str, Any]
@@ -237,27 +238,6 @@ def _parted(given: Mapping[str, Any]) -> tuple[dict[str, Any], Together | None]:
     """What a caller says, and the batch that a retriever's query belongs to."""
     asked = dict(given)
     return asked, asked.pop(TOGETHER, None)
-
-
-def _search(
-    index: HybridIndex, query: str, options: SearchOptions, together: Together | None
-) -> Sequence[Hit]:
-    if (foreign := encoder_of(index.engine)) is not None:
-        # past the engine, which would gather queries that this model takes one by one anyway
-        batch = foreign.encode([query], kind="query", modes=["dense"])
-        return index.search_embedded(batch, **options)[0]
-    found = None if together is None else together.search(index, query, options)
-    return index.search(query, **options) if found is None else found.hits
-
-
-async def _asearch(
-    index: HybridIndex, query: str, options: SearchOptions, together: Together | None
-) -> Sequence[Hit]:
-    if (foreign := encoder_of(index.engine)) is not None:
-        batch = await foreign.aencode_query(query)
-        return (await asyncio.to_thread(index.search_embedded, batch, **options))[0]
-    found = None if together is None else await together.asearch(index, query, options)
-    return await index.asearch(query, **options) if found is None else found.hits
 
 
 def _checked_type(search_type: str) -> SearchType:

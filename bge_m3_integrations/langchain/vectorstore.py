@@ -70,7 +70,7 @@ class BGEM3VectorStore(SearchingStore):
         filter_fields: Metadata paths that filters in a folder are to be fast on.
         other_dtype: Let an engine in int8 search a folder made in float, or the reverse.
         embedding_id: Names the model of a foreign `Embeddings`; a folder that was made by another
-            one is refused. None is its class and width.
+            one is refused. None is its class, its width, and what it states as its model.
         weights: How much each mode counts; None is the default preset.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         fusion: How scores become one ranking value, or its name; None is the weighted sum.

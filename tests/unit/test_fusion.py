@@ -88,5 +88,20 @@ def test_no_candidates_give_no_values(fusion: Fusion) -> None:
     assert values(fusion, PARTS.take(np.zeros(0, np.int64))) == []
 
 
+@pytest.mark.parametrize("weights", [WEIGHTS, Weights(1, 0, 3), Weights.only("dense")])
+def test_who_is_first_by_every_mode_has_the_greatest_reciprocal_rank(weights: Weights) -> None:
+    first = Components(*(np.array([1.0, 0.5], np.float32) for _ in range(3)))
+    parts = Components(**{m: s for m, s in first.items() if m in weights.modes})
+    fusion = ReciprocalRank(k=10)
+    values = fusion.rank_values(parts, weights, query_sparse_mass=1.0)
+    assert fusion.greatest(weights) == pytest.approx(float(values[0]))
+
+
+@pytest.mark.parametrize("fusion", [WeightedSum(), ScaledSum()])
+def test_a_mean_is_at_most_1_and_lexical_scores_alone_are_unbounded(fusion: Fusion) -> None:
+    assert fusion.greatest(WEIGHTS) == 1
+    assert fusion.greatest(Weights.only("sparse")) == float("inf")
+
+
 def test_every_fusion_has_its_own_name() -> None:
     assert len({fusion.name for fusion in FUSIONS}) == len(FUSIONS)

@@ -417,6 +417,28 @@ def test_the_threshold_is_on_the_value_ranked_by() -> None:
     assert 4 <= len(kept) < 30
 
 
+@pytest.mark.parametrize("weights", [(0.4, 0.2, 0.4), (9, 9, 9), (0, 1, 0)])
+def test_reciprocal_ranks_are_told_as_shares_of_the_greatest_one(weights: Any) -> None:
+    index, _ = make()
+    fusion = ReciprocalRank()
+    hits = index.search(RECORDS[3].text, limit=30, fusion=fusion, weights=weights)
+    greatest = sum(weights) / 61
+    assert hits[0].relevance == pytest.approx(1)
+    assert [h.relevance for h in hits] == pytest.approx([h.score / greatest for h in hits])
+
+
+def test_diversity_weighs_reciprocal_ranks_as_it_does_a_weighted_mean() -> None:
+    engine = BGEM3(FakeEncoder())
+    index = HybridIndex(engine)
+    texts = ["red fox runs", "red fox runs fast", "honey bee", "owl at night", "boat sails"]
+    index.add([Record(text, text) for text in texts])
+    picks = [
+        [h.id for h in index.search_diverse(texts[0], limit=3, relevance_share=0.9, fusion=fusion)]
+        for fusion in (None, ReciprocalRank())
+    ]
+    assert picks[0][:2] == picks[1][:2] == texts[:2]
+
+
 def test_fusion_changes_the_score_but_not_the_hybrid() -> None:
     index, fake = make()
     plain = {hit.id: hit for hit in index.search("fox bridge", limit=30)}

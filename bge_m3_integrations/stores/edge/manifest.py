@@ -24,7 +24,7 @@ class EncoderNote:
 
     Attributes:
         fingerprint: See `Encoder.fingerprint`.
-        model: Folder or hub id.
+        model: Folder or hub id, by which it can be loaded again.
         revision: Of the hub id.
         dtype: What it computed in.
         max_length: Of documents, in tokens; None is the model's own.
@@ -32,6 +32,7 @@ class EncoderNote:
         document_instruction: Put in front of every document.
         query_instruction: Put in front of every query; another engine may have another.
         clean: Whether texts were mended before they were encoded.
+        name: What an encoder that is not loaded by `model` is called.
     """
 
     fingerprint: str
@@ -43,6 +44,7 @@ class EncoderNote:
     document_instruction: str = ""
     query_instruction: str = ""
     clean: bool = False
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,4 +265,4 @@ def _check_encoder(mine: EncoderNote, its: EncoderNote, folder: Path, *, other_d
 
 
 def _described(note: EncoderNote) -> str:
-    return f"{note.model or 'a model'} (fingerprint {note.fingerprint[:12]})"
+    return f"{note.model or note.name or 'a model'} (fingerprint {note.fingerprint[:12]})"

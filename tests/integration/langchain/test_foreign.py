@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 
 from bge_m3_integrations import BGEM3, EncodingError, HybridIndex, InputError, StoreError
 from bge_m3_integrations.encoders.base import Encoder
-from bge_m3_integrations.langchain import BGEM3VectorStore
+from bge_m3_integrations.langchain import BGEM3Retriever, BGEM3VectorStore
 from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -220,6 +221,39 @@ def test_another_model_is_refused_by_the_folder(tmp_path: Path) -> None:
         assert len(store.similarity_search("a")) == 4
 
 
+class Stated(Counted):
+    """States its model as HuggingFaceEmbeddings does; `model` is an object there."""
+
+    model: Any = object()
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__()
+        self.model_name = model_name
+
+
+def test_another_model_of_one_class_and_width_is_refused_with_both_names(tmp_path: Path) -> None:
+    BGEM3VectorStore.from_texts(TEXTS, Stated("old/MiniLM"), path=tmp_path).close()
+    with (
+        BGEM3VectorStore(Stated("bge-small"), path=tmp_path) as store,
+        pytest.raises(StoreError, match=r"Stated old/MiniLM'.*Stated bge-small'") as seen,
+    ):
+        store.similarity_search("a")
+    assert "their numbers cannot be compared" in str(seen.value)
+
+
+def test_a_model_that_was_moved_is_let_in_by_the_id_that_the_error_says(tmp_path: Path) -> None:
+    BGEM3VectorStore.from_texts(TEXTS, Stated("old/MiniLM"), path=tmp_path).close()
+    moved = Stated("new/MiniLM")
+    with (
+        BGEM3VectorStore(moved, path=tmp_path) as store,
+        pytest.raises(StoreError, match="embedding_id='") as seen,
+    ):
+        store.similarity_search("a")
+    said = str(seen.value).rpartition("embedding_id='")[2].rstrip("'")
+    with BGEM3VectorStore(moved, path=tmp_path, embedding_id=said) as store:
+        assert len(store.similarity_search("a")) == 4
+
+
 def test_a_folder_of_bge_m3_is_refused_and_so_is_the_reverse(tmp_path: Path) -> None:
     BGEM3VectorStore.from_texts(TEXTS, BGEM3(FakeEncoder()), path=tmp_path / "m3").close()
     with (
@@ -309,7 +343,7 @@ def test_the_embeddings_that_were_given_are_the_stores_own() -> None:
     assert params["ls_embedding_provider"] == "Counted"
     assert params["ls_embedding_model"] == "counted-1"
     assert (
-        EmbeddingsEncoder(DeterministicFakeEmbedding(size=2)).name == "DeterministicFakeEmbedding"
+        EmbeddingsEncoder(DeterministicFakeEmbedding(size=2)).model == "DeterministicFakeEmbedding"
     )
 
 
@@ -323,19 +357,57 @@ def test_other_modes_of_a_foreign_model_are_refused() -> None:
         BGEM3VectorStore(Counted(), modes=["sparse"]).add_texts(["a"])
 
 
+class Remote(Counted):
+    """Counts how many queries wait for an answer at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = self.most = 0
+
+    async def aembed_query(self, text: str) -> list[float]:
+        self.open += 1
+        self.most = max(self.most, self.open)
+        await asyncio.sleep(0.01)
+        self.open -= 1
+        return self.fake.embed_query(text)
+
+
+async def test_a_retriever_asks_the_models_own_coroutine_side_by_side() -> None:
+    embeddings = Remote()
+    store = await BGEM3VectorStore.afrom_texts(TEXTS, embeddings)
+    retriever = BGEM3Retriever(index=store.index)
+    found = await asyncio.gather(*(retriever.ainvoke(f"q{i}") for i in range(10)))
+    assert embeddings.most == 10
+    assert await retriever.abatch([f"q{i}" for i in range(10)]) == found
+    assert not embeddings.queries
+    assert found[3] == retriever.invoke("q3") == store.similarity_search("q3")
+
+
+def test_a_batch_of_a_retriever_over_another_model_runs_in_several_threads() -> None:
+    class Waits(Counted):
+        all_there = threading.Barrier(3)
+
+        def embed_query(self, text: str) -> list[float]:
+            self.all_there.wait(10)
+            return super().embed_query(text)
+
+    store = BGEM3VectorStore.from_texts(TEXTS, Waits())
+    found = BGEM3Retriever(index=store.index).batch(["a", "b", "c"], {"max_concurrency": 3})
+    assert [len(documents) for documents in found] == [4, 4, 4]
+
+
+async def test_a_retriever_over_another_model_tells_its_steps_and_its_name() -> None:
+    store = BGEM3VectorStore.from_texts(TEXTS, Counted())
+    retriever = BGEM3Retriever(index=store.index)
+    events = [event async for event in retriever.astream_events("a", version="v2")]
+    steps = [event["name"] for event in events if event["event"] == "on_custom_event"]
+    assert steps == ["bge_m3.encode", "bge_m3.find", "bge_m3.score", "bge_m3.rank"]
+    params = retriever._get_ls_params()
+    assert params["ls_embedding_provider"] == "Counted"
+    assert params["ls_embedding_model"] == "counted-1"
+
+
 async def test_the_models_own_coroutine_answers_queries_side_by_side() -> None:
-    class Remote(Counted):
-        def __init__(self) -> None:
-            super().__init__()
-            self.open = self.most = 0
-
-        async def aembed_query(self, text: str) -> list[float]:
-            self.open += 1
-            self.most = max(self.most, self.open)
-            await asyncio.sleep(0.01)
-            self.open -= 1
-            return self.fake.embed_query(text)
-
     embeddings = Remote()
     store = await BGEM3VectorStore.afrom_texts(TEXTS, embeddings)
     found = await asyncio.gather(*(store.asimilarity_search(f"q{i}") for i in range(10)))
@@ -416,5 +488,6 @@ async def test_embeddings_of_coroutines_alone_say_how_to_wrap_them() -> None:
     wrapped = BGEM3VectorStore(Wrapped())
     await wrapped.aadd_texts(TEXTS)
     assert len(await wrapped.asimilarity_search("text", k=3)) == 3
+    assert len(await BGEM3Retriever(index=wrapped.index).ainvoke("text", k=3)) == 3
     with pytest.raises(InputError, match=r"asyncio\.run\(inner\.aembed_query"):
         wrapped.similarity_search("text")

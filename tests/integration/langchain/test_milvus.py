@@ -17,6 +17,7 @@ from pymilvus import DataType, MilvusClient
 
 from bge_m3_integrations import BGEM3, Weights
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
+from bge_m3_integrations.langchain import BGEM3Embeddings
 from bge_m3_integrations.langchain.milvus import (
     SPARSE_INDEX,
     SPARSE_SEARCH,
@@ -76,6 +77,16 @@ async def test_a_text_without_words_is_the_padding_token_on_both_sides(engine: B
     assert sparse.embed_query("") == await sparse.aembed_query("") == nothing
     assert sparse.embed_documents(["", "fox", "!"])[::2] == [nothing, nothing]
     assert engine.encoder.pad_token_id not in sparse.embed_query("fox")
+
+
+def test_embeddings_stand_for_their_engine(engine: BGEM3, encoder: FakeEncoder, uri: str) -> None:
+    embeddings = BGEM3Embeddings(engine=engine)
+    store = hybrid_milvus(embeddings, "docs", connection_args={"uri": uri})
+    store.add_texts(TEXTS)
+    assert encoder.forwards == dict.fromkeys(TEXTS, 1)
+    store.client.close()
+    with pytest.raises(InputError, match="engine must be a BGEM3, or BGEM3Embeddings, not str"):
+        hybrid_milvus("BAAI/bge-m3", "docs", connection_args={"uri": uri})  # type: ignore[arg-type]
 
 
 def test_queries_and_documents_are_told_apart() -> None:

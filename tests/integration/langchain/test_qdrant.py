@@ -176,7 +176,8 @@ def test_candidates_beyond_k_take_part_in_the_fusion(client: QdrantClient) -> No
     few = store.similarity_search_with_score("a j fox", **search_options(3))
     assert len(all_of_them) == 64
     assert [score for _, score in few] == [score for _, score in all_of_them[:3]]
-    narrow = store.similarity_search_with_score("a j fox", k=3)
+    assert store.similarity_search_with_score("a j fox", k=3) == few
+    narrow = store.similarity_search_with_score("a j fox", k=3, fetch_k=3)
     assert [score for _, score in narrow] != [score for _, score in few]
 
 
@@ -188,6 +189,43 @@ def test_the_fusion_can_be_chosen_and_a_retriever_takes_the_options(client: Qdra
     assert [s for _, s in by_rank] != [s for _, s in by_score]
     retriever = store.as_retriever(search_kwargs=dict(search_options(3)))
     assert retriever.invoke(QUERY) == [document for document, _ in by_rank]
+
+
+async def test_k_is_how_many_come_back_also_where_a_call_says_another(client: QdrantClient) -> None:
+    store = hybrid_qdrant(BGEM3(FakeEncoder()), "docs", client=client)
+    store.add_texts([f"tea number {n}" for n in range(12)])
+    retriever = store.as_retriever(search_kwargs=dict(search_options(5)))
+    assert [len(retriever.invoke("tea", k=k)) for k in (2, 5, 10)] == [2, 5, 10]
+    assert [len(await retriever.ainvoke("tea", k=k)) for k in (2, 10)] == [2, 10]
+    assert len(store.similarity_search("tea")) == 4
+    pairs = store.similarity_search_with_relevance_scores("tea", **search_options(5))
+    assert len(pairs) == 5
+
+
+def test_a_page_of_results_goes_on_where_the_one_before_ended(client: QdrantClient) -> None:
+    store = hybrid_qdrant(BGEM3(FakeEncoder()), "docs", client=client)
+    store.add_texts([f"tea number {n}" for n in range(9)])
+    both = store.similarity_search("tea", k=6, fetch_k=1)
+    assert store.similarity_search("tea", k=3, offset=3, fetch_k=1) == both[3:]
+
+
+async def test_mmr_takes_the_options_of_a_search(client: QdrantClient) -> None:
+    store = hybrid_qdrant(BGEM3(FakeEncoder()), "docs", client=client)
+    store.add_texts(TEXTS)
+    found = store.max_marginal_relevance_search(QUERY, **search_options(3))
+    assert len(found) == 3
+    assert await store.amax_marginal_relevance_search(QUERY, **search_options(3)) == found
+    retriever = store.as_retriever(search_type="mmr", search_kwargs=dict(search_options(3)))
+    assert retriever.invoke(QUERY) == found
+
+
+def test_embeddings_stand_for_their_engine(client: QdrantClient) -> None:
+    encoder = FakeEncoder()
+    embeddings = BGEM3Embeddings(engine=BGEM3(encoder))
+    hybrid_qdrant(embeddings, "docs", client=client).add_texts(TEXTS)
+    assert encoder.forwards == dict.fromkeys(TEXTS, 1)
+    with pytest.raises(InputError, match="engine must be a BGEM3, or BGEM3Embeddings, not str"):
+        hybrid_qdrant("BAAI/bge-m3", "docs", client=client)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"k": 3, "fetch_k": 0}, {"k": 3, "fusion": "sum"}])

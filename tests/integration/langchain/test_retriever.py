@@ -49,9 +49,11 @@ def test_documents_carry_scores_only_when_asked() -> None:
     _, told = made(include_scores=True, weights=(1, 1, 0), fusion=ScaledSum())
     assert plain.invoke("lazy dog")[0].metadata == {"year": 2021}
     scores = told.invoke("lazy dog")[0].metadata["bge_m3_scores"]
-    assert scores.keys() == {"score", "fusion", "hybrid", "dense", "sparse"}
+    assert scores.keys() == {"score", "fusion", "hybrid", "weights", "dense", "sparse"}
     assert scores["fusion"] == "scaled_sum"
-    assert all(type(value) is float for name, value in scores.items() if name != "fusion")
+    assert scores["weights"] == {"dense": 1, "sparse": 1, "colbert": 0}
+    numbers = (v for name, v in scores.items() if name not in {"fusion", "weights"})
+    assert all(type(value) is float for value in numbers)
     assert scores["hybrid"] == pytest.approx((scores["dense"] + scores["sparse"]) / 2)
 
 
@@ -100,6 +102,25 @@ def test_wrong_constructor_keywords_are_refused_at_once(wrong: dict[str, Any]) -
     index = HybridIndex(BGEM3(FakeEncoder()))
     with pytest.raises(ValidationError):
         BGEM3Retriever(index=index, **wrong)
+
+
+def test_a_copy_with_an_update_searches_by_what_it_says() -> None:
+    _, retriever = made(k=2, include_scores=True, tags=["animals"])
+    index = HybridIndex(BGEM3(FakeEncoder()))
+    index.add([Record("new", "a new text")])
+    copied = retriever.model_copy(update={"index": index, "k": 1})
+    assert (copied.index, copied.k, copied.tags) == (index, 1, ["animals"])
+    assert ids(copied.invoke("honey")) == ["new"]
+    assert retriever.index is not index
+    assert retriever.model_copy(update={"k": 3}).index is retriever.index
+    assert retriever.model_copy(deep=True) == retriever.model_copy() == retriever
+
+
+@pytest.mark.parametrize("wrong", [{"top_k": 1}, {"k": 0}, {"fusion": "rrf"}, {"index": 3}])
+def test_a_copy_refuses_an_update_as_the_constructor_does(wrong: dict[str, Any]) -> None:
+    _, retriever = made()
+    with pytest.raises(ValidationError):
+        retriever.model_copy(update=wrong)
 
 
 def test_configurable_fields_keep_the_index_and_construct_no_encoder() -> None:

@@ -114,6 +114,7 @@ def only(document: Document) -> bool:
 class Own:
     name = "scaled_sum"
     rank_values = ScaledSum().rank_values
+    greatest = ScaledSum().greatest
 
 
 @pytest.mark.parametrize(

@@ -428,6 +428,20 @@ def test_the_relevance_function_is_that_of_the_stores_own_weights() -> None:
     assert lexical._select_relevance_score_fn()(3.0) == 0.75
 
 
+@pytest.mark.parametrize("weights", [None, "keyword", (0, 1, 0)])
+def test_a_relevance_threshold_passes_exact_matches_also_by_reciprocal_ranks(weights: Any) -> None:
+    _, store = filled(fusion="reciprocal_rank", weights=weights)
+    query = DOCUMENTS[1].page_content
+    [(best, relevance)] = store.similarity_search_with_relevance_scores(query, k=1)
+    [(_, score)] = store.similarity_search_with_score(query, k=1)
+    assert (best, relevance) == (DOCUMENTS[1], pytest.approx(1))
+    assert store._select_relevance_score_fn()(score) == relevance
+    retriever = store.as_retriever(
+        search_type="similarity_score_threshold", search_kwargs={"score_threshold": 0.99}
+    )
+    assert retriever.invoke(query) == [DOCUMENTS[1]]
+
+
 async def test_a_relevance_threshold_is_held_against_the_relevance() -> None:
     _, store = filled(weights=(0, 1, 0))
     found = store.similarity_search_with_relevance_scores("the lazy dog sleeps", k=5)
