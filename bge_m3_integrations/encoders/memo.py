@@ -175,9 +175,7 @@ class MemoEncoder(EncoderWrapper):
 
     def _claim(
         self, texts: list[str], ask: _Ask
-    ) -> tuple[
-        dict[str, EmbeddingBatch], dict[str, Future[EmbeddingBatch]], list[str], list[str]
-    ]:
+    ) -> tuple[dict[str, EmbeddingBatch], dict[str, Future[EmbeddingBatch]], list[str], list[str]]:
         """Split texts: remembered, being computed by another caller, now claimed by this, and left.
 
         What another caller computes without a mode of this one stays that caller's to hand out.

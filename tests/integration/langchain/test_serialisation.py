@@ -133,13 +133,24 @@ def test_over_an_index_in_memory_it_is_not_implemented() -> None:
     assert dumpd(retriever)["type"] == "not_implemented"
 
 
+def test_an_engine_that_asks_otherwise_than_the_folder_says_is_not_written(
+    tmp_path: Path, xlm_roberta: Path
+) -> None:
+    HybridIndex.open(tmp_path / "index", BGEM3(xlm_roberta, device="cpu")).close()
+    engine = BGEM3(xlm_roberta, device="cpu", query_instruction="find: ")
+    with HybridIndex.open(tmp_path / "index", engine) as index:
+        assert dumpd(BGEM3Retriever(index=index))["type"] == "not_implemented"
+
+
 @pytest.mark.parametrize("options", [{"query_instruction": "find: "}, {"clean": True}], ids=str)
-def test_an_engine_that_does_more_than_the_folder_says_is_not_written(
+def test_an_engine_that_the_folder_describes_is_written(
     tmp_path: Path, xlm_roberta: Path, options: dict[str, Any]
 ) -> None:
     engine = BGEM3(xlm_roberta, device="cpu", **options)
     with HybridIndex.open(tmp_path / "index", engine) as index:
-        assert dumpd(BGEM3Retriever(index=index))["type"] == "not_implemented"
+        written = dumpd(BGEM3Retriever(index=index))
+    with loaded(written).index as again:
+        assert again.engine.options == engine.options
 
 
 async def test_a_folder_without_a_models_name_says_what_to_assign(tmp_path: Path) -> None:
