@@ -150,7 +150,7 @@ def test_an_engine_that_the_folder_describes_is_written(
     with HybridIndex.open(tmp_path / "index", engine) as index:
         written = dumpd(BGEM3Retriever(index=index))
     with loaded(written).index as again:
-        assert again.engine.options == engine.options
+        assert options.items() <= again.engine.options.items()
 
 
 async def test_a_folder_without_a_models_name_says_what_to_assign(tmp_path: Path) -> None:
