@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from bge_m3_integrations.checks import check_text
-from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.checks import check_text, chunks
+from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.types import Components, EmbeddingBatch, IntArray, Weights
 
 
-class Distinct:
-    """Texts without repetition, and the place of each original among them."""
+class Stretched:
+    """Texts of which each distinct one is encoded, a stretch at a time.
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    Args:
+        texts: Checked.
+        encode: Encodes a list of them.
+        numbers: What the caller calls each text in an error; by default its position.
+
+    Attributes:
+        places: `(n,) int64`, where each text is among the distinct ones.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        encode: Callable[[Sequence[str]], EmbeddingBatch],
+        *,
+        numbers: IntArray | None = None,
+    ) -> None:
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        self.texts = list(index)
         self.places = np.array([index[text] for text in texts], np.int64)
+        self._texts, self._encode = list(index), encode
+        self._numbers = np.arange(len(texts)) if numbers is None else numbers
+        self._only: EmbeddingBatch | None = None
+
+    def batches(self) -> Iterator[tuple[slice, EmbeddingBatch]]:
+        """Each stretch of distinct texts, an empty one if there are none.
+
+        A lone stretch is encoded once, however often it is asked for.
+        """
+        pieces = list(chunks(self._texts)) or [slice(0, 0)]
+        for piece in pieces:
+            batch = self._encoded(piece) if self._only is None else self._only
+            if len(pieces) == 1:
+                self._only = batch
+            yield piece, batch
+
+    def _encoded(self, piece: slice) -> EmbeddingBatch:
+        try:
+            return self._encode(self._texts[piece])
+        except EncodingError as error:
+            first = int(np.argmax(self.places == piece.start + error.position))
+            raise EncodingError(error.reason, int(self._numbers[first])) from error
+
+    def inside(self, piece: slice) -> IntArray:
+        """Which of the texts are in a stretch, ascending."""
+        return np.flatnonzero((self.places >= piece.start) & (self.places < piece.stop))
 
 
 def beside(parts: list[Components], left: EmbeddingBatch, weights: Weights) -> Components:
@@ -27,12 +67,15 @@ def beside(parts: list[Components], left: EmbeddingBatch, weights: Weights) -> C
     return Components(**{mode: np.concatenate(held, axis=1) for mode, held in columns.items()})
 
 
-def by_query(
-    queries: IntArray, documents: IntArray, piece: slice
-) -> Iterator[tuple[int, IntArray]]:
-    """The pairs whose document is in a stretch, grouped by query: its number, then the pairs."""
-    inside = np.flatnonzero((documents >= piece.start) & (documents < piece.stop))
-    inside = inside[np.argsort(queries[inside], kind="stable")]
+def below(rows: list[Components]) -> Components:
+    """Tables of consecutive stretches of queries, as one of `(q, n)`."""
+    held = [dict(table.items()) for table in rows]
+    return Components(**{mode: np.concatenate([t[mode] for t in held]) for mode in held[0]})
+
+
+def by_query(queries: IntArray, pairs: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Some pairs, grouped by query: its number, then the pairs."""
+    inside = pairs[np.argsort(queries[pairs], kind="stable")]
     borders = np.flatnonzero(np.diff(queries[inside])) + 1
     for rows in np.split(inside, borders):
         if len(rows):

@@ -149,7 +149,7 @@ def verify(
     model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Write the report to this JSON file.")] = None,
     device: Device = "auto",
-    dtype: Dtype = "float32",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "float32",
     published: Annotated[
         bool | None,
         typer.Option(

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
 
@@ -16,9 +17,9 @@ import numpy as np
 
 from bge_m3_integrations import scoring
 from bge_m3_integrations._calls import Ask
-from bge_m3_integrations._pairs import Distinct, beside, by_query, unzip
+from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
-from bge_m3_integrations.checks import check_texts, chunks, whole
+from bge_m3_integrations.checks import check_texts, whole
 from bge_m3_integrations.encoders.base import Encoder, OffersMaxsim
 from bge_m3_integrations.encoders.cached import CachedEncoder
 from bge_m3_integrations.encoders.memo import MemoEncoder
@@ -378,17 +379,15 @@ class BGEM3:
             Arrays of shape `(q, n)`.
         """
         chosen = self.weights(weights)
-        documents = documents if isinstance(documents, str) else list(documents)
-        check_texts(documents, surrogates=self._clean)
-        left = self.encode_queries(queries, modes=chosen.modes, max_length=max_length)
-        right = Distinct(documents)
-        parts = []
-        for piece in chunks(right.texts):  # token vectors of one stretch at a time
-            batch = self.encode_documents(
-                right.texts[piece], modes=chosen.modes, max_length=max_length
-            )
-            parts.append(self._components(left, batch, chosen))
-        return scoring.hybrid(beside(parts, left, chosen).take(np.s_[:, right.places]), chosen)
+        how: Any = {"modes": chosen.modes, "max_length": max_length}
+        left = Stretched(self._checked(queries), partial(self.encode_queries, **how))
+        right = Stretched(self._checked(documents), partial(self.encode_documents, **how))
+        rows = []
+        for _, some in left.batches():  # token vectors of one stretch of each side at a time
+            parts = [self._components(some, b, chosen) for _, b in right.batches() if len(b)]
+            rows.append(beside(parts, some, chosen))
+        table = below(rows).take(left.places).take(np.s_[:, right.places])
+        return scoring.hybrid(table, chosen)
 
     def score_pairs(
         self,
@@ -412,19 +411,22 @@ class BGEM3:
         """
         chosen = self.weights(weights)
         queries, documents = unzip(pairs, surrogates=self._clean)
-        left = Distinct(queries)
-        right = Distinct(documents)
-        query_batch = self.encode_queries(left.texts, modes=chosen.modes, max_length=max_length)
+        how: Any = {"modes": chosen.modes, "max_length": max_length}
+        left = Stretched(queries, partial(self.encode_queries, **how))
         out = {mode: np.zeros(len(pairs), np.float32) for mode in chosen.modes}
-        for piece in chunks(right.texts):  # token vectors of one stretch at a time
-            batch = self.encode_documents(
-                right.texts[piece], modes=chosen.modes, max_length=max_length
+        for piece, query_batch in left.batches():  # token vectors of one stretch of each side
+            of_these = left.inside(piece)
+            right = Stretched(
+                [documents[i] for i in of_these],
+                partial(self.encode_documents, **how),
+                numbers=of_these,
             )
-            for i, rows in by_query(left.places, right.places, piece):
-                some = batch.take(right.places[rows] - piece.start)
-                part = self._components(query_batch.take([i]), some, chosen)
-                for mode, scores in part.items():
-                    out[mode][rows] = scores[0]
+            for stretch, batch in right.batches():
+                for i, rows in by_query(left.places[of_these], right.inside(stretch)):
+                    some = batch.take(right.places[rows] - stretch.start)
+                    part = self._components(query_batch.take([i - piece.start]), some, chosen)
+                    for mode, scores in part.items():
+                        out[mode][of_these[rows]] = scores[0]
         return scoring.hybrid(Components(**out), chosen)
 
     def rerank(

@@ -121,7 +121,7 @@ def note_of(engine: BGEM3) -> EncoderNote:
     options = engine.options
     return EncoderNote(
         fingerprint=engine.fingerprint,
-        model=None if engine.over_encoder else engine.name,
+        model=None if engine.over_encoder else _place_of(engine.name),
         revision=options["revision"],
         dtype=None if engine.over_encoder else options["dtype"],
         max_length=options["max_length"],
@@ -131,6 +131,12 @@ def note_of(engine: BGEM3) -> EncoderNote:
         clean=options["clean"],
         name=engine.name if engine.over_encoder else None,
     )
+
+
+def _place_of(model: str) -> str:
+    """A model's folder as it is found from anywhere; a hub id as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def _engine_of(held: Manifest | None, path: str | Path) -> BGEM3:

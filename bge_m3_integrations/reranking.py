@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bge_m3_integrations import scoring
-from bge_m3_integrations.checks import check_text, chunks
+from bge_m3_integrations.checks import check_text, check_texts, chunks
 from bge_m3_integrations.engine import BGEM3, ranking
 from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.searching import Searcher
@@ -87,8 +87,15 @@ def ranked_batch(
     rows = [[as_given(one, surrogates=surrogates) for one in row] for row in documents]
     if len(rows) != len(queries):
         raise InputError(f"{len(queries)} queries came with {len(rows)} lists of documents")
-    embeddings = engine.encode_queries(list(queries), modes=weights.modes)
-    parts = scores_of(engine, searcher, embeddings, rows)
+    queries = list(queries)
+    check_texts(queries, surrogates=surrogates)
+    parts: list[Components] = []
+    for piece in chunks(queries):  # token vectors of one stretch at a time
+        try:
+            embeddings = engine.encode_queries(queries[piece], modes=weights.modes)
+        except EncodingError as error:
+            raise EncodingError(error.reason, piece.start + error.position) from error
+        parts += scores_of(engine, searcher, embeddings, rows[piece])
     return [
         ranking(scoring.hybrid(scores.take(np.newaxis), weights), limit=limit) for scores in parts
     ]

@@ -11,19 +11,25 @@ import numpy as np
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.types import IntArray
 
+# A budget never falls below this part of what it was at first.
+_LEAST_PART = 64
+
 
 class TokenBudget:
     """The most tokens of one batch; shrinks when the device runs out of memory.
 
     Args:
         tokens: Starting budget. A single longer text still goes through, alone.
+        behind: The budget that this one is a part of; it shrinks too.
 
     Raises:
         InputError: The budget is not a positive integer.
     """
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, *, behind: TokenBudget | None = None) -> None:
         self._tokens = whole("token_budget", tokens)
+        self._least = max(1, self._tokens // _LEAST_PART)
+        self._behind = behind
         self._lock = threading.Lock()
 
     @property
@@ -31,10 +37,21 @@ class TokenBudget:
         """The budget now."""
         return self._tokens
 
-    def shrink_below(self, cost: int) -> None:
-        """After a batch of `cost` tokens did not fit: at most half of it from now on."""
+    def after_failure(self, cost: int) -> TokenBudget:
+        """What a batch of `cost` tokens that did not fit may run under: half of that.
+
+        This budget becomes as small too, but by half at most: a few tokens fail for what the device
+        holds beside them, and say little of how many fit.
+        """
+        self._shrink(cost)
+        return TokenBudget(max(1, cost // 2), behind=self)
+
+    def _shrink(self, cost: int) -> None:
         with self._lock:
-            self._tokens = max(1, min(self._tokens, cost // 2))
+            half = max(cost // 2, self._tokens // 2, self._least)
+            self._tokens = min(self._tokens, half)
+        if self._behind is not None:
+            self._behind._shrink(cost)
 
 
 def batches(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> Iterator[IntArray]:
@@ -74,7 +91,8 @@ def run_in_batches(
 
     Args:
         lengths: `(n,)` tokens per text.
-        budget: Shared by all calls of an encoder; only running out of memory shrinks it.
+        budget: Shared by all calls of an encoder; only running out of memory shrinks it, at most
+            by half each time.
         run: Takes the positions of one batch. Must leave no trace when it raises.
         padded: See `batches`.
         is_out_of_memory: Tells a full device from every other error, which is raised at once.
@@ -89,11 +107,11 @@ def run_in_batches(
             if len(batch) == 1 or not is_out_of_memory(error):
                 raise
         # behind the handler: the error holds the frames, and they the tensors that filled memory
-        shrink_for(lengths[batch], budget, padded=padded)
+        smaller = smaller_for(lengths[batch], budget, padded=padded)
         make_room()
         run_in_batches(
             lengths[batch],
-            budget,
+            smaller,
             _within(run, batch),
             padded=padded,
             is_out_of_memory=is_out_of_memory,
@@ -101,10 +119,10 @@ def run_in_batches(
         )
 
 
-def shrink_for(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> None:
-    """After a batch of texts of these lengths did not fit: halve the budget at least."""
+def smaller_for(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> TokenBudget:
+    """What a batch of texts of these lengths, which did not fit, is to run under."""
     longest_first = np.maximum(np.sort(lengths)[::-1], 1)
-    budget.shrink_below(int(_costs(longest_first, padded=padded)[-1]))
+    return budget.after_failure(int(_costs(longest_first, padded=padded)[-1]))
 
 
 def shares(lengths: IntArray, *, tokens: int) -> list[IntArray]:

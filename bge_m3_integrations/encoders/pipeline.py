@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from bge_m3_integrations.encoders.batching import (
     TokenBudget,
     batches,
     run_in_batches,
-    shrink_for,
+    smaller_for,
 )
 from bge_m3_integrations.types import IntArray
 
@@ -198,10 +198,13 @@ class _Flight(Generic[Piece, Stretch, Started]):
         while self._landing:
             self._land()
         for stretch, rows in self._lost:
+            terms = self._terms
             if len(rows) > 1:
-                shrink_for(stretch.lengths[rows], self._terms.budget, padded=self._terms.padded)
-            self._terms.make_room()
-            _run_serially(self._work, stretch, self._terms, rows)
+                lengths = stretch.lengths[rows]
+                smaller = smaller_for(lengths, terms.budget, padded=terms.padded)
+                terms = replace(terms, budget=smaller)
+            terms.make_room()
+            _run_serially(self._work, stretch, terms, rows)
         self._lost.clear()
 
     def _start(self, stretch: Stretch, rows: IntArray) -> bool:

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bge_m3_integrations import BGEM3, Weights, scoring
-from bge_m3_integrations import engine as engine_module
+from bge_m3_integrations import BGEM3, Weights, _pairs, scoring
 from bge_m3_integrations.checks import chunks
-from bge_m3_integrations.errors import InputError, TruncationWarning
+from bge_m3_integrations.errors import EncodingError, InputError, TruncationWarning
 from bge_m3_integrations.testing import FakeEncoder
 
 DOCUMENTS = ["dense vectors", "sparse weights", "token vectors of ColBERT", "cooking rice"]
@@ -141,12 +140,51 @@ def test_long_lists_are_scored_in_stretches_with_the_same_result(
     pairs = [(f"query {i % 3}", document) for i, document in enumerate(documents)]
     whole_table, whole_pairs = engine.score(["document 3"], documents), engine.score_pairs(pairs)
     fake.calls.clear()
-    monkeypatch.setattr(engine_module, "chunks", partial(chunks, characters=90))
+    monkeypatch.setattr(_pairs, "chunks", partial(chunks, characters=90))
     table, flat = engine.score(["document 3"], documents), engine.score_pairs(pairs)
     assert max(len(call.texts) for call in fake.calls) < 8
     np.testing.assert_allclose(table.hybrid, whole_table.hybrid, atol=1e-6)
     np.testing.assert_allclose(flat.hybrid, whole_pairs.hybrid, atol=1e-6)
     assert all(count <= 4 for count in fake.forwards.values())
+
+
+def test_long_queries_too_are_scored_in_stretches_and_nothing_is_encoded_twice(
+    engine: BGEM3, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = [f"query {i} about {i % 7}" for i in range(40)]
+    pairs = list(zip([*queries, *queries], [f"text {i}" for i in range(80)], strict=True))
+    whole_table, whole_pairs = engine.score(queries, ["about 3"] * 2), engine.score_pairs(pairs)
+    fake.calls.clear()
+    fake.forwards.clear()
+    monkeypatch.setattr(_pairs, "chunks", partial(chunks, characters=90))
+    table = engine.score(queries, ["about 3"] * 2)
+    assert sum(fake.forwards.values()) == 41
+    flat = engine.score_pairs(pairs)
+    assert max(len(call.texts) for call in fake.calls) < 13
+    assert fake.forwards["query 0 about 0"] == 2
+    np.testing.assert_allclose(table.hybrid, whole_table.hybrid, atol=1e-6)
+    np.testing.assert_allclose(flat.hybrid, whole_pairs.hybrid, atol=1e-6)
+
+
+def test_a_text_without_numbers_is_named_by_its_place_in_any_stretch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(FakeEncoder):
+        def encode(self, texts: Any, **options: Any) -> Any:
+            if "bad" in texts:
+                raise EncodingError("is not finite", list(texts).index("bad"))
+            return super().encode(texts, **options)
+
+    engine = BGEM3(Failing())
+    monkeypatch.setattr(_pairs, "chunks", partial(chunks, characters=4))
+    texts = ["a", "a", "b", "c", "bad"]
+    for call in (
+        lambda: engine.score(texts, ["x"]),
+        lambda: engine.score(["x"], texts),
+        lambda: engine.score_pairs([("x", "a"), ("y", "b"), ("x", "c"), ("y", "d"), ("z", "bad")]),
+    ):
+        with pytest.raises(EncodingError, match="text 4 "):
+            call()
 
 
 @pytest.mark.parametrize("model", [42, None, object()])

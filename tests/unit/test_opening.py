@@ -100,6 +100,16 @@ def test_an_old_index_loads_its_own_model(folder: Path, xlm_roberta: Path) -> No
         assert [hit.id for hit in again.search("document 2", limit=3)] == [h.id for h in before]
 
 
+def test_a_models_folder_is_found_again_from_another_place(
+    folder: Path, xlm_roberta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(xlm_roberta.parent)
+    HybridIndex.open(folder, BGEM3(f"./{xlm_roberta.name}", device="cpu")).close()
+    monkeypatch.chdir(folder)
+    with HybridIndex.open(folder) as again:
+        assert again.engine.name == str(xlm_roberta.resolve())
+
+
 def test_an_index_of_an_encoder_object_asks_for_its_engine(
     index: HybridIndex, folder: Path
 ) -> None:

@@ -109,7 +109,7 @@ class TorchEncoder:
 
     @property
     def precision(self) -> str:
-        """What it computes in, such as "int8" or "bfloat16"; a cache on disk keeps them apart."""
+        """What it computes in, such as "bfloat16"; a cache on disk keeps numbers apart by it."""
         return self.source.precision
 
     @cached_property
@@ -131,7 +131,8 @@ class TorchEncoder:
 
     def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
         """See `encoders.base.OffersMaxsim`."""
-        return maxsim(queries, documents, device=self.source.device)
+        with self._device.alone():
+            return maxsim(queries, documents, device=self.source.device)
 
     def id_to_token(self, ids: Sequence[int]) -> list[str]:
         """See `Encoder.id_to_token`."""

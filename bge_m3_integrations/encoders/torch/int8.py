@@ -15,6 +15,8 @@ import torch
 
 from bge_m3_integrations.encoders.torch.linear import Linear
 
+ARITHMETIC = 2
+"""Version of what is computed here: another one gives other numbers, which a cache keeps apart."""
 # Unsigned activations, since signed ones have no fast product on most CPUs; zero is in the middle.
 _ZERO = 128
 # One below the most: a scale rounded to bfloat16 may lift a row's largest number by half a level.

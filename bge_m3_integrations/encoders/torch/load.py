@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import torch
 
-from bge_m3_integrations.encoders.torch import fingerprint
+from bge_m3_integrations.encoders.torch import fingerprint, int8
 from bge_m3_integrations.encoders.torch.devices import DtypeName, pick_device, pick_dtype
 from bge_m3_integrations.encoders.torch.digests import FileState, remembered
 from bge_m3_integrations.encoders.torch.files import CONFIG, CheckpointFiles, read_json
@@ -175,8 +175,9 @@ class CheckpointSource:
 
     @property
     def precision(self) -> str:
-        """What it computes in: "int8" or the name of a float type."""
-        return "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
+        """What decides its numbers: a float type, or all that 8 bits are computed by here."""
+        name = str(self.dtype).removeprefix("torch.")
+        return f"int8/{int8.ARITHMETIC}/{int8.weight_levels()}/{name}" if self.is_int8 else name
 
     @property
     def states(self) -> torch.dtype:

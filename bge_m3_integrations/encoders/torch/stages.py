@@ -6,10 +6,12 @@ back, and what a full memory looks like.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -25,6 +27,10 @@ class Device(Protocol):
     @property
     def overlap(self) -> Overlap:
         """What it gains from doing at once."""
+        ...
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Held while a thread queues work on the device: some take one thread at a time only."""
         ...
 
     def place(self, pack: Pack) -> Pack:
@@ -49,6 +55,10 @@ class Host:
 
     overlap = Overlap()
 
+    def alone(self) -> AbstractContextManager[Any]:
+        """Any number of threads compute at once."""
+        return nullcontext()
+
     def place(self, pack: Pack) -> Pack:
         """The pack itself."""
         return pack
@@ -65,10 +75,18 @@ class Host:
         """Nothing is cached."""
 
 
+# Of the process: torch's queue of commands for Apple's GPU kills it when two threads fill it.
+_MPS = threading.RLock()
+
+
 class Mps(Host):
     """Apple's GPU: tokenising ahead overlaps with it; copies wait, as memory is shared."""
 
     overlap = Overlap(ahead=True)
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """One thread of the process at a time, from the first command to the numbers."""
+        return _MPS
 
     def fetch(self, output: PackOutput) -> Callable[[], BatchOutput]:
         """The numbers once they are computed."""
@@ -76,7 +94,8 @@ class Mps(Host):
 
     def make_room(self) -> None:
         """Empty the allocator's cache."""
-        torch.mps.empty_cache()
+        with self.alone():
+            torch.mps.empty_cache()
 
 
 class Cuda(Host):
@@ -105,12 +124,13 @@ class Cuda(Host):
     @torch.inference_mode()
     def fetch(self, output: PackOutput) -> Callable[[], BatchOutput]:
         """Copies to pinned memory, behind the pass and beside the next one."""
-        self._copies.wait_stream(torch.cuda.current_stream(self._device))
+        copies = self._copies  # once: two threads that come first may each make one
+        copies.wait_stream(torch.cuda.current_stream(self._device))
         # blocking: a thread that waits sleeps
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(copies):
             host = output.map(_pinned)
-            done.record(self._copies)
+            done.record(copies)
         return _Copying(output, host, done)
 
     def make_room(self) -> None:

@@ -134,11 +134,12 @@ class Work(Generic[Piece]):
         return _merged(output, again, bad, lengths)
 
     def _pass(self, pack: Pack, *, wide: bool = False) -> Callable[[], BatchOutput]:
-        modules = self.source.modules
-        # a padded backbone lays the ids out anew, on the host
-        placed = pack if modules.backbone.padded else self.device.place(pack)
-        output = run_pack(modules, placed, self.modes, pooling=self.source.pooling, wide=wide)
-        return self.device.fetch(output)
+        with self.device.alone():
+            modules = self.source.modules
+            # a padded backbone lays the ids out anew, on the host
+            placed = pack if modules.backbone.padded else self.device.place(pack)
+            output = run_pack(modules, placed, self.modes, pooling=self.source.pooling, wide=wide)
+            return self.device.fetch(output)
 
     def _lexical(self, pack: Pack, weights: FloatArray) -> SparseRows:
         ids = pack.ids.numpy().astype(np.int32)

@@ -78,6 +78,27 @@ def test_a_smaller_budget_stays_for_the_next_call() -> None:
     assert second.tried == len(second.ran)
 
 
+def test_a_small_batch_that_fails_once_leaves_room_for_large_ones() -> None:
+    full = True
+
+    def run(rows: IntArray) -> None:
+        nonlocal full
+        if full:
+            full = False
+            raise MemoryError("full of another call's numbers")
+
+    budget = TokenBudget(65_536)
+    run_in_batches(np.array([6, 6]), budget, run, padded=False, is_out_of_memory=is_memory_error)
+    assert budget.tokens == 32_768
+
+
+def test_a_budget_keeps_a_part_of_itself_however_often_small_batches_fail() -> None:
+    budget = TokenBudget(6_400)
+    for _ in range(20):
+        assert budget.after_failure(12).tokens == 6
+    assert budget.tokens == 100
+
+
 def test_out_of_memory_at_one_text_is_the_original_error() -> None:
     with pytest.raises(MemoryError, match="full"):
         go(Device(np.array([10, 10]), room=5), TokenBudget(100))

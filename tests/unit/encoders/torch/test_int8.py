@@ -193,6 +193,21 @@ def test_query_key_and_value_stay_in_float_where_weights_have_7_bits(
 
 
 @needs_int8
+def test_a_cache_keeps_numbers_of_other_levels_and_another_arithmetic_apart(
+    xlm_roberta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = CheckpointSource(
+        xlm_roberta, device="cpu", dtype="int8", pooling="auto", trust_remote_code=False
+    )
+    found = {source.precision}
+    monkeypatch.setattr(int8, "weight_levels", lambda: 63 if int8.ARITHMETIC == 2 else 127)
+    found.add(source.precision)
+    monkeypatch.setattr(int8, "ARITHMETIC", 3)
+    found.add(source.precision)
+    assert len(found) == 3
+
+
+@needs_int8
 def test_levels_are_found_in_all_bits_of_the_states(xlm_roberta: Path) -> None:
     source = CheckpointSource(
         xlm_roberta, device="cpu", dtype="int8", pooling="auto", trust_remote_code=False

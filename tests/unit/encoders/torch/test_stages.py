@@ -6,6 +6,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -344,6 +345,32 @@ def test_cuda_copies_behind_the_pass_and_waits_before_it_reads(
     assert numbers.dense.tolist() == [[1.0] * 3] * 2
     device.fetch(PackOutput(None, torch.ones(2), None, None, None))
     assert calls[6:] == [passes, "copy", "record"]  # one stream for all
+
+
+def test_one_thread_at_a_time_computes_where_a_device_takes_no_two(
+    xlm_roberta: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, most, lock = 0, 0, threading.Lock()
+    run_pack = work.run_pack
+
+    def counted(*args: Any, **options: Any) -> PackOutput:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.002)
+        output = run_pack(*args, **options)
+        with lock:
+            inside -= 1
+        return output
+
+    monkeypatch.setattr(work, "run_pack", counted)
+    fake = Fake()
+    monkeypatch.setattr(fake, "alone", Mps().alone)
+    made = over(xlm_roberta, fake)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda _: encode(made, texts[:20]), range(4)))) == 4
+    assert most == 1
 
 
 @pytest.mark.parametrize("pad", [None, 1])
