@@ -28,6 +28,7 @@ from bge_m3_integrations.stores.edge.folder import Folder, check_room, size_on_d
 from bge_m3_integrations.stores.edge.home import back_up, open_folder, optimize_apart
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
 from bge_m3_integrations.stores.edge.names import Names
+from bge_m3_integrations.stores.edge.opened import Opened
 from bge_m3_integrations.stores.edge.points import (
     body_of,
     embeddings_of,
@@ -53,15 +54,21 @@ from bge_m3_integrations.types import (
 _LOG_BYTES = 512 << 20
 """Bytes written before they are flushed unasked: the engine's log keeps them until then, token
 vectors in float32."""
-_OPEN: dict[Path, EdgeStore] = {}
-_OPENING = threading.Lock()
+
+
+def _leave(store: EdgeStore) -> None:
+    store._shard.leave()
+
+
+_OPENED: Opened[EdgeStore] = Opened(_leave)
 
 
 class EdgeStore:
     """Keeps records and all three representations in a folder, through crashes.
 
     A write survives a killed process once it returns, and a power cut after the next `flush`.
-    Thread-safe; one process at a time holds a folder. Searches are exact, except dense ones over
+    Thread-safe; one process at a time holds a folder, and a forked child can use none of its
+    parent's. Searches are exact, except dense ones over
     more than 50,000 matching documents after `optimize`.
 
     Made by `open`.
@@ -124,12 +131,12 @@ class EdgeStore:
             modes, dim, colbert_dim, colbert, pooling, fields, encoder, other_dtype=other_dtype
         )
         place = Path(path).resolve()
-        with _OPENING:
-            if (held := _OPEN.get(place)) is not None:
+        with _OPENED.lock:
+            if (held := _OPENED.at.get(place)) is not None:
                 wanted.check(held.manifest, place)
                 held._handles += 1
                 return held
-            _OPEN[place] = store = cls(*open_folder(place, wanted))
+            _OPENED.at[place] = store = cls(*open_folder(place, wanted))
             return store
 
     @property
@@ -393,12 +400,17 @@ class EdgeStore:
             back_up(self._folder, self._manifest, Path(path))
 
     def close(self) -> None:
-        """See `Store.close`: the last of its users' handles closes it."""
-        with _OPENING:
+        """See `Store.close`: the last of its users' handles closes it.
+
+        In a forked child it does nothing: all that there is to close is the parent's.
+        """
+        if self._folder.inherited:
+            return
+        with _OPENED.lock:
             self._handles = max(0, self._handles - 1)
-            if self._handles or _OPEN.get(self.path) is not self:
+            if self._handles or _OPENED.at.get(self.path) is not self:
                 return
-            del _OPEN[self.path]
+            del _OPENED.at[self.path]
             with self._writing, self._replacing:
                 try:
                     self._shard.close()
@@ -415,6 +427,7 @@ class EdgeStore:
     @contextmanager
     def _changing(self) -> Iterator[Shard]:
         """One write at a time, and none while the shard is being replaced."""
+        self._folder.check_own()  # in a forked child nobody would give the lock back
         with self._writing, self._reading() as shard:
             self._check_writable()
             try:
@@ -426,6 +439,7 @@ class EdgeStore:
     @contextmanager
     def _reading(self) -> Iterator[Shard]:
         """The shard of now, kept open to the end of the block even if another takes its place."""
+        self._folder.check_own()
         with ExitStack() as stack:
             while True:
                 shard = self._shard
