@@ -516,7 +516,7 @@ class HybridIndex:
     ) -> None:
         """Change which metadata paths filters are fast on: `open`'s `filter_fields`, later.
 
-        A new path is written to every record, about a minute for 100,000; nothing is encoded.
+        For a new path, what filters look at is written anew for every record; nothing is encoded.
         Searches go on and are right throughout, writes wait. Where a graph was built, `compact`
         makes it anew, with the new fields.
 
@@ -544,6 +544,8 @@ class HybridIndex:
 
     def copy_to(self, path: str | Path, *, colbert: str = "float32") -> None:
         """Copy the index's numbers into a new folder, from memory too; nothing is encoded.
+
+        The folder is an index once all of it is copied; an error or Ctrl-C leaves it as it was.
 
         Args:
             path: A folder that does not exist yet, or is empty; open it with `HybridIndex.open`.

@@ -90,28 +90,34 @@ def copy_to_folder(index: HybridIndex, path: Path, *, colbert: str) -> None:
             f"a {type(index.store).__name__} keeps {ordered_modes(kept)}, but does not give "
             f"{ordered_modes(lacking)} back as numbers; copy its folder by backup()"
         )
-    from bge_m3_integrations.stores.edge.folder import check_empty
+    from bge_m3_integrations.stores.edge.home import making
 
-    check_empty(path)
-    _, store = open_store(
-        path,
-        index.engine,
-        modes=index.modes,
-        colbert=colbert if "colbert" in index.modes else None,
-        pooling=index.pooling,
-        filter_fields=None,
-        other_dtype=False,
-    )
-    try:
-        page = index.scroll(limit=_COPIED_AT_ONCE)
-        while page.records:
-            store.upsert(page.records, index.store.vectors([r.id for r in page.records], kept))
-            if page.after is None:
-                break
-            page = index.scroll(after=page.after, limit=_COPIED_AT_ONCE)
-        store.flush()
-    finally:
-        store.close()
+    with making(path) as place:
+        _, store = open_store(
+            place,
+            index.engine,
+            modes=index.modes,
+            colbert=colbert if "colbert" in index.modes else None,
+            pooling=index.pooling,
+            filter_fields=None,
+            other_dtype=False,
+        )
+        try:
+            _copy(index, store, kept)
+        finally:
+            store.close()
+
+
+def _copy(index: HybridIndex, store: EdgeStore, modes: Modes) -> None:
+    after = None
+    while True:
+        page = index.scroll(after=after, limit=_COPIED_AT_ONCE)
+        if page.records:  # none, where all of a page was deleted meanwhile
+            store.upsert(page.records, index.store.vectors([r.id for r in page.records], modes))
+        if page.after is None:
+            break
+        after = page.after
+    store.flush()
 
 
 def note_of(engine: BGEM3) -> EncoderNote:

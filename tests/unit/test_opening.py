@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.stores.base import Page
+from bge_m3_integrations.stores.edge import home
 from bge_m3_integrations.testing import FakeEncoder
 
 RECORDS = [
@@ -194,6 +198,89 @@ def test_a_backup_is_an_index_and_can_be_restored(index: HybridIndex, tmp_path: 
         index.backup(tmp_path / "restored")
     with pytest.raises(StoreError, match="no backup"):
         HybridIndex.restore(tmp_path / "nothing", tmp_path / "elsewhere")
+
+
+def paged(
+    monkeypatch: pytest.MonkeyPatch, index: HybridIndex, meanwhile: Callable[[], object]
+) -> None:
+    """Have something happen as the copy of an index comes to the third page."""
+    pages: list[Page] = []
+    scroll = index.scroll
+
+    def scrolled(**options: Any) -> Page:
+        pages.append(scroll(**options))
+        if len(pages) == 3:
+            meanwhile()
+            return replace(
+                pages[-1], records=[r for r in pages[-1].records if index.get([r.id])[0]]
+            )
+        return pages[-1]
+
+    monkeypatch.setattr(index, "scroll", scrolled)
+
+
+MANY = [Record(f"{i:03}", f"document {i}") for i in range(300)]
+
+
+@pytest.fixture
+def many() -> HybridIndex:
+    index = HybridIndex(fake())
+    index.add(MANY)
+    return index
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_copy_that_was_cut_is_no_index_and_can_be_repeated(
+    many: HybridIndex, folder: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def cut() -> None:
+        with pytest.raises(StoreError, match=r"no manifest\.json"):
+            HybridIndex.open(folder, fake())
+        raise KeyboardInterrupt
+
+    if there:
+        folder.mkdir()
+    paged(monkeypatch, many, cut)
+    with pytest.raises(KeyboardInterrupt):
+        many.copy_to(folder)
+    assert [file.name for file in folder.parent.rglob("*")] == [folder.name] * there
+    many.copy_to(folder)
+    with HybridIndex.open(folder, fake()) as copy:
+        assert copy.get([record.id for record in MANY]) == MANY
+    assert {file.name for file in folder.iterdir()} - {"lock"} == {"manifest.json", "shard-0001"}
+
+
+def test_a_copy_goes_on_behind_a_page_that_was_deleted_meanwhile(
+    many: HybridIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = [record.id for record in MANY[128:192]]
+    paged(monkeypatch, many, lambda: many.delete(ids=third))
+    many.copy_to(folder)
+    with HybridIndex.open(folder, fake()) as copy:
+        assert copy.count() == many.count() == 236
+
+
+def test_a_copy_spares_what_somebody_else_puts_into_its_folder(
+    many: HybridIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paged(monkeypatch, many, lambda: (folder / "letter.txt").write_text("dear"))
+    with pytest.raises(StoreError, match=r"holds \['letter.txt'\] by now"):
+        many.copy_to(folder)
+    assert [file.name for file in folder.iterdir()] == ["letter.txt"]
+
+
+def test_a_backup_that_was_cut_leaves_nothing(
+    index: HybridIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home, "sync_files", cut)
+        with pytest.raises(KeyboardInterrupt):
+            index.backup(tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+    index.backup(tmp_path / "backup")
 
 
 def test_a_memory_index_has_no_backup(tmp_path: Path) -> None:

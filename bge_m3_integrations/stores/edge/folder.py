@@ -36,7 +36,7 @@ class Folder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._pid = path, os.getpid()
         _make(path)
         _check_ours(path)
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
@@ -59,6 +59,19 @@ class Folder:
         except OSError as error:
             self._lock.release()
             raise _unwritable(self.path, error) from error
+
+    @property
+    def inherited(self) -> bool:
+        """Whether a process that this one was forked from holds it."""
+        return self._pid != os.getpid()
+
+    def check_own(self) -> None:
+        """Raise `StoreError` in a forked child: memory and files of the engine are the parent's."""
+        if self.inherited:
+            raise StoreError(
+                f"the index in {self.path} was opened by process {self._pid}, and came here by "
+                "fork; open it in one process only, after the fork"
+            )
 
     def release(self) -> None:
         """Let other processes have the folder."""

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge.folder import Folder, check_empty, check_room, size_on_disk
-from bge_m3_integrations.stores.edge.manifest import REENCODE, Manifest, Wanted
+from bge_m3_integrations.stores.edge.manifest import (
+    NAME,
+    REENCODE,
+    Manifest,
+    Wanted,
+    shard_name,
+    sync_folder,
+)
 from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES, Layout, Shard, sync_files
 from bge_m3_integrations.types import Mode, Modes, as_modes, ordered_modes
 
@@ -151,12 +160,60 @@ def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
     Raises:
         StoreError: The target holds something, or the disk has no room.
     """
+    with making(target) as place:
+        check_room(target, size_on_disk(folder.path / manifest.shard), "a copy of the index")
+        shutil.copytree(folder.path / manifest.shard, place / manifest.shard)
+        manifest.write(place)
+
+
+@contextmanager
+def making(target: Path) -> Iterator[Path]:
+    """A place for an index that becomes the target's when the block ends, whole or not at all.
+
+    The place is inside the target, which may be a disk of its own; a cut copy is no index there.
+
+    Args:
+        target: A folder that does not exist yet, or is empty; so it is again after an error.
+
+    Yields:
+        A folder to make an index in, which is not there yet. The block closes that index.
+
+    Raises:
+        StoreError: The target holds something, or cannot be written to.
+    """
+    new = not target.exists()
     check_empty(target)
-    check_room(target, size_on_disk(folder.path / manifest.shard), "a copy of the index")
-    shutil.copytree(folder.path / manifest.shard, target / manifest.shard)
-    sync_files(target / manifest.shard)
-    # last: a copy that was cut is no index
-    manifest.write(target)
+    place = target / f"{shard_name(1)}.{secrets.token_hex(4)}.new"
+    try:
+        yield place
+        _settle(place, target)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # not empty: somebody else has put something there
+                target.rmdir()
+        raise
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _settle(place: Path, target: Path) -> None:
+    """Move a closed index up into the folder that it lies in."""
+    manifest = Manifest.read(place)
+    assert manifest is not None
+    made, shard = place / manifest.shard, target / manifest.shard
+    sync_files(made)
+    if held := sorted(entry.name for entry in target.iterdir() if entry != place):
+        raise StoreError(f"{target} holds {held[:3]} by now; choose a new or empty folder")
+    made.rename(shard)
+    try:
+        sync_folder(target)
+        # last: a copy that was cut is no index
+        manifest.write(target)
+    except BaseException:
+        for name in (NAME, f"{NAME}.new"):
+            (target / name).unlink(missing_ok=True)
+        shutil.rmtree(shard, ignore_errors=True)
+        raise
 
 
 def restore(backup: Path, target: Path) -> None:

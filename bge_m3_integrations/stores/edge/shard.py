@@ -19,6 +19,7 @@ import numpy as np
 import qdrant_edge as engine
 
 from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.opened import close_inherited
 from bge_m3_integrations.stores.edge.warming import Warming
 from bge_m3_integrations.types import EmbeddingBatch, Mode
 
@@ -303,6 +304,10 @@ class Shard:
                 self._guarded(held.flush)
             finally:
                 self._guarded(held.close)
+
+    def leave(self) -> None:
+        """In a forked child: leave the shard to the parent, with the lock that the engine has."""
+        close_inherited(self.path / "wal")
 
     def _retrieved(
         self, points: Sequence[UUID], names: Sequence[str] | None, vectors: Any

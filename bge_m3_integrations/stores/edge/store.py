@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +23,18 @@ from bge_m3_integrations.stores.checks import (
     id_list,
 )
 from bge_m3_integrations.stores.edge.choosing import Choosing
+from bge_m3_integrations.stores.edge.filing import Filed
 from bge_m3_integrations.stores.edge.folder import Folder, check_room, size_on_disk
 from bge_m3_integrations.stores.edge.home import back_up, open_folder, optimize_apart
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
 from bge_m3_integrations.stores.edge.names import Names
+from bge_m3_integrations.stores.edge.opened import Opened
 from bge_m3_integrations.stores.edge.points import (
     body_of,
     embeddings_of,
-    numbers_of,
-    payload_of,
     point_id,
     record_of,
     spans_of,
-    text_bytes,
     upsert_of,
 )
 from bge_m3_integrations.stores.edge.refiling import refile
@@ -55,15 +54,21 @@ from bge_m3_integrations.types import (
 _LOG_BYTES = 512 << 20
 """Bytes written before they are flushed unasked: the engine's log keeps them until then, token
 vectors in float32."""
-_OPEN: dict[Path, EdgeStore] = {}
-_OPENING = threading.Lock()
+
+
+def _leave(store: EdgeStore) -> None:
+    store._shard.leave()
+
+
+_OPENED: Opened[EdgeStore] = Opened(_leave)
 
 
 class EdgeStore:
     """Keeps records and all three representations in a folder, through crashes.
 
     A write survives a killed process once it returns, and a power cut after the next `flush`.
-    Thread-safe; one process at a time holds a folder. Searches are exact, except dense ones over
+    Thread-safe; one process at a time holds a folder, and a forked child can use none of its
+    parent's. Searches are exact, except dense ones over
     more than 50,000 matching documents after `optimize`.
 
     Made by `open`.
@@ -126,12 +131,12 @@ class EdgeStore:
             modes, dim, colbert_dim, colbert, pooling, fields, encoder, other_dtype=other_dtype
         )
         place = Path(path).resolve()
-        with _OPENING:
-            if (held := _OPEN.get(place)) is not None:
+        with _OPENED.lock:
+            if (held := _OPENED.at.get(place)) is not None:
                 wanted.check(held.manifest, place)
                 held._handles += 1
                 return held
-            _OPEN[place] = store = cls(*open_folder(place, wanted))
+            _OPENED.at[place] = store = cls(*open_folder(place, wanted))
             return store
 
     @property
@@ -183,18 +188,18 @@ class EdgeStore:
             if not records:
                 return
         check_fits(embeddings, self._manifest.kept, self._manifest.widths)
-        payloads = [payload_of(record, self._manifest.fields) for record in records]
-        check_room(self.path, _bytes_of(payloads, embeddings), f"{len(records)} records")
-        numbers = set().union(*map(numbers_of, payloads))
+        filed = self._filed(records, embeddings)
         ids = [record.id for record in records]
-        each = _bytes_of(payloads, embeddings) // len(records)
         rounded = self._manifest.colbert != "float32"
         for rows in spans_of(embeddings):
-            points = upsert_of(payloads, ids, embeddings, rows, rounded=rounded)
+            points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
             with self._changing() as shard:
-                shard.write(points, numbers)
+                if (now := self._filed(records, embeddings, filed)) is not filed:
+                    filed = now
+                    points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
+                shard.write(points, filed.numbers)
                 self._names.added(ids[rows])
-                self._in_log += each * len(ids[rows])
+                self._in_log += filed.size // len(records) * len(ids[rows])
                 if self._in_log > _LOG_BYTES:
                     self._flush(shard)
 
@@ -208,13 +213,13 @@ class EdgeStore:
             StoreError: An id is unknown, or its text is another one.
             InputError: A value that JSON would change.
         """
-        payloads = [payload_of(record, self._manifest.fields) for record in records]
-        check_room(self.path, text_bytes(payloads), f"{len(records)} records")
+        filed = self._filed(records)
         with self._changing() as shard:
             points = [point_id(record.id) for record in records]
             held = shard.payloads(points, ["hash", "tokens", "truncated"])
             check_same_texts(records, [held.get(p, {}).get("hash") for p in points])
-            for point, payload in zip(points, payloads, strict=True):
+            filed = self._filed(records, None, filed)
+            for point, payload in zip(points, filed.payloads, strict=True):
                 shard.overwrite_payload(point, {**held[point], **payload})
             self._names.added(record.id for record in records)
 
@@ -395,12 +400,17 @@ class EdgeStore:
             back_up(self._folder, self._manifest, Path(path))
 
     def close(self) -> None:
-        """See `Store.close`: the last of its users' handles closes it."""
-        with _OPENING:
+        """See `Store.close`: the last of its users' handles closes it.
+
+        In a forked child it does nothing: all that there is to close is the parent's.
+        """
+        if self._folder.inherited:
+            return
+        with _OPENED.lock:
             self._handles = max(0, self._handles - 1)
-            if self._handles or _OPEN.get(self.path) is not self:
+            if self._handles or _OPENED.at.get(self.path) is not self:
                 return
-            del _OPEN[self.path]
+            del _OPENED.at[self.path]
             with self._writing, self._replacing:
                 try:
                     self._shard.close()
@@ -417,6 +427,7 @@ class EdgeStore:
     @contextmanager
     def _changing(self) -> Iterator[Shard]:
         """One write at a time, and none while the shard is being replaced."""
+        self._folder.check_own()  # in a forked child nobody would give the lock back
         with self._writing, self._reading() as shard:
             self._check_writable()
             try:
@@ -428,6 +439,7 @@ class EdgeStore:
     @contextmanager
     def _reading(self) -> Iterator[Shard]:
         """The shard of now, kept open to the end of the block even if another takes its place."""
+        self._folder.check_own()
         with ExitStack() as stack:
             while True:
                 shard = self._shard
@@ -456,6 +468,24 @@ class EdgeStore:
             self._folder.tidy(self._manifest)
             tell("done")
 
+    def _filed(
+        self,
+        records: Sequence[Record],
+        embeddings: EmbeddingBatch | None = None,
+        before: Filed | None = None,
+    ) -> Filed:
+        """A batch by the filter fields of now, which the disk has room for.
+
+        Filed `before` the write has the lock, it is that one still, unless the fields changed while
+        the write waited.
+        """
+        fields = self._manifest.fields
+        if before is not None and before.fields == fields:
+            return before
+        filed = Filed.of(records, embeddings, fields)
+        check_room(self.path, filed.size, f"{len(records)} records")
+        return filed
+
     def _check_writable(self) -> None:
         if self._frozen:
             raise StoreError(
@@ -465,15 +495,3 @@ class EdgeStore:
 
     def _checked(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
         return checked_queries(queries, modes, self._manifest.kept, self._manifest.widths)
-
-
-def _bytes_of(payloads: Sequence[Mapping[str, object]], embeddings: EmbeddingBatch) -> int:
-    """An upper estimate of what a batch takes on disk: in the log, in the store, in the indexes."""
-    numbers = 0
-    if embeddings.dense is not None:
-        numbers += embeddings.dense.size
-    if embeddings.colbert is not None:
-        numbers += embeddings.colbert.vectors.size
-    if embeddings.sparse is not None:
-        numbers += 4 * len(embeddings.sparse.token_ids)
-    return 9 * numbers + text_bytes(payloads)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,36 @@ def test_fewer_fields_rewrite_nothing_and_records_written_then_are_found_later(
     assert "new" in found
     store.set_filter_fields(["lang"])
     assert list(store.ids(as_filter({"lang": "en"}))) == found
+
+
+def new_years(store: EdgeStore) -> None:
+    new = [Record(f"new-{i}", f"another{i} stone", {"year": 2020}) for i in range(300)]
+    store.upsert(new, encoded(new))
+
+
+def old_years(store: EdgeStore) -> None:
+    held = [record for record in store.get([f"id-{i}" for i in range(300)]) if record is not None]
+    store.rewrite([replace(record, metadata={"year": 2020}) for record in held])
+
+
+@pytest.mark.parametrize("write", [new_years, old_years])
+def test_a_write_that_waited_for_other_fields_is_found_by_them(
+    store: EdgeStore, write: Callable[[EdgeStore], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filed = threading.Event()
+    monkeypatch.setattr(store_module, "check_room", lambda *_: filed.set())
+    writer = threading.Thread(target=write, args=[store])
+
+    def meanwhile(_: str) -> None:
+        if writer.ident is None:
+            writer.start()
+            assert filed.wait(10)
+
+    store.set_filter_fields(["lang", "year"], progress=meanwhile)
+    writer.join(10)
+    assert not writer.is_alive()
+    assert store.count(as_filter({"year": 2020})) == 300
+    assert store.count(as_filter({"year": {"$ne": 2020}})) == store.count() - 300
 
 
 def test_an_index_offers_it_in_a_folder_only(tmp_path: Path) -> None:
