@@ -93,9 +93,9 @@ def describe_model(model: str | None) -> str:
         return f"Model: {model}, your own choice; nothing is known here about its quality."
     measured = load_quality(checkpoint_path())
     return (
-        "Model: a small demo model trained for this package on XQuAD, CMRC 2018 and Tatoeba texts, "
-        "with MiniLM as teacher; "
-        "it is NOT BAAI/bge-m3.\n"
+        "Model: a small demo model trained for this package, with MiniLM as teacher, on XQuAD, "
+        "CMRC 2018, Tatoeba, CC-CEDICT, WordNet and translated messages of programs; it is NOT "
+        "BAAI/bge-m3.\n"
         f"{quality_sentence(measured)}\n"
         "It shows how things work, not how good they get. "
         f"For real use pass --model {DEFAULT_MODEL}"

@@ -37,7 +37,7 @@ SAYS = {
         "one page gone: 0 nodes written, 0 forward passes, 107 nodes held",
     ],
     "08_llama_index_filters.py": [
-        r"Dense, sparse and ColBERT together:\n  0\.\d+  en/filter-before-search",
+        r"Dense, sparse and ColBERT together:\n(.*\n)?  0\.\d+  en/filter-before-search",
         r"By sparse scores alone:\n  0\.\d+  en/payload-index",
         "109 forward passes for 108 pages and a question",
     ],
