@@ -352,8 +352,8 @@ def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
 def in_int8(dtype: torch.dtype) -> MakeLinear:
     """Products with their own copy of the weights in 8 bits, on the CPU.
 
-    Attention computes in the dtype, everything else in float32. With weights of 7 bits query, key
-    and value are float products: in fewer levels they fail the quality gate (`docs/precision.md`).
+    Attention computes in the dtype, everything else in float32. With weights of 7 bits only the
+    feed-forward part is in integers: more of it fails the quality gate (`docs/precision.md`).
     """
     in_float = owned(dtype, torch.device("cpu"))
 
@@ -364,7 +364,7 @@ def in_int8(dtype: torch.dtype) -> MakeLinear:
         activated: bool = False,
         after_gelu: bool = False,
     ) -> Linear:
-        if len(weights) > 1 and weight_levels() < 127:
+        if weight_levels() < 127 and not (activated or after_gelu):
             product = in_float(weights, biases)
             return lambda x: product(x.to(dtype))
         if len(weights) > 1:

@@ -178,7 +178,7 @@ def test_an_int8_engine_stays_near_float32_and_shares_no_weights_with_it(xlm_rob
 @needs_int8
 @pytest.mark.parametrize("levels", [127, 63])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_query_key_and_value_stay_in_float_where_weights_have_7_bits(
+def test_attentions_products_stay_in_float_where_weights_have_7_bits(
     levels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bge_m3_integrations.encoders.torch.layers.weight_levels", lambda: levels)
@@ -186,7 +186,9 @@ def test_query_key_and_value_stay_in_float_where_weights_have_7_bits(
     weights, biases = [random(16, 32, seed=i) for i in range(3)], [random(16)] * 3
     qkv, x = linear(weights, biases), random(5, 32, seed=7)
     assert isinstance(qkv, Int8QueryKeyValue) == (levels == 127)
-    assert isinstance(linear(weights[:1], biases[:1]), Int8Linear)
+    assert isinstance(linear(weights[:1], biases[:1]), Int8Linear) == (levels == 127)
+    assert isinstance(linear(weights[:1], biases[:1], activated=True), Int8Linear)
+    assert isinstance(linear(weights[:1], biases[:1], after_gelu=True), Int8Linear)
     found, expected = qkv(x), x @ torch.cat(weights).T + torch.cat(biases)
     assert found.dtype == dtype
     assert (found.float() - expected).norm() / expected.norm() < (0.02 if levels == 127 else 0.01)
