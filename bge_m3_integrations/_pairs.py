@@ -1,4 +1,4 @@
-"""Texts that come as pairs or tables: each distinct one is encoded once, in stretches."""
+"""Texts that come as pairs or tables: each distinct one of a stretch is encoded once."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Stretched:
         texts: Checked.
         encode: Encodes a list of them.
         numbers: What the caller calls each text in an error; by default its position.
+        at_once: Encode all in one stretch.
 
     Attributes:
         places: `(n,) int64`, where each text is among the distinct ones.
@@ -29,11 +30,13 @@ class Stretched:
         encode: Callable[[Sequence[str]], EmbeddingBatch],
         *,
         numbers: IntArray | None = None,
+        at_once: bool = False,
     ) -> None:
         index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         self.places = np.array([index[text] for text in texts], np.int64)
         self._texts, self._encode = list(index), encode
         self._numbers = np.arange(len(texts)) if numbers is None else numbers
+        self._at_once = at_once
         self._only: EmbeddingBatch | None = None
 
     def batches(self) -> Iterator[tuple[slice, EmbeddingBatch]]:
@@ -41,7 +44,8 @@ class Stretched:
 
         A lone stretch is encoded once, however often it is asked for.
         """
-        pieces = list(chunks(self._texts)) or [slice(0, 0)]
+        everything = [slice(0, len(self._texts))]
+        pieces = everything if self._at_once else list(chunks(self._texts)) or everything
         for piece in pieces:
             batch = self._encoded(piece) if self._only is None else self._only
             if len(pieces) == 1:

@@ -29,7 +29,7 @@ class Question:
 
     Attributes:
         fingerprint: The encoder's.
-        precision: How it computes, such as "bfloat16" or "int8", which no fingerprint covers.
+        precision: How it computes, such as "bfloat16", which no fingerprint covers.
         kind: Query or document.
         instruction: What is put before a query; the fingerprint covers that of documents.
         limit: Most tokens of the text.

@@ -368,6 +368,9 @@ class BGEM3:
     ) -> Scores:
         """Score every query against every document; each text is encoded once.
 
+        Token vectors of at most 262,144 characters of each side are held at a time: with ColBERT
+        and longer lists on both sides, documents are encoded again for each stretch of queries.
+
         Args:
             queries: `q` texts.
             documents: `n` texts.
@@ -380,10 +383,12 @@ class BGEM3:
         """
         chosen = self.weights(weights)
         how: Any = {"modes": chosen.modes, "max_length": max_length}
-        left = Stretched(self._checked(queries), partial(self.encode_queries, **how))
+        small = "colbert" not in chosen.modes
+        encode = partial(self.encode_queries, **how)
+        left = Stretched(self._checked(queries), encode, at_once=small)
         right = Stretched(self._checked(documents), partial(self.encode_documents, **how))
         rows = []
-        for _, some in left.batches():  # token vectors of one stretch of each side at a time
+        for _, some in left.batches():
             parts = [self._components(some, b, chosen) for _, b in right.batches() if len(b)]
             rows.append(beside(parts, some, chosen))
         table = below(rows).take(left.places).take(np.s_[:, right.places])
@@ -397,6 +402,9 @@ class BGEM3:
         max_length: int | None = None,
     ) -> Scores:
         """Score pairs of query and document; each distinct text is encoded once.
+
+        With ColBERT and more than 262,144 characters of queries, a document is encoded once for
+        each such stretch of queries that it is paired with.
 
         Args:
             pairs: `n` tuples of query and document.
@@ -412,9 +420,10 @@ class BGEM3:
         chosen = self.weights(weights)
         queries, documents = unzip(pairs, surrogates=self._clean)
         how: Any = {"modes": chosen.modes, "max_length": max_length}
-        left = Stretched(queries, partial(self.encode_queries, **how))
+        small = "colbert" not in chosen.modes
+        left = Stretched(queries, partial(self.encode_queries, **how), at_once=small)
         out = {mode: np.zeros(len(pairs), np.float32) for mode in chosen.modes}
-        for piece, query_batch in left.batches():  # token vectors of one stretch of each side
+        for piece, query_batch in left.batches():
             of_these = left.inside(piece)
             right = Stretched(
                 [documents[i] for i in of_these],

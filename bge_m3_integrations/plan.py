@@ -126,6 +126,11 @@ def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
         finite("score_threshold", threshold)
     if exact and candidates is not None:
         raise InputError(f"exact search has no candidates, but was given {dict(candidates)}")
+    if fusion is not None and not isinstance(fusion, Fusion):
+        raise InputError(
+            "fusion must have name, rank_values and greatest, as those of "
+            f"bge_m3_integrations.fusion; not {fusion!r}"
+        )
     limit = whole("limit", limit)
     return Plan(
         limit,

@@ -70,7 +70,8 @@ def ranked_batch(
     """Rank each query's own documents; see `HybridIndex.rerank_batch`.
 
     Args:
-        engine: Encodes; queries together, and documents together, each distinct text once.
+        engine: Encodes; queries together, and documents together, each distinct text once, for
+            each stretch of 262,144 characters of queries.
         searcher: Over an index that keeps the weighted modes; None encodes everything.
         queries: `q` texts.
         documents: `q` lists.

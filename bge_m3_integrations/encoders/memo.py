@@ -155,7 +155,7 @@ class MemoEncoder(EncoderWrapper):
             found, fresh = self._shared(distinct, ask) if self._needs.shared else ({}, distinct)
             parts = [row.only(ask.modes) for row in found.values()]
             if fresh or not distinct:
-                parts.append(self._run(fresh, ask, ask.modes))
+                parts.append(self._run_left(fresh, distinct, ask))
         except EncodingError as error:
             text = distinct[error.position]
             raise EncodingError(error.reason, list(texts).index(text)) from error
@@ -213,15 +213,17 @@ class MemoEncoder(EncoderWrapper):
         """
         found: dict[str, EmbeddingBatch] = {}
         whole_call = [slice(0, len(mine))] if mine else []
-        for part in whole_call if self._wanted(ask) == ask.modes else chunks(mine):
-            try:
+        start = 0
+        try:
+            for part in whole_call if self._wanted(ask) == ask.modes else chunks(mine):
+                start = part.start
                 found |= self._run_part(mine[part], ask)
-            except BaseException as error:
-                self._give_up(mine[part.start :], ask, error)
-                if isinstance(error, EncodingError):
-                    position = texts.index(mine[part.start + error.position])
-                    raise EncodingError(error.reason, position) from error
-                raise
+        except BaseException as error:
+            self._give_up(mine[start:], ask, error)
+            if isinstance(error, EncodingError):
+                position = texts.index(mine[start + error.position])
+                raise EncodingError(error.reason, position) from error
+            raise
         return found
 
     def _run_part(self, mine: list[str], ask: _Ask) -> dict[str, EmbeddingBatch]:
@@ -243,9 +245,17 @@ class MemoEncoder(EncoderWrapper):
         """Tell those who wait for these texts that they will not come."""
         running = self._shelves[ask.kind].running
         with self._lock:
-            futures = [running.pop((ask.limit, text))[1] for text in mine]
-        for future in futures:
+            # an interrupt may come when some are handed over already
+            left = [running.pop((ask.limit, text), None) for text in mine]
+        for _, future in filter(None, left):
             future.set_exception(error)
+
+    def _run_left(self, left: list[str], texts: list[str], ask: _Ask) -> EmbeddingBatch:
+        """Compute texts for this caller alone; an error has the position among all its texts."""
+        try:
+            return self._run(left, ask, ask.modes)
+        except EncodingError as error:
+            raise EncodingError(error.reason, texts.index(left[error.position])) from error
 
     def _run(self, texts: list[str], ask: _Ask, modes: frozenset[Mode]) -> EmbeddingBatch:
         fresh = self.encoder.encode(texts, kind=ask.kind, modes=modes, max_length=ask.limit)

@@ -73,7 +73,8 @@ def checked_fusion(value: Any) -> Fusion | None:
         )
     if not isinstance(value, Fusion):
         raise InputError(
-            f"fusion must be one of {list(FUSIONS)}, or have their methods, not {value!r}"
+            f"fusion must be one of {list(FUSIONS)}, or have name, rank_values and greatest; not "
+            f"{value!r}"
         )
     return value
 

@@ -77,6 +77,11 @@ class HybridQdrant(QdrantVectorStore):
         self, query: str, k: int = 4, *args: Any, fetch_k: int = _FETCH_K, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """See `QdrantVectorStore.similarity_search_with_score`."""
+        if "limit" in kwargs:
+            raise InputError(
+                f"limit={kwargs['limit']!r}: k says how many come back, fetch_k how many each "
+                "lookup finds; leave limit out"
+            )
         least = whole("k", k) + kwargs.get("offset", 0)
         # theirs is what each lookup finds, and what comes back where no limit says another
         found = max(least, whole("fetch_k", fetch_k))

@@ -166,6 +166,19 @@ def test_long_queries_too_are_scored_in_stretches_and_nothing_is_encoded_twice(
     np.testing.assert_allclose(flat.hybrid, whole_pairs.hybrid, atol=1e-6)
 
 
+def test_only_token_vectors_are_worth_a_second_forward(
+    engine: BGEM3, fake: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pairs, "chunks", partial(chunks, characters=90))
+    queries, documents = ([f"{kind} number {i}" for i in range(20)] for kind in ("query", "text"))
+    engine.score(queries, documents, weights=(1, 1, 0))
+    assert set(fake.forwards.values()) == {1}
+    fake.forwards.clear()
+    engine.score(queries, documents)
+    assert {fake.forwards[text] for text in queries} == {1}
+    assert {fake.forwards[text] for text in documents} == {4}
+
+
 def test_a_text_without_numbers_is_named_by_its_place_in_any_stretch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -554,3 +554,12 @@ def test_metadata_must_be_a_mapping() -> None:
 def test_what_is_no_engine_is_refused_at_once(engine: Any) -> None:
     with pytest.raises(InputError, match="engine must be a BGEM3, not "):
         HybridIndex(engine)
+
+
+def test_a_fusion_that_lacks_a_method_is_refused_before_the_search() -> None:
+    class Half:
+        name = "half"
+
+    index = HybridIndex(BGEM3(FakeEncoder()))
+    with pytest.raises(InputError, match="name, rank_values and greatest"):
+        index.search("fox", fusion=Half())  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import torch
 
 from bge_m3_integrations.encoders.torch.linear import Linear
 
-ARITHMETIC = 2
+ARITHMETIC = 3
 """Version of what is computed here: another one gives other numbers, which a cache keeps apart."""
 # Unsigned activations, since signed ones have no fast product on most CPUs; zero is in the middle.
 _ZERO = 128
@@ -54,10 +54,10 @@ class Int8Weight:
         return cls(packed, scales, torch.zeros(len(scales), dtype=torch.int32))
 
     def product(
-        self, levels: torch.Tensor, dtype: torch.dtype, *, zero: int = _ZERO, unit: float = 1.0
+        self, levels: torch.Tensor, dtype: torch.dtype, *, zero: int = _ZERO
     ) -> torch.Tensor:
-        """`(t, in) uint8` levels around `zero`, each worth `unit`, to `(t, out)` in a dtype."""
-        return _product(levels, self.packed, self.scales, self.zeros, dtype, zero=zero, unit=unit)
+        """`(t, in) uint8` levels around `zero` to `(t, out)` in a dtype."""
+        return _product(levels, self.packed, self.scales, self.zeros, dtype, zero=zero)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +243,10 @@ def _product(
     dtype: torch.dtype,
     *,
     zero: int,
-    unit: float,
 ) -> torch.Tensor:
     run = torch.ops.onednn.qlinear_pointwise.default
     out: torch.Tensor = run(
-        levels, unit, zero, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
+        levels, 1.0, zero, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
     )
     return out
 
@@ -273,7 +272,7 @@ def _is_exact(levels: int) -> bool:
     try:
         packed = torch.ops.onednn.qlinear_prepack(weight, [16, 256])
         ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
-        out = _product(x, packed, ones, zeros, torch.float32, zero=_ZERO, unit=1.0)
+        out = _product(x, packed, ones, zeros, torch.float32, zero=_ZERO)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     exact = (x.long() - _ZERO) @ weight.long().T

@@ -95,7 +95,7 @@ class Source(Protocol):
 
     @property
     def precision(self) -> str:
-        """What it computes in: "int8" or the name of a float type."""
+        """What decides its numbers, such as "bfloat16" or "int8/2/127/bfloat16"."""
         ...
 
     @property

@@ -234,6 +234,12 @@ def test_malformed_search_options_are_refused(wrong: dict[str, Any]) -> None:
         search_options(**wrong)
 
 
+def test_a_limit_beside_k_is_refused_with_what_each_means(client: QdrantClient) -> None:
+    store = hybrid_qdrant(BGEM3(FakeEncoder()), "limited", client=client)
+    with pytest.raises(InputError, match="k says how many come back, fetch_k"):
+        store.similarity_search("fox", k=2, limit=5)
+
+
 def test_a_filter_holds_for_both_lookups(client: QdrantClient) -> None:
     store = hybrid_qdrant(BGEM3(FakeEncoder()), "docs", client=client)
     store.add_texts(TEXTS, [{"n": n} for n in range(5)])

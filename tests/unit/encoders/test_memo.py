@@ -127,12 +127,14 @@ class Gated(FakeEncoder):
     def __init__(self) -> None:
         super().__init__()
         self.entered = threading.Event()
+        self.entries = threading.Semaphore(0)
         self.go = threading.Event()
 
     def encode(
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
     ) -> EmbeddingBatch:
         self.entered.set()
+        self.entries.release()
         assert self.go.wait(10)
         return super().encode(texts, kind=kind, modes=modes, max_length=max_length)
 
@@ -183,14 +185,30 @@ def test_a_text_that_runs_without_a_mode_is_run_again_and_nobody_waits_in_vain()
     engine.declare("two", query={"dense"})
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(engine.encode_documents, ["a", "b"], modes={"dense"})
-        assert fake.entered.wait(10)
+        assert fake.entries.acquire(timeout=10)
         waiting = pool.submit(engine.encoder.encode, ["a"], kind="document", modes={"dense"})
         other = pool.submit(engine.encoder.encode, ["a"], kind="document", modes={"sparse"})
+        assert fake.entries.acquire(timeout=10)  # the one of another mode runs by itself
         fake.go.set()
         assert len(first.result(10)) == 2
         assert waiting.result(10).modes == {"dense"}
         assert other.result(10).modes == {"sparse"}
     assert engine.encode_documents(["a"], modes={"sparse"}).modes == {"sparse"}
+
+
+def test_an_error_in_a_text_that_another_caller_failed_at_names_that_text() -> None:
+    fake = Failing()
+    engine = shared_engine(fake)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(engine.encode_queries, ["bad"], modes={"dense"})
+        assert fake.entries.acquire(timeout=10)
+        second = pool.submit(engine.encoder.encode, ["good", "bad"], kind="query", modes={"dense"})
+        assert fake.entries.acquire(timeout=10)
+        fake.go.set()
+        with pytest.raises(EncodingError, match="text 0"):
+            first.result(10)
+        with pytest.raises(EncodingError, match="text 1"):
+            second.result(10)
 
 
 @pytest.mark.parametrize("shared", [True, False])

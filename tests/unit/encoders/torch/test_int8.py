@@ -201,11 +201,11 @@ def test_a_cache_keeps_numbers_of_other_levels_and_another_arithmetic_apart(
     source = CheckpointSource(
         xlm_roberta, device="cpu", dtype="int8", pooling="auto", trust_remote_code=False
     )
-    found = {source.precision}
-    monkeypatch.setattr(int8, "weight_levels", lambda: 63 if int8.ARITHMETIC == 2 else 127)
-    found.add(source.precision)
-    monkeypatch.setattr(int8, "ARITHMETIC", 3)
-    found.add(source.precision)
+    found = set()
+    for levels, arithmetic in ((127, 0), (63, 0), (63, 1)):
+        monkeypatch.setattr(int8, "weight_levels", lambda levels=levels: levels)
+        monkeypatch.setattr(int8, "ARITHMETIC", int8.ARITHMETIC + arithmetic)
+        found.add(source.precision)
     assert len(found) == 3
 
 
