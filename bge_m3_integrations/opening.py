@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.types import ALL_MODES, Modes, as_modes, ordered_modes
+from bge_m3_integrations.types import (
+    ALL_MODES,
+    EmbeddingBatch,
+    Modes,
+    Record,
+    as_modes,
+    ordered_modes,
+)
 
 if TYPE_CHECKING:
     from bge_m3_integrations.index import HybridIndex
+    from bge_m3_integrations.stores.base import Store
     from bge_m3_integrations.stores.edge import EdgeStore, EncoderNote, Manifest
 
 _COPIED_AT_ONCE = 64
@@ -112,12 +120,34 @@ def _copy(index: HybridIndex, store: EdgeStore, modes: Modes) -> None:
     after = None
     while True:
         page = index.scroll(after=after, limit=_COPIED_AT_ONCE)
-        if page.records:  # none, where all of a page was deleted meanwhile
-            store.upsert(page.records, index.store.vectors([r.id for r in page.records], modes))
+        found = _with_numbers(index.store, page.records, modes)
+        if found is not None:
+            store.upsert(*found)
         if page.after is None:
             break
         after = page.after
     store.flush()
+
+
+def _with_numbers(
+    source: Store, records: Sequence[Record], modes: Modes
+) -> tuple[Sequence[Record], EmbeddingBatch] | None:
+    """Records and the numbers of their own texts, whatever is written meanwhile.
+
+    None where all of them were deleted.
+    """
+    while records:
+        ids = [record.id for record in records]
+        try:
+            numbers = source.vectors(ids, modes)
+        except StoreError:
+            if None not in source.text_hashes(ids):
+                raise
+        else:
+            if source.text_hashes(ids) == [record.text_hash for record in records]:
+                return records, numbers
+        records = [record for record in source.get(ids) if record is not None]
+    return None
 
 
 def note_of(engine: BGEM3) -> EncoderNote:

@@ -260,6 +260,29 @@ def test_a_copy_goes_on_behind_a_page_that_was_deleted_meanwhile(
         assert copy.count() == many.count() == 236
 
 
+def test_a_copy_holds_the_numbers_of_its_own_texts_though_they_change_meanwhile(
+    many: HybridIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, changed = many.store.vectors, MANY[3]
+
+    def late(ids: list[str], modes: Any) -> Any:
+        if changed.id in ids and many.get([changed.id])[0] == changed:
+            many.add([Record(changed.id, "quite another text")])
+            many.delete(ids=[MANY[5].id])
+        return vectors(ids, modes)
+
+    monkeypatch.setattr(many.store, "vectors", late)
+    many.copy_to(folder)
+    with HybridIndex.open(folder, fake()) as copy:
+        assert copy.get([changed.id, MANY[5].id]) == [
+            Record(changed.id, "quite another text"),
+            None,
+        ]
+        found = copy.store.vectors([changed.id], ["dense"]).dense
+        expected = fake().encode_documents(["quite another text"]).dense
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_a_copy_spares_what_somebody_else_puts_into_its_folder(
     many: HybridIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
