@@ -1,8 +1,8 @@
-"""A moving average of the weights."""
+"""Averages of weights: a moving one over a training, and the mean of several trainings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -65,3 +65,16 @@ class Average:
 
 def _copies(model: nn.Module) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def mean(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of weights that are near each other (Wortsman et al. 2022, "Model soups").
+
+    Args:
+        states: Of the same names and shapes.
+
+    Returns:
+        Their mean, float32.
+    """
+    stacked = {name: torch.stack([s[name].float() for s in states]) for name in states[0]}
+    return {name: values.mean(dim=0) for name, values in stacked.items()}

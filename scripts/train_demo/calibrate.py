@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from scripts.train_demo import export
+from scripts.train_demo.average import mean
 from scripts.train_demo.evaluate import Dev, encode
 from scripts.train_demo.losses import MIX
 from scripts.train_demo.model import Student
@@ -53,19 +53,6 @@ def calibrate(student: Student, dev: Dev) -> dict[str, Any]:
     student.sparse_linear.weight.mul_(best**0.5)
     student.sparse_linear.bias.mul_(best**0.5)
     return {"sparse factor": best, "dev hybrid by factor": table}
-
-
-def mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The mean of weights that are near each other (Wortsman et al. 2022, "Model soups").
-
-    Args:
-        states: Of the same names and shapes.
-
-    Returns:
-        Their mean, float32.
-    """
-    stacked = {name: torch.stack([s[name].float() for s in states]) for name in states[0]}
-    return {name: values.mean(dim=0) for name, values in stacked.items()}
 
 
 def main() -> None:

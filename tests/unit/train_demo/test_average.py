@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.train_demo.average import Average
+from scripts.train_demo.average import Average, mean
 
 
 def model(value: float) -> nn.Linear:
@@ -48,3 +48,12 @@ def test_lent_weights_go_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="stop"), average.applied(layer):
         raise RuntimeError("stop")
     assert torch.equal(layer.weight, torch.full((1, 1), 3.0))
+
+
+def test_the_mean_of_checkpoints_is_taken_name_by_name_in_float32() -> None:
+    one = {"a": torch.tensor([1.0, 2.0]).half(), "b": torch.tensor([[4.0]])}
+    other = {"a": torch.tensor([3.0, 2.0]).half(), "b": torch.tensor([[5.0]])}
+    found = mean([one, other])
+    assert found["a"].dtype == torch.float32
+    assert found["a"].tolist() == [2.0, 2.0]
+    assert found["b"].tolist() == [[4.5]]
