@@ -591,8 +591,8 @@ class Hit:
         return self.record.id
 
     @property
-    def told(self) -> dict[str, Any]:
-        """The scores as JSON values, for the metadata of a framework's document.
+    def score_details(self) -> dict[str, Any]:
+        """All scores and what made them, as JSON values.
 
         "score", the value ranked by; "fusion", the rule that made it; "hybrid", the raw weighted
         mean; "weights", a mapping of the three modes; and each mode's own score by its name.

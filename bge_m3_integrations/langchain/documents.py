@@ -115,10 +115,10 @@ def with_scores(document: Document, hit: Hit) -> Document:
         hit: Where its record was found.
 
     Returns:
-        A new document; under `SCORES_KEY` is `Hit.told`, in place of a value that the document's
-        own metadata have there.
+        A new document; under `SCORES_KEY` is `Hit.score_details`, in place of a value that the
+        document's own metadata have there.
     """
-    metadata = {**document.metadata, SCORES_KEY: hit.told}
+    metadata = {**document.metadata, SCORES_KEY: hit.score_details}
     return Document(id=document.id, page_content=document.page_content, metadata=metadata)
 
 

@@ -88,7 +88,7 @@ class BGEM3Retriever(BaseRetriever):
         score_threshold: Documents with a lower ranking value are left out.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         fusion: How scores become one ranking value, also by name; None is the weighted sum.
-        include_scores: Put each document's scores and the weights used, `Hit.told`, in its
+        include_scores: Put each document's scores and the weights used, `Hit.score_details`, in its
             metadata, under "bge_m3_scores". A document's own value of that name is left out.
     """
 

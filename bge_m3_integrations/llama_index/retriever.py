@@ -87,9 +87,9 @@ class BGEM3Retriever(BaseRetriever):
         score_threshold: Nodes with a lower score are left out.
         candidates: How many nodes each mode looks up.
         fusion: How component scores become the score.
-        include_scores: Write the scores and the weights used, `Hit.told`, into the metadata of
-            the returned nodes, under "bge_m3_scores"; neither an encoder nor an LLM reads them
-            there.
+        include_scores: Write the scores and the weights used, `Hit.score_details`, into the
+            metadata of the returned nodes, under "bge_m3_scores"; neither an encoder nor an LLM
+            reads them there.
         callback_manager: As in every LlamaIndex retriever.
         object_map: What an `IndexNode`'s id leads to.
         objects: Index nodes that carry their objects; replaces `object_map`.
@@ -271,7 +271,7 @@ class BGEM3Retriever(BaseRetriever):
     def _scored(self, hit: Hit) -> NodeWithScore:
         node = record_to_node(hit.record)
         if self._include_scores:
-            node = with_score_metadata(node, SCORES_KEY, hit.told)
+            node = with_score_metadata(node, SCORES_KEY, hit.score_details)
         return NodeWithScore(node=node, score=hit.score)
 
 

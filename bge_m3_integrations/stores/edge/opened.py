@@ -15,12 +15,12 @@ _Index = TypeVar("_Index")
 class Opened(Generic[_Index]):
     """The open indexes of this process; a forked child begins with none.
 
+    Args:
+        leave: Is called in a forked child with each index of its parent.
+
     Attributes:
         lock: Is held while one is looked up, opened or closed.
         at: The index of each folder.
-
-    Args:
-        leave: Is called in a forked child with each index of its parent.
     """
 
     def __init__(self, leave: Callable[[_Index], None]) -> None:
