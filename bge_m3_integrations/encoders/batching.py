@@ -1,9 +1,10 @@
-"""Which texts go through the model together: groups of similar length under a token budget."""
+"""Which texts go through the model together, under a token budget."""
 
 from __future__ import annotations
 
 import heapq
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -55,9 +56,11 @@ class TokenBudget:
 
 
 def batches(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> Iterator[IntArray]:
-    """Every text once, longest first, in batches that fit what the budget is at the moment.
+    """Every text once, the longest first, in batches that fit what the budget is at the moment.
 
-    Longest first, so that a device too small for the work says so at once.
+    Longest first, so that a device too small for the work says so at once. With padding, the texts
+    of a batch are of similar length. Without, each next one is the longest that fits into what is
+    left of the budget: full batches are all of one size, which is worth rounding up to.
 
     Args:
         lengths: `(n,)` tokens per text.
@@ -65,17 +68,32 @@ def batches(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> Iterator
         padded: Whether a batch costs its longest text times its texts, or the sum of its tokens.
 
     Yields:
-        Positions of the texts of one batch.
+        Positions of the texts of one batch, longest first.
     """
     order = np.argsort(-lengths, kind="stable")
     ordered = np.maximum(lengths[order], 1)
+    yield from (_similar if padded else _filled)(order, ordered, budget)
+
+
+def _similar(order: IntArray, lengths: IntArray, budget: TokenBudget) -> Iterator[IntArray]:
     start = 0
     while start < len(order):
         tokens = budget.tokens
-        costs = _costs(ordered[start : start + tokens], padded=padded)
+        costs = _costs(lengths[start : start + tokens], padded=True)
         count = max(1, int(np.searchsorted(costs, tokens, side="right")))
         yield order[start : start + count]
         start += count
+
+
+def _filled(order: IntArray, lengths: IntArray, budget: TokenBudget) -> Iterator[IntArray]:
+    left, sizes = order[::-1].tolist(), lengths[::-1].tolist()  # shortest first
+    while left:
+        room = budget.tokens - sizes.pop()
+        batch = [left.pop()]
+        while fit := bisect_right(sizes, room):
+            room -= sizes.pop(fit - 1)
+            batch.append(left.pop(fit - 1))
+        yield np.array(batch)
 
 
 def run_in_batches(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from bge_m3_integrations.encoders.torch.linear import Product, float32_product
 from bge_m3_integrations.encoders.torch.packing import Pack, Window, rounded, windows
 
 # Texts share a window up to this many tokens: larger ones waste products on the mask, smaller ones
@@ -23,6 +24,8 @@ from bge_m3_integrations.encoders.torch.packing import Pack, Window, rounded, wi
 _WINDOW = 128
 # Scores held at once per thread: 2 MiB in bfloat16, about what its core's cache holds.
 _SCORES = 1 << 20
+# From so many tokens on, a float32 product per head is worth its call.
+_LONG = 320
 # Up to so many tokens in a pack, calls cost more than products.
 _FEW = 64
 # Windows are rounded up to a multiple of this many tokens at least.
@@ -59,9 +62,9 @@ def plan(
         # float32 products gain nothing over torch's own blockwise kernel, half-precision ones do,
         # except where a lone query's few tokens cost less than the calls
         if dtype == torch.float32 or len(pack.ids) <= _FEW:
-            return Sdpa(
-                heads, tuple(_Part(w, w.length, w.mask(dtype, size=w.length)) for w in parts)
-            )
+            product = float32_product() if dtype == torch.float32 else None
+            masked = tuple(_Part(w, w.length, w.mask(dtype, size=w.length)) for w in parts)
+            return Sdpa(heads, masked, product)
         sizes = [rounded(window.length, least=_STEP) for window in parts]
         return Blockwise(
             heads,
@@ -169,22 +172,51 @@ def _hide_others(block: torch.Tensor, part: _Part, *, rows: slice) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sdpa:
-    """Torch's own kernel, window by window."""
+    """Torch's own kernel, window by window; long texts head by head where a product is given.
+
+    Attributes:
+        heads: Attention heads.
+        parts: The windows.
+        product: For texts of `_LONG` tokens and more; a block of `_SCORES` numbers at a time.
+    """
 
     heads: int
     parts: tuple[_Part, ...]
+    product: Product | None = None
 
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
-        out = qkv.new_zeros(len(qkv), qkv.shape[1] // 3)
+        out = qkv.new_zeros(len(qkv), self.heads, qkv.shape[1] // 3 // self.heads)
         for part in self.parts:
             own = slice(part.window.start, part.window.end)
             query, key, value = (
                 _split_heads(x, self.heads) for x in qkv[None, own].chunk(3, dim=2)
             )
+            if self.product is not None and part.mask is None and part.size >= _LONG:
+                _head_by_head(query[0], key[0], value[0], self.product, out[own].transpose(0, 1))
+                continue
             mixed = scaled_dot_product_attention(query, key, value, attn_mask=part.mask)
-            out[own] = mixed[0].transpose(0, 1).flatten(1)
-        return out
+            out[own] = mixed[0].transpose(0, 1)
+        return out.flatten(1)
+
+
+def _head_by_head(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    product: Product,
+    out: torch.Tensor,
+) -> None:
+    """Attention of one text, `(heads, length, head)` each, into `out`."""
+    length, width = query.shape[1:]
+    rows = max(1, _SCORES // length)
+    for h in range(len(query)):
+        scaled = query[h] * width**-0.5
+        keys, values = key[h].contiguous(), value[h].contiguous().T
+        for r in range(0, length, rows):
+            scores = product(scaled[r : r + rows], keys)
+            torch.softmax(scores, -1, out=scores)
+            out[h, r : r + rows] = product(scores, values)
 
 
 @dataclass(frozen=True, slots=True)

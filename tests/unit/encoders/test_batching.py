@@ -52,8 +52,23 @@ def test_without_padding_a_batch_costs_its_own_tokens_only() -> None:
     lengths = np.array([500, 10, 300, 20, 200, 470])
     device = Device(lengths)
     go(device, TokenBudget(1000), padded=False)
-    assert [sorted(batch) for batch in device.ran] == [[0, 5], [1, 2, 3, 4]]
+    assert device.ran == [[0, 5, 3, 1], [2, 4]]
     assert all(lengths[batch].sum() <= 1000 for batch in device.ran)
+
+
+def test_without_padding_no_text_that_is_left_would_fit_into_a_batch() -> None:
+    lengths = np.random.default_rng(0).integers(1, 400, 200)
+    device = Device(lengths)
+    go(device, TokenBudget(1000), padded=False)
+    left = set(range(200))
+    for batch in device.ran:
+        assert lengths[batch[0]] == max(lengths[i] for i in left)
+        assert lengths[batch].tolist() == sorted(lengths[batch], reverse=True)
+        left -= set(batch)
+        room = 1000 - lengths[batch].sum()
+        assert 0 <= room < min((lengths[i] for i in left), default=1001)
+    assert not left
+    assert len(device.ran) == -(-lengths.sum() // 1000)
 
 
 def test_a_text_longer_than_the_budget_runs_alone() -> None:

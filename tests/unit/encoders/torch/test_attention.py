@@ -39,7 +39,7 @@ LENGTHS = pytest.mark.parametrize(
     ],
     ids=str,
 )
-KERNELS = pytest.mark.parametrize("name", ["sdpa", "blockwise", "bucketed", "varlen"])
+KERNELS = pytest.mark.parametrize("name", ["sdpa", "by head", "blockwise", "bucketed", "varlen"])
 
 
 def pack_of(lengths: list[int]) -> Pack:
@@ -87,7 +87,10 @@ def kernel(name: str, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> attention.
         monkeypatch.setattr(attention, "varlen_attention", lambda: packed_kernel)
         return Varlen(HEADS, attention._cumulative(pack, CPU), int(pack.lengths.max()))
     monkeypatch.setattr(attention, "_FEW", 0)  # blocks for the smallest packs too
-    dtype = {"sdpa": torch.float32, "blockwise": torch.bfloat16}[name]
+    monkeypatch.setattr(attention, "_LONG", 1)
+    by_head = (lambda x, w: x @ w.T) if name == "by head" else None
+    monkeypatch.setattr(attention, "float32_product", lambda: by_head)
+    dtype = torch.bfloat16 if name == "blockwise" else torch.float32
     return plan(pack, heads=HEADS, head_width=HEAD, device=CPU, dtype=dtype)
 
 
@@ -164,31 +167,47 @@ def test_the_cpu_gets_blocks_where_they_pay(
     assert isinstance(found, expected)
 
 
+def test_only_long_texts_go_head_by_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, int]] = []
+
+    def noted(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        shapes.append((len(x), len(w)))
+        return x @ w.T
+
+    monkeypatch.setattr(attention, "float32_product", lambda: noted)
+    lengths = [319, 320, 100, 28]
+    attend = plan(pack_of(lengths), heads=HEADS, head_width=HEAD, device=CPU, dtype=torch.float32)
+    attend(product(sum(lengths)))
+    assert shapes == [(320, 320), (320, HEAD)] * HEADS
+
+
 # -- memory ------------------------------------------------------------------------------------
 
 
 class Largest(TorchDispatchMode):
-    """The most numbers that one tensor made inside holds."""
+    """The bytes of the largest tensor made inside."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.numbers = 0
+        self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, torch.Tensor):
-                self.numbers = max(self.numbers, tensor.untyped_storage().nbytes() // 2)
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
         return out
 
 
 @pytest.mark.parametrize("scores", [1 << 14, 1 << 17, 1 << 20])
-def test_no_tensor_of_blockwise_attention_is_larger_than_its_budget(
-    scores: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_no_tensor_of_attention_in_blocks_is_larger_than_its_budget(
+    scores: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_SCORES", scores)
+    monkeypatch.setattr(attention, "float32_product", lambda: lambda x, w: x @ w.T)
     lengths = [2100, 40, 300]  # a square of the first would be 4.4 million numbers a head
-    pack, qkv = pack_of(lengths), product(sum(lengths), dtype=torch.bfloat16)
+    pack, qkv = pack_of(lengths), product(sum(lengths), dtype=dtype)
     attend, expected = (
         plan(pack, heads=HEADS, head_width=HEAD, device=CPU, dtype=qkv.dtype),
         reference(qkv, lengths),
@@ -196,7 +215,7 @@ def test_no_tensor_of_blockwise_attention_is_larger_than_its_budget(
     with Largest() as largest:
         found = attend(qkv)
     threads = min(HEADS, torch.get_num_threads())
-    assert 0 < largest.numbers <= max(scores * threads, 1.3 * qkv.numel())
+    assert 0 < largest.bytes <= dtype.itemsize * max(scores * threads, 1.3 * qkv.numel())
     assert (found.double() - expected).abs().max() < 0.05
 
 
@@ -209,7 +228,7 @@ def test_masks_are_as_small_as_a_window_whatever_the_texts() -> None:
             device=CPU,
             dtype=torch.bfloat16,
         )
-    assert largest.numbers <= 4 * 160**2  # int64 and bool pass through on the way
+    assert largest.bytes <= 8 * 160**2  # int64 and bool pass through on the way
 
 
 # -- windows and buckets -----------------------------------------------------------------------

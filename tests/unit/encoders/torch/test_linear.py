@@ -60,3 +60,40 @@ def test_operators_that_give_other_numbers_are_left_alone(monkeypatch: pytest.Mo
     prepacked = linear._prepacked
     monkeypatch.setattr(linear, "_prepacked", lambda weight: prepacked(weight * 1.01))
     assert not linear.can_prepack.__wrapped__(torch.float32)
+
+
+@pytest.fixture
+def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
+@pytest.mark.usefixtures("avx512")
+def test_onednns_product_in_float32_is_that_of_torch() -> None:
+    product = linear.float32_product.__wrapped__()
+    if product is None:
+        pytest.skip("this torch has no such operator")
+    x, w = torch.randn(300, 64), torch.randn(320, 64)
+    torch.testing.assert_close(product(x, w), x @ w.T, atol=1e-5, rtol=0)
+    scores, values = torch.rand(300, 320), torch.randn(320, 64)
+    torch.testing.assert_close(product(scores, values.T), scores @ values, atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("avx512")
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("no such kernel"), AttributeError("no operator"), 1.01]
+)
+def test_a_product_that_is_missing_or_wrong_is_left_alone(
+    fault: Exception | float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        if isinstance(fault, Exception):
+            raise fault
+        return x @ w.T * fault
+
+    monkeypatch.setattr(linear, "_onednn_product", faulty)
+    assert linear.float32_product.__wrapped__() is None
+
+
+def test_without_avx512_products_in_float32_stay_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert linear.float32_product.__wrapped__() is None

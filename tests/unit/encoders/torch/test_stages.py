@@ -170,7 +170,7 @@ def test_numbers_that_do_not_fit_on_their_way_back_run_again(
     fake = Fake()
 
     def full(output: BatchOutput) -> None:
-        if len(fake.arrived) in (2, 3, 7):
+        if len(fake.arrived) in (2, 3, 8):
             raise FakeFullError("full")
 
     fake.on_arrival = full
