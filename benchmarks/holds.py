@@ -2,10 +2,12 @@
 
     python -m benchmarks.holds --folder FOLDER --documents 10000 --repeats 20 --json holds.json
 
-The engine holds Python's lock while it is called, so any other thread stands still. One thread
-sleeps a millisecond at a time; its longest pause during each call, less the sleep, is a hold. With
-other work on the machine a pause is longer, never shorter: the least and the median say what the
-call does. Embeddings are drawn (`benchmarks/_search/corpus.py`), token vectors are kept as turbo8.
+The engine holds Python's lock while it is called, so any other thread stands still; unless the
+index is `apart`, in a process of its own: all rows are measured both ways. One thread sleeps a
+millisecond at a time; its longest pause during each call, less the sleep, is a hold. With other
+work on the machine a pause is longer, never shorter: the least and the median say what the call
+does. Embeddings are drawn (`benchmarks/_search/corpus.py`), token vectors are kept as turbo8.
+`--index` searches a folder that `benchmarks.search --keep` has left, and writes nothing.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ from benchmarks._search.corpus import Corpus
 from benchmarks._search.subjects.ours import batch_of
 from benchmarks._table import markdown, plain
 from bge_m3_integrations import BGEM3, HybridIndex, Record
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, Manifest
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import EmbeddingBatch, TokenVectors, offsets_of
+from bge_m3_integrations.types import EmbeddingBatch, Mode, TokenVectors, offsets_of
 
 _SLEEP = 0.001
+_MODES: tuple[Mode, ...] = ("dense", "sparse", "colbert")
 _BATCH = 64
 _ADDED = {"64 documents of 120 tokens": [120] * 64, "2 of 4,000": [4000] * 2, "1 of 8,191": [8191]}
 _QUERY_TOKENS = (16, 120)
@@ -90,8 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
     loads = [os.getloadavg()[0]]
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        rows = measured(Path(folder), given.documents, given.repeats, given.dim)
+    corpus = Corpus(given.documents, dim=given.dim)
+    if given.index:
+        if Manifest.read(given.index) is None:
+            raise SystemExit(f"there is no index in {given.index}")
+        rows = list(measured(given.index, corpus, given.repeats, writes=False))
+    else:
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+            made = fill(Path(folder) / "index", corpus)
+            rows = list(measured(made, corpus, given.repeats, writes=True))
     loads.append(os.getloadavg()[0])
     facts = {**machine(), "load": f"{loads[0]:.1f} before, {loads[1]:.1f} after"}
     facts["documents"] = f"{given.documents:,}"
@@ -104,32 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.json.write_text(json.dumps(held, indent=1), encoding="utf-8")
 
 
-def measured(folder: Path, documents: int, repeats: int, dim: int) -> list[Row]:
-    """All rows over one index.
+def fill(folder: Path, corpus: Corpus) -> Path:
+    """Make an index of the corpus, of about 120 tokens a document.
 
     Args:
-        folder: Empty.
-        documents: How many are in the index, of about 120 tokens.
-        repeats: Of each call.
-        dim: Width of all vectors.
+        folder: Where.
+        corpus: What is drawn.
 
     Returns:
-        One row per kind of call.
+        The folder; the index is closed.
     """
-    modes, ticker, rows = ["dense", "sparse", "colbert"], Ticker(), []
-    store = EdgeStore.open(folder / "index", modes=modes, dim=dim, colbert_dim=dim)
-    engine = BGEM3(FakeEncoder(dim=dim, colbert_dim=dim))
-    with HybridIndex(engine, store, modes=modes) as index:
-        corpus = Corpus(documents, dim=dim)
-        _fill(store, corpus)
-        for name, call in [*_searches(index, corpus, repeats), *_writes(index, dim)]:
-            pairs = [ticker.longest(call) for _ in range(repeats)]
-            rows.append(Row(name, *zip(*pairs, strict=True)))
-            print(*rows[-1].cells(), flush=True)
-    return rows
-
-
-def _fill(store: EdgeStore, corpus: Corpus) -> None:
+    store = EdgeStore.open(
+        folder, modes=_MODES, dim=corpus.dim, colbert_dim=corpus.dim, colbert="turbo8"
+    )
     for block in corpus.blocks():
         for start in range(0, len(block), _BATCH):
             part = block.part(start, start + _BATCH)
@@ -137,7 +134,34 @@ def _fill(store: EdgeStore, corpus: Corpus) -> None:
             rows = zip(part.ids, texts, strict=True)
             records = [Record(key, text, part.metadata(i)) for i, (key, text) in enumerate(rows)]
             store.upsert(records, batch_of(part, corpus.tokens(part)))
-    store.flush()
+    store.close()
+    return folder
+
+
+def measured(folder: Path, corpus: Corpus, repeats: int, *, writes: bool) -> Iterator[Row]:
+    """All rows over one index, inside this process and apart from it.
+
+    Args:
+        folder: The index's.
+        corpus: What is in it.
+        repeats: Of each call.
+        writes: Whether documents may be added too.
+
+    Yields:
+        One row per kind of call.
+    """
+    ticker, engine = Ticker(), BGEM3(FakeEncoder(dim=corpus.dim, colbert_dim=corpus.dim))
+    for kind in (EdgeStore, ApartStore):
+        place = "inside" if kind is EdgeStore else "apart"
+        with HybridIndex(engine, kind.open(folder), modes=_MODES) as index:
+            calls = [*_searches(index, corpus, repeats)]
+            calls += _writes(index, corpus.dim, place) if writes else []
+            first = calls[0][1]
+            for name, call in [("the first searches after opening", first), *calls]:
+                pairs = [ticker.longest(call) for _ in range(repeats)]
+                row = Row(f"{place}: {name}", *zip(*pairs, strict=True))
+                print(*row.cells(), flush=True)
+                yield row
 
 
 def _searches(index: HybridIndex, corpus: Corpus, repeats: int) -> Iterator[tuple[str, Call]]:
@@ -179,7 +203,7 @@ def _repeated(queries: EmbeddingBatch, tokens: int) -> TokenVectors:
     return TokenVectors(np.concatenate(rows), offsets_of([tokens] * len(rows)))
 
 
-def _writes(index: HybridIndex, dim: int) -> Iterator[tuple[str, Call]]:
+def _writes(index: HybridIndex, dim: int, place: str) -> Iterator[tuple[str, Call]]:
     """New documents each time, flushed as `HybridIndex.add` does."""
     fresh = count()
     for name, lengths in _ADDED.items():
@@ -187,7 +211,7 @@ def _writes(index: HybridIndex, dim: int) -> Iterator[tuple[str, Call]]:
 
         def add(batch: EmbeddingBatch = batch) -> None:
             number = next(fresh)
-            records = [Record(f"new-{number}-{i}", "a text") for i in range(len(batch))]
+            records = [Record(f"{place}-{number}-{i}", "a text") for i in range(len(batch))]
             index.store.upsert(records, batch)
             index.store.flush()
 
@@ -207,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.holds", description=__doc__)
     add = parser.add_argument
     add("--folder", type=Path, default=Path(".bench"), help="for the index, removed again")
+    add("--index", type=Path, help="of --documents documents, to search instead of a new one")
     add("--documents", type=int, default=10_000)
     add("--repeats", type=int, default=20)
     add("--dim", type=int, default=1024, help="other widths only try the harness")

@@ -91,8 +91,8 @@ def text(found: Measurement) -> str:
             f"{full.tokens:,} tokens took {full.seconds:.0f} s with the full-size one in bfloat16 "
             f"({full.tokens / full.seconds:.0f} tokens/s).\n"
             f"- Cheapest kind within {report.ALLOWED_ERROR} by greatest error: at full size "
-            f"**{report.cheapest(found.rows, 'greatest', texts=[DRAWN]).kind.name}** (the rule for "
-            f"the default), on Cranfield too {report.cheapest(found.rows, 'greatest').kind.name}.",
+            f"**{report.cheapest(found.rows, 'greatest', texts=[DRAWN]).kind.name}**, on "
+            f"Cranfield, of narrower vectors, {report.cheapest(found.rows, 'greatest').kind.name}.",
         )
     )
 

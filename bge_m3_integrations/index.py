@@ -85,22 +85,28 @@ class HybridIndex:
         pooling: int | None = None,
         filter_fields: Sequence[str] | None = None,
         other_dtype: bool = False,
+        apart: bool = False,
     ) -> Self:
         """Open the index in a folder, or begin one.
 
-        It survives crashes and is searched inside this process; one process at a time holds it,
-        and all opens of one folder in a process share it. Choices are written down with a new
+        It survives crashes and is searched inside this process, or in one of its own that this
+        one alone talks to. One process at a time holds it, and all opens of one folder in a
+        process share what the first of them opened. Choices are written down with a new
         index; for one that is there they may be left out, and must not contradict it.
 
         Args:
             path: The folder; made if it does not exist.
             engine: Encodes; None is the model that made the index, BAAI/bge-m3 for a new one.
             modes: What a new index keeps; None is all that the engine has.
-            colbert: How token vectors are kept: "turbo8" (1 byte per number, the default),
-                "float16", "float32", or "reencode" (not at all).
+            colbert: How token vectors are kept: "turbo8" (1 byte per number; the default where
+                they are at least 1,024 wide, as BGE-M3's), "float16" (the default of narrower
+                ones), "float32", or "reencode" (not at all).
             pooling: How many token vectors of a document are merged into one; default 1.
             filter_fields: Metadata paths that filters are to be fast on; None is all.
             other_dtype: Let an engine in int8 search an index made in float, or the reverse.
+            apart: Search in a process of its own, which starts and ends with the index: no thread
+                of this process waits for the engine, which holds Python's lock while it searches.
+                For servers and large indexes; it costs memory and some time, see `docs/index.md`.
 
         Returns:
             The index; `close` it, or use it as a context manager.
@@ -118,6 +124,7 @@ class HybridIndex:
             pooling=pooling,
             filter_fields=filter_fields,
             other_dtype=other_dtype,
+            apart=apart,
         )
         held = store.manifest
         reencode = "colbert" in set(held.modes) - held.kept
@@ -132,6 +139,14 @@ class HybridIndex:
     def store(self) -> Store:
         """What keeps the documents."""
         return self._store
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the index; None in memory, or once it is closed."""
+        store = self._store
+        if isinstance(store, _Closed) or not isinstance(store, OffersBackup):
+            return None
+        return store.path
 
     @property
     def modes(self) -> frozenset[Mode]:

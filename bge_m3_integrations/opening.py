@@ -20,7 +20,7 @@ from bge_m3_integrations.types import (
 if TYPE_CHECKING:
     from bge_m3_integrations.index import HybridIndex
     from bge_m3_integrations.stores.base import Store
-    from bge_m3_integrations.stores.edge import EdgeStore, EncoderNote, Manifest
+    from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, EncoderNote, Manifest
 
 _COPIED_AT_ONCE = 64
 """Records whose token vectors are in memory at once."""
@@ -35,7 +35,8 @@ def open_store(
     pooling: int | None,
     filter_fields: Sequence[str] | None,
     other_dtype: bool,
-) -> tuple[BGEM3, EdgeStore]:
+    apart: bool = False,
+) -> tuple[BGEM3, EdgeStore | ApartStore]:
     """Open a folder's store for an engine; see `HybridIndex.open`.
 
     Args:
@@ -46,6 +47,7 @@ def open_store(
         pooling: How many of them are merged into one.
         filter_fields: Metadata paths that filters are to be fast on.
         other_dtype: Let int8 numbers meet float ones.
+        apart: In a process of its own, unless it is open in this one.
 
     Returns:
         The engine, made from the manifest where none was given, and the store.
@@ -54,7 +56,7 @@ def open_store(
         StoreError: See `EdgeStore.open`; also an index whose model cannot be loaded by name.
         InputError: The engine lacks a mode.
     """
-    from bge_m3_integrations.stores.edge import REENCODE, EdgeStore, Manifest
+    from bge_m3_integrations.stores.edge import REENCODE, ApartStore, EdgeStore, Manifest
 
     held = Manifest.read(Path(path))
     engine = _engine_of(held, path) if engine is None else engine
@@ -68,7 +70,8 @@ def open_store(
         )
     keeps = colbert != REENCODE and (wanted is None or "colbert" in wanted)
     encoder = engine.encoder
-    return engine, EdgeStore.open(
+    apart = ApartStore.is_open(path) or (apart and not EdgeStore.is_open(path))
+    return engine, (ApartStore if apart else EdgeStore).open(
         path,
         modes=wanted,
         dim=encoder.dim if wanted is None or "dense" in wanted else None,
@@ -116,7 +119,7 @@ def copy_to_folder(index: HybridIndex, path: Path, *, colbert: str) -> None:
             store.close()
 
 
-def _copy(index: HybridIndex, store: EdgeStore, modes: Modes) -> None:
+def _copy(index: HybridIndex, store: Store, modes: Modes) -> None:
     after = None
     while True:
         page = index.scroll(after=after, limit=_COPIED_AT_ONCE)

@@ -36,7 +36,7 @@ def cheapest(
     Args:
         rows: Of which those that keep all vectors in a store may be chosen.
         error: Which of a text's errors is held against it: of all pairs, or of the worst one.
-        texts: On which texts; the rule for the default goes by vectors of the model's width.
+        texts: On which texts; the default goes by the width of their vectors.
 
     Returns:
         The row.

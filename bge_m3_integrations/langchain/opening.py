@@ -38,6 +38,7 @@ class Choices:
         pooling: How many token vectors are merged into one.
         filter_fields: Metadata paths that a folder's filters are to be fast on.
         other_dtype: Let int8 numbers meet float ones.
+        apart: Search a folder in a process of its own.
 
     Raises:
         InputError: One of them cannot be meant, whatever the index.
@@ -50,6 +51,7 @@ class Choices:
     pooling: int | None = None
     filter_fields: Sequence[str] | None = None
     other_dtype: bool = False
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if self.colbert is not None and self.colbert not in COLBERT_KINDS:
@@ -158,6 +160,7 @@ class Opening:
             pooling=made.pooling,
             filter_fields=made.filter_fields,
             other_dtype=made.other_dtype,
+            apart=made.apart,
         )
 
 
@@ -223,6 +226,6 @@ def _check(engine: BGEM3 | None, index: HybridIndex | None, choices: Choices) ->
         raise InputError("give an embedding, such as BGEM3(), or index=, or the path of an index")
     if choices.path is not None and choices.store is not None:
         raise InputError("path and store are two places to keep documents; give one of them")
-    needs = {"colbert", "filter_fields", "other_dtype"} & set(made)
+    needs = {"apart", "colbert", "filter_fields", "other_dtype"} & set(made)
     if choices.path is None and needs:
         raise InputError(f"{sorted(needs)} are for an index in a folder; give path= too")

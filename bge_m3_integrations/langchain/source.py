@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.stores.base import OffersBackup
 
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import EncoderNote
@@ -70,12 +69,7 @@ class Source:
         """The index's folder; None in memory."""
         if self._folder is not None:
             return self._folder
-        store: object = None if self._held is None else self._held.store
-        if isinstance(store, OffersBackup):
-            from bge_m3_integrations.stores.edge import EdgeStore
-
-            return store.path if isinstance(store, EdgeStore) else None
-        return None
+        return None if self._held is None else self._held.path
 
     def index(self) -> HybridIndex:
         """The index, opened by the first call.

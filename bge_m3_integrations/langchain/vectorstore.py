@@ -62,13 +62,15 @@ class BGEM3VectorStore(SearchingStore):
         embedding: An engine, a `BGEM3Embeddings` (its engine is taken), or any `Embeddings`. None
             over an index, and over a folder that says which model made it.
         index: An index that you hold, and close.
-        path: A folder; see `HybridIndex.open` for `colbert`, `filter_fields`, `other_dtype`.
+        path: A folder; see `HybridIndex.open` for `colbert`, `filter_fields`, `other_dtype` and
+            `apart`.
         store: Keeps the documents of a new index that is in no folder.
         modes: The modes to keep; None is all that the engine has.
         colbert: How a folder keeps token vectors.
         pooling: How many token vectors of a document are merged into one.
         filter_fields: Metadata paths that filters in a folder are to be fast on.
         other_dtype: Let an engine in int8 search a folder made in float, or the reverse.
+        apart: Search a folder in a process of its own, so that no thread of this one waits for it.
         embedding_id: Names the model of a foreign `Embeddings`; a folder that was made by another
             one is refused. None is its class, its width, and what it states as its model.
         weights: How much each mode counts; None is the default preset.
@@ -91,13 +93,14 @@ class BGEM3VectorStore(SearchingStore):
         pooling: int | None = None,
         filter_fields: Sequence[str] | None = None,
         other_dtype: bool = False,
+        apart: bool = False,
         embedding_id: str | None = None,
         weights: WeightsLike | None = None,
         candidates: Mapping[Mode, int] | None = None,
         fusion: FusionLike | None = None,
     ) -> None:
         kept = None if modes is None else as_modes(modes)
-        choices = Choices(path, store, kept, colbert, pooling, filter_fields, other_dtype)
+        choices = Choices(path, store, kept, colbert, pooling, filter_fields, other_dtype, apart)
         self._opening = Opening(embedding, index, choices, embedding_id=embedding_id)
         self._ranking = Ranking(
             parsed_weights(weights), checked_candidates(candidates), checked_fusion(fusion)

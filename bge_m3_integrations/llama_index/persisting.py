@@ -84,13 +84,6 @@ class Pointer:
         return cls(path.resolve().parent / data["index"], data["options"])
 
 
-def folder_of(index: HybridIndex) -> Path | None:
-    """Where an index lives; None for one in memory."""
-    from bge_m3_integrations.stores.edge import EdgeStore
-
-    return index.store.path if isinstance(index.store, EdgeStore) else None
-
-
 def kept_in_folder(index: HybridIndex, path: Path) -> Path:
     """The folder that holds an index; one in memory is copied to a new folder beside `path`.
 
@@ -104,10 +97,9 @@ def kept_in_folder(index: HybridIndex, path: Path) -> Path:
     Raises:
         StoreError: The store does not give its numbers back.
     """
-    folder = folder_of(index)
-    if folder is not None:
+    if index.path is not None:
         index.flush()
-        return folder
+        return index.path
     names = (f"{path.stem}-{n:04}" for n in count(1))
     folder = next(new for name in names if not (new := path.with_name(name)).exists())
     index.copy_to(folder)

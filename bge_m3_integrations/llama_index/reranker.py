@@ -25,7 +25,6 @@ from bge_m3_integrations.llama_index._options import (
     new_engine,
 )
 from bge_m3_integrations.llama_index.nodes import embedded_text, fresh, with_score_metadata
-from bge_m3_integrations.llama_index.persisting import folder_of
 from bge_m3_integrations.reranking import Given, ranked_batch
 from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
 
@@ -246,7 +245,7 @@ def _opened(path: str, engine: BGEM3) -> HybridIndex:
 
 def _with_path(index: HybridIndex, fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with the index's folder, where it has one."""
-    folder = folder_of(index)
+    folder = index.path
     held = None if folder is None else str(folder)
     given = fields.get("index_path")
     if given is not None and str(given) != held:

@@ -36,7 +36,6 @@ from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
 from bge_m3_integrations.llama_index.origins import Origin
 from bge_m3_integrations.llama_index.persisting import (
     Pointer,
-    folder_of,
     kept_in_folder,
     local,
     opened,
@@ -353,7 +352,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
         """The fields, and the index's folder; None for one in memory."""
-        folder = folder_of(self._index)
+        folder = self._index.path
         data = super().custom_model_dump(handler, info)
         return {**data, "path": None if folder is None else str(folder)}
 

@@ -143,6 +143,11 @@ class ChecksRecords(Protocol):
 class OffersBackup(Protocol):
     """A store in a folder."""
 
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
     def backup(self, path: str | Path) -> None:
         """Copy the store as it is now to a new folder."""
         ...

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
 from bge_m3_integrations.testing import StoreConformance
 
 
 class EdgeConformance(StoreConformance):
+    kind: type[EdgeStore] | type[ApartStore] = EdgeStore
     colbert = "float32"
 
-    def open(self, path: Path) -> EdgeStore:
-        return EdgeStore.open(
+    def open(self, path: Path) -> EdgeStore | ApartStore:
+        return self.kind.open(
             path,
             modes=["dense", "sparse", "colbert"],
             dim=self.encoder.dim,
@@ -23,15 +24,15 @@ class EdgeConformance(StoreConformance):
         )
 
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Iterator[EdgeStore]:
+    def store(self, tmp_path: Path) -> Iterator[EdgeStore | ApartStore]:
         store = self.open(tmp_path / "index")
         yield store
         store.close()
 
-    def reopen(self, store: Store) -> EdgeStore:
-        assert isinstance(store, EdgeStore)
+    def reopen(self, store: Store) -> EdgeStore | ApartStore:
+        assert isinstance(store, EdgeStore | ApartStore)
         store.close()
-        return EdgeStore.open(store.path)
+        return self.kind.open(store.path)
 
 
 class TestEdgeStore(EdgeConformance):
@@ -46,3 +47,7 @@ class TestEdgeStoreOfFloat16(EdgeConformance):
 class TestEdgeStoreOfTurbo8(EdgeConformance):
     atol = 5e-3
     colbert = "turbo8"
+
+
+class TestApartStore(EdgeConformance):
+    kind = ApartStore

@@ -173,6 +173,15 @@ def test_a_pooling_that_is_none_begins_no_index(folder: Path, pooling: int) -> N
     HybridIndex.open(folder, fake()).close()
 
 
+@pytest.mark.parametrize(("width", "kind"), [(1024, "turbo8"), (1023, "float16")])
+def test_token_vectors_are_kept_as_exactly_as_their_width_needs(
+    tmp_path: Path, width: int, kind: str
+) -> None:
+    encoder = FakeEncoder(colbert_dim=width)
+    with HybridIndex.open(tmp_path / "index", BGEM3(encoder)) as index:
+        assert index.store.capabilities.colbert_kind == kind
+
+
 def test_pooling_is_kept_in_the_manifest_and_named_in_the_hits(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     path = tmp_path / "pooled"
@@ -184,7 +193,7 @@ def test_pooling_is_kept_in_the_manifest_and_named_in_the_hits(tmp_path: Path) -
         assert held is not None
         assert alone is not None
         assert len(held.vectors) == int(np.ceil(len(alone.vectors) / 2))
-        assert index.search("foxes")[0].colbert_kind == "turbo8, 2 tokens a vector"
+        assert index.search("foxes")[0].colbert_kind == "float16, 2 tokens a vector"
 
 
 def test_a_backup_is_an_index_and_can_be_restored(index: HybridIndex, tmp_path: Path) -> None:

@@ -63,8 +63,7 @@ def plan(
         # except where a lone query's few tokens cost less than the calls
         if dtype == torch.float32 or len(pack.ids) <= _FEW:
             product = float32_product() if dtype == torch.float32 else None
-            masked = tuple(_Part(w, w.length, w.mask(dtype, size=w.length)) for w in parts)
-            return Sdpa(heads, masked, product)
+            return Sdpa(heads, tuple(_whole(window, dtype, product) for window in parts), product)
         sizes = [rounded(window.length, least=_STEP) for window in parts]
         return Blockwise(
             heads,
@@ -82,6 +81,13 @@ class _Part:
     window: Window
     size: int
     mask: torch.Tensor | None
+
+
+def _whole(window: Window, dtype: torch.dtype, product: Product | None) -> _Part:
+    """A window as torch's kernel takes it, or rounded up where it will go through products."""
+    if product is not None and len(window.lengths) == 1 and window.length >= _LONG:
+        return _Part(window, rounded(window.length, least=_STEP), None)
+    return _Part(window, window.length, window.mask(dtype, size=window.length))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,34 +195,32 @@ class Sdpa:
         out = qkv.new_zeros(len(qkv), self.heads, qkv.shape[1] // 3 // self.heads)
         for part in self.parts:
             own = slice(part.window.start, part.window.end)
+            if self.product is not None and part.mask is None and part.window.length >= _LONG:
+                apart = qkv[own].view(part.window.length, 3, self.heads, -1).permute(1, 2, 0, 3)
+                for h in range(self.heads):
+                    one = _apart(apart[:, h : h + 1], part.size)[:, 0]
+                    out[own, h] = _by_products(one, part, self.product)[: part.window.length]
+                continue
             query, key, value = (
                 _split_heads(x, self.heads) for x in qkv[None, own].chunk(3, dim=2)
             )
-            if self.product is not None and part.mask is None and part.size >= _LONG:
-                _head_by_head(query[0], key[0], value[0], self.product, out[own].transpose(0, 1))
-                continue
             mixed = scaled_dot_product_attention(query, key, value, attn_mask=part.mask)
             out[own] = mixed[0].transpose(0, 1)
         return out.flatten(1)
 
 
-def _head_by_head(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    product: Product,
-    out: torch.Tensor,
-) -> None:
-    """Attention of one text, `(heads, length, head)` each, into `out`."""
-    length, width = query.shape[1:]
-    rows = max(1, _SCORES // length)
-    for h in range(len(query)):
-        scaled = query[h] * width**-0.5
-        keys, values = key[h].contiguous(), value[h].contiguous().T
-        for r in range(0, length, rows):
-            scores = product(scaled[r : r + rows], keys)
-            torch.softmax(scores, -1, out=scores)
-            out[h, r : r + rows] = product(scores, values)
+def _by_products(apart: torch.Tensor, part: _Part, product: Product) -> torch.Tensor:
+    """Attention of one head over one text, `(3, size, head)` to `(size, head)`."""
+    query, key, value = apart.unbind(0)
+    query.mul_(query.shape[1] ** -0.5)
+    out = torch.empty_like(query)
+    rows = max(1, _SCORES // part.size)
+    for r in range(0, part.size, rows):
+        scores = product(query[r : r + rows], key)
+        scores[:, part.window.length :] = -torch.inf
+        torch.softmax(scores, -1, out=scores)
+        out[r : r + rows] = product(scores, value.T)
+    return out
 
 
 @dataclass(frozen=True, slots=True)

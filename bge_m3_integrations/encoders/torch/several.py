@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from bge_m3_integrations._channel import Failure
 from bge_m3_integrations.encoders.batching import shares
 from bge_m3_integrations.encoders.pipeline import prepared
 from bge_m3_integrations.encoders.torch.devices import default_budget, pick_device
@@ -20,7 +21,7 @@ from bge_m3_integrations.encoders.torch.load import CheckpointSource
 from bge_m3_integrations.encoders.torch.results import Part, Results
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.encoders.torch.work import Stretch
-from bge_m3_integrations.encoders.torch.worker import Failure, Job, Recipe
+from bge_m3_integrations.encoders.torch.worker import Job, Recipe
 from bge_m3_integrations.encoders.torch.workers import Lane, Workers
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import EncodingError, WorkerError

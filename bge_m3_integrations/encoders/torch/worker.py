@@ -6,10 +6,8 @@ only that tells how much work a text is.
 
 from __future__ import annotations
 
-import pickle
 import signal
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from bge_m3_integrations.encoders.torch.channel import receive, send
+from bge_m3_integrations._channel import Failure, receive, send
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.errors import PoolingWarning
 from bge_m3_integrations.types import EmbeddingBatch, Mode
@@ -62,13 +60,6 @@ class Job:
 
     tokens: PackedIds
     modes: frozenset[Mode]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a job has no answer."""
-
-    error: Exception
 
 
 def work(recipe: Recipe, connections: Sequence[Connection]) -> None:
@@ -123,18 +114,4 @@ def _answer(job: Job, encode: Callable[[Job], EmbeddingBatch]) -> EmbeddingBatch
     try:
         return encode(job)
     except Exception as error:
-        return Failure(_portable(error))
-
-
-def _portable(error: Exception) -> Exception:
-    """The error itself where it survives the way, else one that says what it was."""
-    trace = "".join(traceback.format_exception(error))
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copy = None
-    if type(copy) is not type(error):
-        copy = RuntimeError(f"{type(error).__name__}: {error}")
-    copy.add_note(f"In the worker process:\n{trace}")
-    found: Exception = copy
-    return found
+        return Failure.of(error)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from bge_m3_integrations.encoders.torch.channel import receive, send
-from bge_m3_integrations.encoders.torch.worker import Failure, Job, Recipe, work
+from bge_m3_integrations._channel import Failure, receive, send
+from bge_m3_integrations.encoders.torch.worker import Job, Recipe, work
 from bge_m3_integrations.errors import WorkerError
 from bge_m3_integrations.types import EmbeddingBatch
 

@@ -15,6 +15,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
@@ -28,12 +29,21 @@ _SLACK = 96 << 20
 """Bytes that stay free: the engine's log grows by 32 MiB at a time, two of them at most."""
 
 
+_LAST_CALLS = 10.0
+"""Seconds that a process has to end whose caller is gone: it finishes what it does, and flushes."""
+
+
 class Folder:
     """A folder that this process holds, until `release`.
 
     Args:
         path: Made where it does not exist yet.
+
+    Attributes:
+        caller: The process for which this one holds folders; None is itself.
     """
+
+    caller: ClassVar[int | None] = None
 
     def __init__(self, path: Path) -> None:
         self.path, self._pid = path, os.getpid()
@@ -45,7 +55,7 @@ class Folder:
     def _take(self) -> None:
         holder = self.path / "holder.json"
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=_LAST_CALLS if _is_orphan(holder) else 0)
         except Timeout as error:
             raise StoreError(
                 f"the index in {self.path} is in use by {_holder(holder)}; an index belongs to "
@@ -54,7 +64,8 @@ class Folder:
         except (OSError, NotImplementedError) as error:  # the latter: no locks on this filesystem
             raise _unwritable(self.path, error) from error
         try:
-            mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            mine: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
+            mine |= {"since": _now(), "for": self.caller}
             holder.write_text(json.dumps(mine), encoding="utf-8")
         except OSError as error:
             self._lock.release()
@@ -175,9 +186,28 @@ def _unwritable(path: Path, error: Exception) -> StoreError:
 def _holder(file: Path) -> str:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
-        return f"process {held['pid']} on {held['host']} since {held['since']}"
+        caller = f" for process {held['for']}" if held.get("for") else ""
+        return f"process {held['pid']}{caller} on {held['host']} since {held['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def _is_orphan(file: Path) -> bool:
+    """Whether a process of this machine holds the folder for one that is gone."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        caller, here = held["for"], held["host"] == socket.gethostname()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if caller is None or not here or os.name == "nt":  # where signal 0 is no question but Ctrl-C
+        return False
+    try:
+        os.kill(caller, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's
+        return False
+    return False
 
 
 def _now() -> str:

@@ -108,9 +108,10 @@ class EdgeStore:
             modes: The modes to keep; by default those of which a width is given, and sparse.
             dim: Width of dense vectors; a new index with the mode needs it.
             colbert_dim: Width of token vectors; a new index with the mode needs it.
-            colbert: How token vectors are kept: "turbo8" (the default, 1 byte per number, error
-                of a score about 5e-5), "float16", "float32", or "reencode": not at all, what
-                scores must encode candidates again.
+            colbert: How token vectors are kept: "turbo8" (1 byte per number, error of a score
+                about 3e-5 at a width of 1,024, and there the default), "float16" (the default of
+                narrower ones), "float32", or "reencode": not at all, what scores must encode
+                candidates again.
             pooling: How many token vectors share one that is kept; the caller pools, and this
                 store writes it down. Default 1.
             filter_fields: Metadata paths that filters are to be fast on; by default all. Filters
@@ -139,6 +140,12 @@ class EdgeStore:
             _OPENED.at[place] = store = cls(*open_folder(place, wanted))
             return store
 
+    @staticmethod
+    def is_open(path: str | Path) -> bool:
+        """Whether this process has the folder's index open."""
+        with _OPENED.lock:
+            return Path(path).resolve() in _OPENED.at
+
     @property
     def path(self) -> Path:
         """The folder."""
@@ -152,9 +159,7 @@ class EdgeStore:
     @property
     def capabilities(self) -> Capabilities:
         """Everything, in the modes it keeps."""
-        modes = self._manifest.kept
-        kind = self._manifest.colbert if "colbert" in modes else None
-        return Capabilities(modes, modes, modes, OPERATORS, durable=True, colbert_kind=kind)
+        return capabilities_of(self._manifest)
 
     def check_records(self, records: Sequence[Record]) -> None:
         """Refuse records that JSON would change, before their texts are encoded.
@@ -495,3 +500,10 @@ class EdgeStore:
 
     def _checked(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
         return checked_queries(queries, modes, self._manifest.kept, self._manifest.widths)
+
+
+def capabilities_of(manifest: Manifest) -> Capabilities:
+    """What a store of such a folder can do."""
+    modes = manifest.kept
+    kind = manifest.colbert if "colbert" in modes else None
+    return Capabilities(modes, modes, modes, OPERATORS, durable=True, colbert_kind=kind)

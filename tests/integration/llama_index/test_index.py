@@ -63,7 +63,7 @@ def index(engine: BGEM3) -> BGEM3Index:
 
 @pytest.fixture
 def folder_index(engine: BGEM3, tmp_path: Path) -> BGEM3Index:
-    store = BGEM3VectorStore(HybridIndex.open(tmp_path / "numbers", engine))
+    store = BGEM3VectorStore(HybridIndex.open(tmp_path / "numbers", engine, colbert="turbo8"))
     return BGEM3Index.from_documents(
         documents("cat", "dog", "bird"), vector_store=store, transformations=[WHOLE]
     )

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import holds
+from benchmarks._search.corpus import Corpus
 from benchmarks.holds import Row, Ticker
+from bge_m3_integrations.stores.edge import EdgeStore
 
 
 def test_a_pause_of_the_lock_s_holder_is_seen() -> None:
@@ -39,8 +41,21 @@ def test_every_search_and_write_is_measured(
     holds.main(["--folder", str(tmp_path / "work"), *given])
     held = json.loads(out.read_text(encoding="utf-8"))
     named = [row["work"] for row in held["rows"]]
-    assert len(named) == len(set(named)) == 11
+    assert len(named) == len(set(named)) == 2 * 12
+    assert sum(name.startswith("apart: ") for name in named) == 12
     assert all(len(row["holds"]) == len(row["took"]) == 2 for row in held["rows"])
     assert "load" in held["machine"]
     assert "least hold ms" in capsys.readouterr().out
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_an_index_that_is_there_is_only_searched(tmp_path: Path) -> None:
+    folder = holds.fill(tmp_path / "index", Corpus(70, dim=8))
+    out = tmp_path / "out.json"
+    given = ["--documents", "70", "--repeats", "1", "--dim", "8", "--json", str(out)]
+    holds.main(["--index", str(folder), "--folder", str(tmp_path), *given])
+    named = [row["work"] for row in json.loads(out.read_text(encoding="utf-8"))["rows"]]
+    assert len(named) == 2 * 10
+    store = EdgeStore.open(folder)
+    assert store.count() == 70
+    store.close()

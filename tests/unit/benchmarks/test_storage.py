@@ -217,7 +217,7 @@ def test_an_earlier_run_reads_back_and_fills_the_page(tmp_path: Path) -> None:
     storage.main(["--read", str(path), "--markdown", str(page)])
 
     assert storage.Measurement.of(json.loads(path.read_text(encoding="utf-8"))) == found
-    assert "at full size **turbo8** (the rule" in page.read_text(encoding="utf-8")
+    assert "at full size **turbo8**, on Cranfield" in page.read_text(encoding="utf-8")
     assert "some CPU (2 cores)" in page.read_text(encoding="utf-8")
 
 

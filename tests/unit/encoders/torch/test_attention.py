@@ -175,10 +175,26 @@ def test_only_long_texts_go_head_by_head(monkeypatch: pytest.MonkeyPatch) -> Non
         return x @ w.T
 
     monkeypatch.setattr(attention, "float32_product", lambda: noted)
-    lengths = [319, 320, 100, 28]
+    lengths = [319, 330, 100, 28]
     attend = plan(pack_of(lengths), heads=HEADS, head_width=HEAD, device=CPU, dtype=torch.float32)
     attend(product(sum(lengths)))
-    assert shapes == [(320, 320), (320, HEAD)] * HEADS
+    assert shapes == [(352, 352), (352, HEAD)] * HEADS
+
+
+def test_products_of_long_texts_meet_few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: set[tuple[int, int]] = set()
+
+    def noted(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        shapes.add((len(x), x.shape[1]))
+        return x @ w.T
+
+    monkeypatch.setattr(attention, "float32_product", lambda: noted)
+    for length in range(320, 1600, 7):
+        attend = plan(
+            pack_of([length]), heads=HEADS, head_width=HEAD, device=CPU, dtype=torch.float32
+        )
+        attend(product(length))
+    assert len(shapes) < 60
 
 
 # -- memory ------------------------------------------------------------------------------------

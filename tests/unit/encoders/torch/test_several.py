@@ -23,11 +23,10 @@ import pytest
 import torch
 
 from bge_m3_integrations import BGEM3
+from bge_m3_integrations._channel import Failure, receive, send
 from bge_m3_integrations.encoders.torch import load, several, workers
-from bge_m3_integrations.encoders.torch.channel import receive, send
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
 from bge_m3_integrations.encoders.torch.several import SeveralDevices
-from bge_m3_integrations.encoders.torch.worker import _portable
 from bge_m3_integrations.encoders.torch.workers import Workers
 from bge_m3_integrations.errors import (
     CheckpointError,
@@ -188,7 +187,7 @@ def test_a_checkpoint_that_a_worker_cannot_load_is_our_error(tmp_path: Path) -> 
     engine = BGEM3(folder, device=TWO, dtype="float32")
     with pytest.raises(CheckpointError, match="missing") as caught:
         engine.encode_documents(["dense"])
-    assert "In the worker process" in caught.value.__notes__[0]
+    assert "In the other process" in caught.value.__notes__[0]
     engine.close()
 
 
@@ -238,7 +237,7 @@ class OddError(Exception):
 def test_an_error_travels_as_itself_or_says_what_it_was(
     error: Exception, kind: type[Exception], text: str
 ) -> None:
-    found = _portable(error)
+    found = Failure.of(error).error
     assert type(found) is kind
     assert str(found) == text
 

@@ -1,8 +1,8 @@
 """A process that forks while it holds an index; its child does with the index what it is told.
 
-`python -m ... FOLDER DEED`. It is a process of its own because the child ends as processes do: that
-frees all it holds. It prints its own id and what the child says, then how many records the parent
-has, before and after it opens the index again.
+`python -m ... FOLDER DEED KIND`, KIND being one of `OPEN`. It is a process of its own because the
+child ends as processes do: that frees all it holds. It prints its own id and what the child says,
+then how many records the parent has, before and after it opens the index again.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
 from bge_m3_integrations.types import Record
-from tests.unit.stores.edge.programs import encoded, open_store
+from tests.unit.stores.edge.programs import OPEN, encoded
 
 SECONDS = 60
 SOME = [Record("child", "a text of the child's")]
 
 
-def add(store: EdgeStore, first: int) -> None:
+def add(store: EdgeStore | ApartStore, first: int) -> None:
     records = [Record(f"{i:03}", f"text {i}", {"n": i}) for i in range(first, first + 50)]
     store.upsert(records, encoded(records))
 
 
-def use(store: EdgeStore) -> None:
+def use(store: EdgeStore | ApartStore) -> None:
     numbers = encoded(SOME)
     tried: list[Callable[[], object]] = [
         store.count,
@@ -45,16 +45,16 @@ def use(store: EdgeStore) -> None:
         told(attempt)
 
 
-def close(store: EdgeStore) -> None:
+def close(store: EdgeStore | ApartStore) -> None:
     store.close()
     store.close()
     told(lambda: EdgeStore.open(store.path))
 
 
-def open_later(store: EdgeStore) -> None:
+def open_later(store: EdgeStore | ApartStore) -> None:
     path = store.path
     store.close()
-    told(lambda: add(open_store(path), 150))
+    told(lambda: add(type(store).open(path), 150))
 
 
 def told(attempt: Callable[[], object]) -> None:
@@ -66,8 +66,8 @@ def told(attempt: Callable[[], object]) -> None:
     sys.stdout.write(f"{said}\n")
 
 
-def main(folder: str, deed: str) -> None:
-    store = open_store(Path(folder))
+def main(folder: str, deed: str, kind: str) -> None:
+    store = OPEN[kind](Path(folder))
     add(store, 0)
     sys.stdout.write(f"{os.getpid()}\n")
     sys.stdout.flush()
@@ -89,7 +89,7 @@ def main(folder: str, deed: str) -> None:
         add(store, 100)
         sys.stdout.write(f"{store.count()}\n")
         store.close()
-    store = open_store(Path(folder))
+    store = OPEN[kind](Path(folder))
     sys.stdout.write(f"{store.count()}\n")
     store.close()
 

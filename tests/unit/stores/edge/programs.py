@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,20 @@ from typing import Any
 import numpy as np
 
 from bge_m3_integrations import BGEM3, HybridIndex, scoring
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.base import Store
+from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
 from bge_m3_integrations.testing import FakeEncoder
 from bge_m3_integrations.types import ALL_MODES, EmbeddingBatch, Record
 
 ENCODER = FakeEncoder(dim=8, colbert_dim=4)
 MOMENTS = ("add", "apart", "optimize", "flush", "rewrite", "delete")
 """What a process is killed in the middle of."""
+OPTIONS: dict[str, Any] = {
+    "modes": ["dense", "sparse", "colbert"],
+    "dim": 8,
+    "colbert_dim": 4,
+    "colbert": "float32",
+}
 _SECONDS = {"apart": 1.5, "optimize": 0.04, "add": 0.02}
 _IDS = 300
 _MANY = 1200
@@ -63,21 +71,36 @@ def encoded(records: Sequence[Record]) -> EmbeddingBatch:
 
 
 def open_store(folder: Path) -> EdgeStore:
-    modes = ["dense", "sparse", "colbert"]
-    return EdgeStore.open(folder, modes=modes, dim=8, colbert_dim=4, colbert="float32")
+    return EdgeStore.open(folder, **OPTIONS)
+
+
+def open_apart(folder: Path) -> ApartStore:
+    return ApartStore.open(folder, **OPTIONS)
+
+
+OPEN: dict[str, Callable[[Path], EdgeStore | ApartStore]] = {
+    "inside": open_store,
+    "apart": open_apart,
+}
+
+
+def holder_of(folder: Path) -> int:
+    """The process that holds an index."""
+    return int(json.loads((folder / "holder.json").read_text(encoding="utf-8"))["pid"])
 
 
 class Writer:
-    """Carries steps out, with a store alone or through an index over it."""
+    """Carries steps out, with a store alone, through an index over it, or in another process."""
 
     def __init__(self, folder: Path, via: str) -> None:
         self._index: HybridIndex | None = None
+        self.store: EdgeStore | ApartStore
         if via == "index":
             self._index = HybridIndex.open(folder, BGEM3(ENCODER), colbert="float32")
             assert isinstance(self._index.store, EdgeStore)
             self.store = self._index.store
         else:
-            self.store = open_store(folder)
+            self.store = OPEN["apart" if via == "apart" else "inside"](folder)
 
     def run(self, step: Step) -> None:
         match step.name:
@@ -138,7 +161,7 @@ class Witness:
             self._versions[i] = after if done else before | after
             self.acknowledged += done
 
-    def _compare(self, store: EdgeStore) -> None:
+    def _compare(self, store: Store) -> None:
         held = store.get([f"id-{i}" for i in self._versions])
         for (i, allowed), record in zip(self._versions.items(), held, strict=True):
             assert _version_of(record) in allowed, (i, record, allowed)
@@ -148,7 +171,7 @@ class Witness:
         _check_numbers(store, [record for record in held if record is not None])
 
 
-def _check_numbers(store: EdgeStore, records: Sequence[Record]) -> None:
+def _check_numbers(store: Store, records: Sequence[Record]) -> None:
     ids = [record.id for record in records]
     assert list(store.ids()) == sorted(ids)
     assert store.count() == len(ids)
@@ -207,6 +230,10 @@ def _killed(
         try:
             _await(log, moment, chance.randint(1, 3), child)
             time.sleep(chance.uniform(0, _SECONDS.get(moment, 0.01)))
+            if via == "apart" and number % 2:
+                # the process of the index; its caller ends by the error that says so
+                os.kill(holder_of(folder), signal.SIGKILL)
+                assert "was killed by SIGKILL" in child.communicate(timeout=60)[1]
         finally:
             child.kill()
     for line in log.read_text().splitlines(keepends=True):

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[4]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
-def said(folder: Path, deed: str) -> list[str]:
-    program = [sys.executable, "-m", "tests.unit.stores.edge.forking", str(folder), deed]
+def said(folder: Path, deed: str, kind: str = "inside") -> list[str]:
+    program = [sys.executable, "-m", "tests.unit.stores.edge.forking", str(folder), deed, kind]
     done = subprocess.run(
         program, cwd=ROOT, capture_output=True, text=True, check=False, timeout=2 * SECONDS
     )
@@ -22,8 +22,14 @@ def said(folder: Path, deed: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_an_index_that_came_by_fork_refuses_every_use_and_stays_its_parents(tmp_path: Path) -> None:
-    parent, *refused, before, after = said(tmp_path / "index", "use")
+KINDS = pytest.mark.parametrize("kind", ["inside", "apart"])
+
+
+@KINDS
+def test_an_index_that_came_by_fork_refuses_every_use_and_stays_its_parents(
+    tmp_path: Path, kind: str
+) -> None:
+    parent, *refused, before, after = said(tmp_path / "index", "use", kind)
     assert len(refused) == 10
     message = f"was opened by process {parent}, and came here by fork; open it in one process only"
     assert all(message in text for text in refused)
@@ -37,6 +43,7 @@ def test_a_child_that_closes_it_releases_nothing_and_meets_the_lock(tmp_path: Pa
     assert (before, after) == ("150", "150")
 
 
-def test_a_child_opens_the_folder_once_its_parent_has_closed_it(tmp_path: Path) -> None:
-    _, opened, after = said(tmp_path / "index", "open later")
+@KINDS
+def test_a_child_opens_the_folder_once_its_parent_has_closed_it(tmp_path: Path, kind: str) -> None:
+    _, opened, after = said(tmp_path / "index", "open later", kind)
     assert (opened, after) == ("no error", "150")

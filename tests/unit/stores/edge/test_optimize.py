@@ -204,7 +204,7 @@ def test_closing_waits_for_an_optimisation_that_runs(store: EdgeStore) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
-@pytest.mark.parametrize("via", ["store", "index"])
+@pytest.mark.parametrize("via", ["store", "index", "apart"])
 def test_an_index_survives_being_killed(tmp_path: Path, via: str) -> None:
     witness = Witness(tmp_path / "index", via)
     for number, moment in enumerate(MOMENTS[:3]):

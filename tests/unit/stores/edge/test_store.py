@@ -27,7 +27,7 @@ from bge_m3_integrations.types import (
     offsets_of,
     ordered_modes,
 )
-from tests.unit.stores.edge.programs import ENCODER, encoded, open_store
+from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded, open_store
 from tests.unit.stores.edge.test_points import IDS
 
 SOUND = Record("sound", "fox on the bridge", {"lang": "en", "end": "bridge"})
@@ -53,15 +53,16 @@ def store(tmp_path: Path) -> Iterator[EdgeStore]:
 class Reopened:
     """An index of one record that is closed and opened again after every misuse."""
 
-    def __init__(self, path: Path) -> None:
-        self.store = open_store(path)
+    def __init__(self, path: Path, kind: str) -> None:
+        self._open = OPEN[kind]
+        self.store = self._open(path)
         self.store.upsert([SOUND], encoded([SOUND]))
 
     def check(self) -> None:
         """It holds its one record, opens again, and takes another."""
         assert self.store.get([SOUND.id, BATCH[0].id, BATCH[-1].id]) == [SOUND, None, None]
         self.store.close()
-        self.store = open_store(self.store.path)
+        self.store = self._open(self.store.path)
         assert self.store.get([SOUND.id, BATCH[0].id, BATCH[-1].id]) == [SOUND, None, None]
         assert self.store.count() == 1
         other = Record("other", "cheese")
@@ -73,9 +74,11 @@ class Reopened:
         assert self.store.delete(ids=["other"]) == 1
 
 
-@pytest.fixture(scope="module")
-def reopened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reopened]:
-    held = Reopened(tmp_path_factory.mktemp("reopened") / "index")
+@pytest.fixture(scope="module", params=list(OPEN))
+def reopened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reopened]:
+    held = Reopened(tmp_path_factory.mktemp("reopened") / "index", request.param)
     yield held
     held.store.close()
 

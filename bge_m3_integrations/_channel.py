@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import traceback
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -12,6 +14,30 @@ from numpy.typing import NDArray
 # Larger messages make the receiver allocate more for each read than the pipe holds: 1 MiB passes
 # 2.3 GB/s, one message of 256 MiB 0.6 GB/s.
 _MESSAGE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no answer.
+
+    Attributes:
+        error: As it was raised, or what it was in words.
+    """
+
+    error: Exception
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """The error itself where it survives the way, else one that says what it was."""
+        trace = "".join(traceback.format_exception(error))
+        try:
+            copy = pickle.loads(pickle.dumps(error))
+        except Exception:
+            copy = None
+        if type(copy) is not type(error):
+            copy = RuntimeError(f"{type(error).__name__}: {error}")
+        copy.add_note(f"In the other process:\n{trace}")
+        return cls(copy)
 
 
 def send(connection: Connection, message: object) -> None:

@@ -1,0 +1,237 @@
+"""ApartStore: an index in a folder, searched in a process of its own.
+
+The engine holds Python's lock while it is called. In another process it is another lock: what is
+left to this one is to pack what is asked and to unpack what comes back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from bge_m3_integrations.errors import FilterError, StoreError
+from bge_m3_integrations.filters import PREDICATE, RECORD_PREDICATE, Filter, operators
+from bge_m3_integrations.stores.base import Capabilities, Page
+from bge_m3_integrations.stores.checks import id_list
+from bge_m3_integrations.stores.edge.host import Call
+from bge_m3_integrations.stores.edge.hosting import Hosting
+from bge_m3_integrations.stores.edge.manifest import Manifest
+from bge_m3_integrations.stores.edge.opened import Opened
+from bge_m3_integrations.stores.edge.points import body_of, record_of
+from bge_m3_integrations.stores.edge.store import capabilities_of
+from bge_m3_integrations.types import (
+    Candidate,
+    Components,
+    EmbeddingBatch,
+    Mode,
+    Modes,
+    Record,
+    as_modes,
+)
+
+
+def _leave(store: ApartStore) -> None:
+    store._hosting.leave()
+
+
+_OPENED: Opened[ApartStore] = Opened(_leave)
+
+
+class ApartStore:
+    """An `EdgeStore` that another process holds; its methods, numbers and errors are the same.
+
+    The process starts with the first `open` and ends with the last `close`, or with this process,
+    however that ends. Should it be killed itself, calls raise `StoreError` until the index is
+    closed and opened again; no write that returned is lost.
+
+    Made by `open`.
+    """
+
+    def __init__(self, path: Path, hosting: Hosting, manifest: Manifest) -> None:
+        self._path, self._hosting, self._manifest = path, hosting, manifest
+        self._handles = 1
+
+    @classmethod
+    def open(cls, path: str | Path, **options: Any) -> ApartStore:
+        """Open a folder's index, or begin one; a second `open` in this process shares the first.
+
+        Args:
+            path: The folder. It is made if it does not exist.
+            **options: Those of `EdgeStore.open`.
+
+        Returns:
+            The store; `close` it as often as it was opened.
+
+        Raises:
+            StoreError: See `EdgeStore.open`; also where the process cannot be started.
+            InputError: See `EdgeStore.open`.
+        """
+        place = Path(path).resolve()
+        asked = Call("open", options=options)
+        with _OPENED.lock:
+            held = _OPENED.at.get(place)
+            if held is not None and held._hosting.alive:
+                held._hosting.ask(asked)
+                held._handles += 1
+                return held
+            hosting = Hosting(place)
+            try:
+                manifest, _ = hosting.ask(asked)
+            except BaseException:
+                hosting.end()
+                raise
+            _OPENED.at[place] = store = cls(place, hosting, manifest)
+            return store
+
+    @staticmethod
+    def is_open(path: str | Path) -> bool:
+        """Whether this process has the folder's index open in a process of its own."""
+        with _OPENED.lock:
+            return Path(path).resolve() in _OPENED.at
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the folder says of itself; what it said last, once closed."""
+        with suppress(StoreError):
+            self._manifest = self._ask("manifest")
+        return self._manifest
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything but Python functions, in the modes it keeps: those stay in this process."""
+        held = capabilities_of(self._manifest)
+        return replace(held, operators=held.operators - {PREDICATE})
+
+    def check_records(self, records: Sequence[Record]) -> None:
+        """See `EdgeStore.check_records`."""
+        for record in records:
+            body_of(record)
+
+    def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
+        """See `EdgeStore.upsert`."""
+        self._ask("upsert", _plain(records), embeddings)
+
+    def rewrite(self, records: Sequence[Record]) -> None:
+        """See `EdgeStore.rewrite`."""
+        self._ask("rewrite", _plain(records))
+
+    def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
+        """See `Store.text_hashes`."""
+        return self._items("text_hashes", list(id_list(ids)))
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
+        """See `Store.delete`."""
+        listed = None if ids is None else list(id_list(ids))
+        return int(self._ask("delete", ids=listed, where=_sent(where)))
+
+    def get(self, ids: Sequence[str]) -> list[Record | None]:
+        """See `Store.get`."""
+        return self._items("get", list(id_list(ids)))
+
+    def scroll(
+        self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
+    ) -> Page:
+        """See `Store.scroll`."""
+        call = Call("scroll", (_sent(where),), {"after": after, "limit": limit})
+        page: Page
+        page, records = self._hosting.ask(call)
+        return replace(page, records=records)
+
+    def ids(self, where: Filter | None = None) -> Iterator[str]:
+        """See `Store.ids`; of the moment of the call."""
+        return iter(self._items("ids", _sent(where)))
+
+    def find(
+        self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
+    ) -> list[list[Candidate]]:
+        """See `EdgeStore.find`."""
+        return self._items("find", queries, mode, limit=limit, where=_sent(where))
+
+    def score(
+        self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
+    ) -> list[Components]:
+        """See `EdgeStore.score`."""
+        wanted = [list(id_list(row)) for row in ids]
+        return self._items("score", queries, wanted, as_modes(modes))
+
+    def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
+        """See `EdgeStore.vectors`."""
+        found: EmbeddingBatch = self._ask("vectors", list(id_list(ids)), as_modes(modes))
+        return found
+
+    def count(self, where: Filter | None = None) -> int:
+        """See `Store.count`."""
+        return int(self._ask("count", _sent(where)))
+
+    def flush(self) -> None:
+        """See `Store.flush`: what was written survives a power cut."""
+        self._ask("flush")
+
+    def optimize(
+        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """See `EdgeStore.optimize`; not `apart`, searches of this index wait, and nothing else."""
+        self._change("optimize", progress, apart=apart)
+
+    def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
+        """See `EdgeStore.compact`."""
+        self._change("compact", progress)
+
+    def set_filter_fields(
+        self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """See `EdgeStore.set_filter_fields`."""
+        self._change("set_filter_fields", progress, fields=fields)
+
+    def backup(self, path: str | Path) -> None:
+        """See `EdgeStore.backup`."""
+        self._ask("backup", Path(path).resolve())
+
+    def close(self) -> None:
+        """See `Store.close`: the last of its users' handles closes it, and ends the process."""
+        if self._hosting.inherited:
+            return
+        with _OPENED.lock:
+            self._handles = max(0, self._handles - 1)
+            if self._handles or _OPENED.at.get(self._path) is not self:
+                return
+            del _OPENED.at[self._path]
+            self._hosting.end()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a handle on one collection: frameworks copy the objects that hold it
+
+    def _change(self, name: str, progress: Callable[[str], None] | None, **options: Any) -> None:
+        self._hosting.ask(Call(name, options=options, told=True), progress)
+
+    def _ask(self, name: str, *arguments: Any, **options: Any) -> Any:
+        return self._hosting.ask(Call(name, arguments, options))[0]
+
+    def _items(self, name: str, *arguments: Any, **options: Any) -> list[Any]:
+        return self._hosting.ask(Call(name, arguments, options))[1]
+
+
+def _plain(records: Sequence[Record]) -> list[Record]:
+    """Records of nothing but JSON's own types, as the store gives them back."""
+    return [
+        record_of({"name": json.dumps(record.id), "body": body_of(record)}) for record in records
+    ]
+
+
+def _sent(where: Filter | None) -> Filter | None:
+    """A filter that can go to another process; `FilterError` for one that cannot."""
+    if where is not None and (functions := operators(where) & {PREDICATE, RECORD_PREDICATE}):
+        raise FilterError(
+            f"a filter with {sorted(functions)} holds a Python function, which does not go to the "
+            "process of the index; search through HybridIndex, which looks at the records here"
+        )
+    return where

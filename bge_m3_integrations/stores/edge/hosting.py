@@ -1,0 +1,246 @@
+"""The caller's side of a process that holds an index: starting it, asking it, noticing its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any
+
+from bge_m3_integrations._channel import Failure, receive, send
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.host import Call, Done, Part, Told
+
+_PROGRAM = "bge_m3_integrations.stores.edge.hosted"
+_DYING = 1.0
+"""Seconds between a process' last word and its end."""
+_GRACE = 60.0
+"""Seconds that it may take to bring everything to disk before it is left to itself."""
+_WRITES = frozenset({"upsert", "rewrite", "delete"})
+"""Calls whose end is waited for even when the caller is interrupted: what it writes next comes
+after them."""
+
+
+class Hosting:
+    """A process that holds the index of a folder.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        StoreError: It cannot be started.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._pid = path, os.getpid()
+        self._state = threading.Condition()
+        self._asking, self._ended = 0, False
+        self._idle: list[Connection] = []
+        self._key = secrets.token_bytes(32)
+        command = [sys.executable, "-m", _PROGRAM, str(path), str(self._pid)]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise StoreError(f"no process can be started for {path}: {error}") from error
+        self._stop = weakref.finalize(self, _stop, self._process, self._pid)  # also at exit
+        try:
+            self._address = self._greeted()
+        except BaseException:
+            self._stop()
+            raise
+
+    def ask(
+        self, call: Call, progress: Callable[[str], None] | None = None
+    ) -> tuple[Any, list[Any]]:
+        """Have something done; several threads may ask at once.
+
+        Args:
+            call: What.
+            progress: Is told what happens meanwhile, where the call has that; what it raises ends
+                the call.
+
+        Returns:
+            The answer, and the items of an answer that is a list.
+
+        Raises:
+            StoreError: The process ended, or this one is a fork of the one that started it, or
+                `end` was called. Also whatever the store raises.
+        """
+        self._check_own()
+        with self._running():
+            return self._asked(call, progress)
+
+    def end(self) -> None:
+        """Refuse further calls, wait for those that run, then close the store and the process."""
+        with self._state:
+            self._ended = True
+            self._state.wait_for(lambda: not self._asking)
+        try:
+            if self.alive:
+                self._asked(Call("close"), None)
+        except StoreError:
+            if self.alive:
+                raise  # the store's own; else there is nothing left to close
+        finally:
+            for connection in self._idle:
+                connection.close()
+            self._stop()
+
+    def leave(self) -> None:
+        """In a forked child: let go of the parent's process, which ends when nobody holds it."""
+        for held in (self._process.stdin, *self._idle):
+            if held is not None:
+                with suppress(OSError):
+                    held.close()
+        self._idle.clear()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    @property
+    def inherited(self) -> bool:
+        """Whether a process that this one was forked from started it."""
+        return self._pid != os.getpid()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with self._state:
+            if self._ended:
+                raise StoreError(f"the index in {self._path} is closed; open it again")
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._asking -= 1
+                self._state.notify_all()
+
+    def _asked(self, call: Call, progress: Callable[[str], None] | None) -> tuple[Any, list[Any]]:
+        try:
+            connection = self._connected()
+            try:
+                send(connection, call)
+                if call.name in _WRITES:
+                    _wait(connection)
+                answer, items = _answer(connection, progress)
+            except BaseException:
+                connection.close()  # in the middle of a conversation
+                raise
+        except (EOFError, OSError) as error:
+            raise StoreError(self._obituary(error)) from error
+        except _OfProgressError as error:
+            raise error.raised from None
+        with self._state:
+            self._idle.append(connection)
+        if isinstance(answer, Failure):
+            raise answer.error
+        return answer, items
+
+    def _greeted(self) -> Any:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        with suppress(OSError, ValueError), stdout:
+            stdin.write(self._key.hex() + "\n")
+            stdin.flush()
+            return json.loads(stdout.readline())
+        raise StoreError(self._obituary("it never said where it is"))
+
+    def _connected(self) -> Connection:
+        with self._state:
+            if self._idle:
+                return self._idle.pop()
+        connection = Client(self._address)
+        connection.send_bytes(self._key)
+        return connection
+
+    def _check_own(self) -> None:
+        if self.inherited:
+            raise StoreError(
+                f"the index in {self._path} was opened by process {self._pid}, and came here by "
+                "fork; open it in one process only, after the fork"
+            )
+
+    def _obituary(self, cause: object) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DYING)
+        how = _how(self._process.returncode, cause)
+        return (
+            f"the process that held the index in {self._path} (pid {self._process.pid}) {how}; "
+            "what was written before is kept: close the index and open it again"
+        )
+
+
+class _OfProgressError(Exception):
+    """What `progress` raised: no end of the process, whatever it is."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__()
+        self.raised = raised
+
+
+def _wait(connection: Connection) -> None:
+    """Until the answer is there; who is interrupted meanwhile waits on, once."""
+    try:
+        connection.poll(None)
+    except BaseException:
+        connection.poll(None)
+        raise
+
+
+def _answer(
+    connection: Connection, progress: Callable[[str], None] | None
+) -> tuple[Any, list[Any]]:
+    items: list[Any] = []
+    while True:
+        match receive(connection):
+            case Part(items=more):
+                items += more
+            case Told(text=text):
+                _pass_on(text, progress)
+            case Done(value=value):
+                return value, items
+            case Failure() as failure:
+                return failure, items
+
+
+def _pass_on(text: str, progress: Callable[[str], None] | None) -> None:
+    if progress is not None:
+        try:
+            progress(text)
+        except BaseException as error:
+            raise _OfProgressError(error) from error
+
+
+def _how(code: int | None, cause: object) -> str:
+    if code is None:
+        return f"does not answer ({cause!r})"
+    if code >= 0:
+        return f"ended with exit code {code}; its own output may say why"
+    known = {number.value: number.name for number in signal.Signals}
+    killed = known.get(-code, f"signal {-code}")
+    by = " (the system kills processes when memory is full)" if killed == "SIGKILL" else ""
+    return f"was killed by {killed}{by}"
+
+
+def _stop(process: subprocess.Popen[str], owner: int) -> None:
+    if os.getpid() != owner:  # a fork has the objects, but the process is not its child
+        return
+    if process.stdin is not None:
+        with suppress(OSError):
+            process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):  # it goes on alone, and loses nothing
+        process.wait(_GRACE)
