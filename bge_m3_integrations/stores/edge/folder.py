@@ -186,8 +186,9 @@ def _unwritable(path: Path, error: Exception) -> StoreError:
 def _holder(file: Path) -> str:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
+        place = f"on {held['host']} since {held['since']}"
         caller = f" for process {held['for']}" if held.get("for") else ""
-        return f"process {held['pid']}{caller} on {held['host']} since {held['since']}"
+        return f"process {held['pid']}{caller} {place}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 

@@ -399,7 +399,16 @@ def test_a_dead_process_is_replaced_for_who_opens_the_index_again(store: ApartSt
     again.close()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, as in a program of one's own; a worker of the test runner ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @by_signal
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_write_has_ended_when_the_interruption_is_raised(
     store: ApartStore,
 ) -> None:

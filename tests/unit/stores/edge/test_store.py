@@ -339,6 +339,7 @@ CALLS: dict[str, Callable[[EdgeStore], object]] = {
 }
 
 
+@pytest.mark.parametrize("reopened", ["inside"], indirect=True)
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("error", [PanicException("broken"), RuntimeError("broken")])
 def test_what_the_engine_raises_becomes_our_error(
