@@ -412,17 +412,24 @@ def interruptible() -> Iterator[None]:
 def test_an_interrupted_write_has_ended_when_the_interruption_is_raised(
     store: ApartStore,
 ) -> None:
-    interrupting = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        write_on_and_on(store, interrupting)
-    held = store.get([record.id for record in RECORDS])
-    assert len({record and record.metadata["round"] for record in held}) == 1
+    numbers = encoded(LONG)
+    for pause in (0.03, 0.05, 0.07, 0.09, 0.11):
+        interrupting = threading.Timer(pause, os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            write_on_and_on(store, numbers, interrupting)
+        held = store.get([record.id for record in LONG])
+        assert len({record and record.metadata["round"] for record in held}) == 1
 
 
-def write_on_and_on(store: ApartStore, interrupting: threading.Timer) -> None:
+LONG = [Record(f"long-{i}", "fox bridge " * 200) for i in range(60)]
+"""Some twenty calls of the engine."""
+
+
+def write_on_and_on(
+    store: ApartStore, numbers: EmbeddingBatch, interrupting: threading.Timer
+) -> None:
     for number in range(1000):
-        records = [replace(record, metadata={"round": number}) for record in RECORDS]
-        store.upsert(records, encoded(RECORDS))
+        store.upsert([replace(record, metadata={"round": number}) for record in LONG], numbers)
         if number == 1:
             interrupting.start()
 
