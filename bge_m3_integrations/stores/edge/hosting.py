@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -133,11 +134,11 @@ class Hosting:
             connection = self._connected()
             try:
                 send(connection, call)
-                if call.name in _WRITES:
-                    _wait(connection)
                 answer, items = _answer(connection, progress)
-            except BaseException:
-                connection.close()  # in the middle of a conversation
+            except BaseException:  # in the middle of a conversation
+                if call.name in _WRITES:
+                    _let_end(connection)
+                connection.close()
                 raise
         except (EOFError, OSError) as error:
             raise StoreError(self._obituary(error)) from error
@@ -192,13 +193,12 @@ class _OfProgressError(Exception):
         self.raised = raised
 
 
-def _wait(connection: Connection) -> None:
-    """Until the answer is there; who is interrupted meanwhile waits on, once."""
-    try:
+def _let_end(connection: Connection) -> None:
+    """Say that no more comes, and wait until a call that came whole is done."""
+    with suppress(OSError):  # the process is gone; or a pipe of Windows, which has no such word
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+            end.shutdown(socket.SHUT_WR)
         connection.poll(None)
-    except BaseException:
-        connection.poll(None)
-        raise
 
 
 def _answer(
