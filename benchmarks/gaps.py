@@ -136,18 +136,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measured(store: str, documents: int, repeats: int, frozen: bool) -> list[Row]:
     engine = BGEM3(_Sleeping(dim=1024, colbert_dim=256))
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "index"
-        index = HybridIndex.open(place, engine) if store == "edge" else HybridIndex(engine)
-        with index:
-            BGEM3VectorStore(index).add(_nodes(0, documents))
-            rows = []
-            for name, count, work in _works(index, repeats):
-                rows.append(
-                    _row(store, name, frozen, [asyncio.run(_gap(work)) for _ in range(count)])
-                )
-                print(*rows[-1].cells(), flush=True)
-            return rows
+    rows = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _index(store, Path(folder) / "index", engine) as index,
+    ):
+        BGEM3VectorStore(index).add(_nodes(0, documents))
+        for name, count, work in _works(index, repeats):
+            gaps = [asyncio.run(_gap(work)) for _ in range(count)]
+            rows.append(_row(store, name, frozen, gaps))
+            print(*rows[-1].cells(), flush=True)
+    return rows
+
+
+def _index(store: str, place: Path, engine: BGEM3) -> HybridIndex:
+    if store == "memory":
+        return HybridIndex(engine)
+    return HybridIndex.open(place, engine, colbert="turbo8", apart=store == "apart")
 
 
 def _row(store: str, work: str, frozen: bool, gaps: Sequence[Gap]) -> Row:
@@ -205,9 +210,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--documents", type=int, default=10_000, help="in the index")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--model", action="store_true", help="load torch and the demo model first")
-    parser.add_argument(
-        "--stores", nargs="+", choices=["memory", "edge"], default=["memory", "edge"]
-    )
+    stores = ["memory", "edge", "apart"]
+    parser.add_argument("--stores", nargs="+", choices=stores, default=stores)
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path)
     return parser

@@ -610,6 +610,8 @@ class HybridIndex:
         self.close()
 
     def _durable(self, what: str) -> OffersBackup:
+        if isinstance(self._store, _Closed):
+            raise StoreError(_CLOSED)
         if not isinstance(self._store, OffersBackup):
             raise StoreError(
                 f"{what} needs an index in a folder, from HybridIndex.open(path); this one is over "
@@ -629,11 +631,14 @@ class HybridIndex:
         return make_plan(options, modes=self.modes, findable=findable)
 
 
+_CLOSED = "this index is closed; make or open another one"
+
+
 class _Closed:
     """What a closed index has in place of its store."""
 
     def __getattr__(self, name: str) -> Any:
-        raise StoreError("this index is closed; make or open another one")
+        raise StoreError(_CLOSED)
 
 
 def _refuse_string(queries: Sequence[str]) -> None:

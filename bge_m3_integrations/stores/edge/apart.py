@@ -6,22 +6,26 @@ left to this one is to pack what is asked and to unpack what comes back.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from bge_m3_integrations.errors import FilterError, StoreError
-from bge_m3_integrations.filters import PREDICATE, RECORD_PREDICATE, Filter, operators
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.filters import PREDICATE, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
-from bge_m3_integrations.stores.checks import id_list
 from bge_m3_integrations.stores.edge.host import Call
 from bge_m3_integrations.stores.edge.hosting import Hosting
 from bge_m3_integrations.stores.edge.manifest import Manifest
-from bge_m3_integrations.stores.edge.opened import Opened
-from bge_m3_integrations.stores.edge.points import body_of, record_of
+from bge_m3_integrations.stores.edge.opened import Opened, Places
+from bge_m3_integrations.stores.edge.plain import (
+    plain_filter,
+    plain_ids,
+    plain_records,
+    plain_texts,
+)
+from bge_m3_integrations.stores.edge.points import body_of
 from bge_m3_integrations.stores.edge.store import capabilities_of
 from bge_m3_integrations.types import (
     Candidate,
@@ -31,14 +35,11 @@ from bge_m3_integrations.types import (
     Modes,
     Record,
     as_modes,
+    ordered_modes,
 )
 
-
-def _leave(store: ApartStore) -> None:
-    store._hosting.leave()
-
-
-_OPENED: Opened[ApartStore] = Opened(_leave)
+_OPENED: Opened[ApartStore] = Opened(lambda store: None)  # a fork leaves the process itself
+_PLACES = Places()
 
 
 class ApartStore:
@@ -71,8 +72,10 @@ class ApartStore:
             InputError: See `EdgeStore.open`.
         """
         place = Path(path).resolve()
+        if options.get("filter_fields") is not None:
+            options["filter_fields"] = plain_ids(options["filter_fields"])
         asked = Call("open", options=options)
-        with _OPENED.lock:
+        with _PLACES.of(place):
             held = _OPENED.at.get(place)
             if held is not None and held._hosting.alive:
                 held._hosting.ask(asked)
@@ -90,8 +93,7 @@ class ApartStore:
     @staticmethod
     def is_open(path: str | Path) -> bool:
         """Whether this process has the folder's index open in a process of its own."""
-        with _OPENED.lock:
-            return Path(path).resolve() in _OPENED.at
+        return Path(path).resolve() in _OPENED.at
 
     @property
     def path(self) -> Path:
@@ -107,7 +109,10 @@ class ApartStore:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Everything but Python functions, in the modes it keeps: those stay in this process."""
+        """Everything but Python functions, in the modes it keeps.
+
+        What a function is about is read into this process first, by the index.
+        """
         held = capabilities_of(self._manifest)
         return replace(held, operators=held.operators - {PREDICATE})
 
@@ -118,59 +123,61 @@ class ApartStore:
 
     def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
         """See `EdgeStore.upsert`."""
-        self._ask("upsert", _plain(records), embeddings)
+        self._ask("upsert", plain_records(records), embeddings)
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """See `EdgeStore.rewrite`."""
-        self._ask("rewrite", _plain(records))
+        self._ask("rewrite", plain_records(records))
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
         """See `Store.text_hashes`."""
-        return self._items("text_hashes", list(id_list(ids)))
+        return self._items("text_hashes", plain_ids(ids))
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """See `Store.delete`."""
-        listed = None if ids is None else list(id_list(ids))
-        return int(self._ask("delete", ids=listed, where=_sent(where)))
+        listed = None if ids is None else plain_ids(ids)
+        return int(self._ask("delete", ids=listed, where=plain_filter(where)))
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
         """See `Store.get`."""
-        return self._items("get", list(id_list(ids)))
+        return self._items("get", plain_ids(ids))
 
     def scroll(
         self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """See `Store.scroll`."""
-        call = Call("scroll", (_sent(where),), {"after": after, "limit": limit})
+        call = Call("scroll", (plain_filter(where),), {"after": after, "limit": limit})
         page: Page
         page, records = self._hosting.ask(call)
         return replace(page, records=records)
 
     def ids(self, where: Filter | None = None) -> Iterator[str]:
         """See `Store.ids`; of the moment of the call."""
-        return iter(self._items("ids", _sent(where)))
+        return iter(self._items("ids", plain_filter(where)))
 
     def find(
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
     ) -> list[list[Candidate]]:
         """See `EdgeStore.find`."""
-        return self._items("find", queries, mode, limit=limit, where=_sent(where))
+        return self._items(
+            "find", queries, plain_texts([mode])[0], limit=limit, where=plain_filter(where)
+        )
 
     def score(
         self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
     ) -> list[Components]:
         """See `EdgeStore.score`."""
-        wanted = [list(id_list(row)) for row in ids]
-        return self._items("score", queries, wanted, as_modes(modes))
+        wanted = [plain_ids(row) for row in ids]
+        return self._items("score", queries, wanted, _modes(modes))
 
     def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
         """See `EdgeStore.vectors`."""
-        found: EmbeddingBatch = self._ask("vectors", list(id_list(ids)), as_modes(modes))
+        found: EmbeddingBatch = self._ask("vectors", plain_ids(ids), _modes(modes))
         return found
 
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
-        return int(self._ask("count", _sent(where)))
+        return int(self._ask("count", plain_filter(where)))
 
     def flush(self) -> None:
         """See `Store.flush`: what was written survives a power cut."""
@@ -179,7 +186,7 @@ class ApartStore:
     def optimize(
         self, *, apart: bool = False, progress: Callable[[str], None] | None = None
     ) -> None:
-        """See `EdgeStore.optimize`; not `apart`, searches of this index wait, and nothing else."""
+        """See `EdgeStore.optimize`; if not `apart`, only calls of this index wait for it."""
         self._change("optimize", progress, apart=apart)
 
     def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
@@ -190,7 +197,8 @@ class ApartStore:
         self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
     ) -> None:
         """See `EdgeStore.set_filter_fields`."""
-        self._change("set_filter_fields", progress, fields=fields)
+        named = None if fields is None else plain_ids(fields)
+        self._change("set_filter_fields", progress, fields=named)
 
     def backup(self, path: str | Path) -> None:
         """See `EdgeStore.backup`."""
@@ -200,7 +208,7 @@ class ApartStore:
         """See `Store.close`: the last of its users' handles closes it, and ends the process."""
         if self._hosting.inherited:
             return
-        with _OPENED.lock:
+        with _PLACES.of(self._path):
             self._handles = max(0, self._handles - 1)
             if self._handles or _OPENED.at.get(self._path) is not self:
                 return
@@ -220,18 +228,5 @@ class ApartStore:
         return self._hosting.ask(Call(name, arguments, options))[1]
 
 
-def _plain(records: Sequence[Record]) -> list[Record]:
-    """Records of nothing but JSON's own types, as the store gives them back."""
-    return [
-        record_of({"name": json.dumps(record.id), "body": body_of(record)}) for record in records
-    ]
-
-
-def _sent(where: Filter | None) -> Filter | None:
-    """A filter that can go to another process; `FilterError` for one that cannot."""
-    if where is not None and (functions := operators(where) & {PREDICATE, RECORD_PREDICATE}):
-        raise FilterError(
-            f"a filter with {sorted(functions)} holds a Python function, which does not go to the "
-            "process of the index; search through HybridIndex, which looks at the records here"
-        )
-    return where
+def _modes(modes: Modes) -> list[str]:
+    return plain_texts(ordered_modes(as_modes(modes)))

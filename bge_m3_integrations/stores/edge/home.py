@@ -132,7 +132,10 @@ def _optimize_in_child(
     program = [sys.executable, "-m", "bge_m3_integrations.stores.edge.optimise"]
     command = [*program, str(shard), json.dumps(asdict(layout)), "vacuum" if vacuum else "keep"]
     start = time.monotonic()
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+    # not this process' own input: where that is a pipe being read, Windows' Python waits for it
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as child:
         try:
             while True:
                 tell(f"building, {time.monotonic() - start:.0f} s")

@@ -178,9 +178,13 @@ def _welcome(listener: Listener, key: bytes, host: Host) -> None:
     while True:
         try:
             connection = listener.accept()
-            threading.Thread(target=_met, args=(connection, key, host), daemon=True).start()
-        except Exception:  # too many files or threads, or the listener is closed
+        except OSError:  # too many files, or the listener is closed
             time.sleep(0.1)
+            continue
+        try:
+            threading.Thread(target=_met, args=(connection, key, host), daemon=True).start()
+        except RuntimeError:  # too many threads
+            connection.close()
 
 
 def _met(connection: Connection, key: bytes, host: Host) -> None:

@@ -26,9 +26,22 @@ _DYING = 1.0
 """Seconds between a process' last word and its end."""
 _GRACE = 60.0
 """Seconds that it may take to bring everything to disk before it is left to itself."""
-_WRITES = frozenset({"upsert", "rewrite", "delete"})
+_WRITES = frozenset({"upsert", "rewrite", "delete", "set_filter_fields"})
 """Calls whose end is waited for even when the caller is interrupted: what it writes next comes
 after them."""
+
+
+_STARTED: weakref.WeakSet[Hosting] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for hosting in list(_STARTED):
+        hosting.leave()
+    _STARTED.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Hosting:
@@ -44,7 +57,8 @@ class Hosting:
     def __init__(self, path: Path) -> None:
         self._path, self._pid = path, os.getpid()
         self._state = threading.Condition()
-        self._asking, self._ended = 0, False
+        self._asking: dict[object, int] = {}
+        self._ended = False
         self._idle: list[Connection] = []
         self._key = secrets.token_bytes(32)
         command = [sys.executable, "-m", _PROGRAM, str(path), str(self._pid)]
@@ -54,6 +68,7 @@ class Hosting:
             )
         except OSError as error:
             raise StoreError(f"no process can be started for {path}: {error}") from error
+        _STARTED.add(self)
         self._stop = weakref.finalize(self, _stop, self._process, self._pid)  # also at exit
         try:
             self._address = self._greeted()
@@ -84,10 +99,10 @@ class Hosting:
 
     def end(self) -> None:
         """Refuse further calls, wait for those that run, then close the store and the process."""
-        with self._state:
-            self._ended = True
-            self._state.wait_for(lambda: not self._asking)
         try:
+            with self._state:
+                self._ended = True
+                self._state.wait_for(self._is_quiet)
             if self.alive:
                 self._asked(Call("close"), None)
         except StoreError:
@@ -118,32 +133,36 @@ class Hosting:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        with self._state:
-            if self._ended:
-                raise StoreError(f"the index in {self._path} is closed; open it again")
-            self._asking += 1
+        call = object()
         try:
+            with self._state:
+                if self._ended:
+                    raise StoreError(f"the index in {self._path} is closed; open it again")
+                self._asking[call] = threading.get_ident()
             yield
         finally:
             with self._state:
-                self._asking -= 1
+                self._asking.pop(call, None)
                 self._state.notify_all()
 
+    def _is_quiet(self) -> bool:
+        """Whether no other thread's call runs; one's own is under way where `progress` closes."""
+        return set(self._asking.values()) <= {threading.get_ident()}
+
     def _asked(self, call: Call, progress: Callable[[str], None] | None) -> tuple[Any, list[Any]]:
+        connection = self._connected()
         try:
-            connection = self._connected()
-            try:
-                send(connection, call)
-                answer, items = _answer(connection, progress)
-            except BaseException:  # in the middle of a conversation
-                if call.name in _WRITES:
-                    _let_end(connection)
-                connection.close()
-                raise
-        except (EOFError, OSError) as error:
-            raise StoreError(self._obituary(error)) from error
-        except _OfProgressError as error:
-            raise error.raised from None
+            send(connection, call)
+            answer, items = _answer(connection, progress)
+        except BaseException as error:  # in the middle of a conversation
+            if call.name in _WRITES:
+                _let_end(connection)
+            connection.close()
+            if isinstance(error, _OfProgressError):
+                raise error.raised from None
+            if isinstance(error, EOFError | OSError) and self._is_of_the_end(error):
+                raise StoreError(self._obituary(error)) from error
+            raise
         with self._state:
             self._idle.append(connection)
         if isinstance(answer, Failure):
@@ -164,9 +183,20 @@ class Hosting:
         with self._state:
             if self._idle:
                 return self._idle.pop()
-        connection = Client(self._address)
-        connection.send_bytes(self._key)
+        try:
+            connection = Client(self._address)
+            connection.send_bytes(self._key)
+        except (EOFError, OSError) as error:
+            raise StoreError(self._obituary(error)) from error
         return connection
+
+    def _is_of_the_end(self, error: Exception) -> bool:
+        """Whether it is the connection's error, not that of a signal handler of the caller's."""
+        if isinstance(error, EOFError | ConnectionError):
+            return True
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DYING)
+        return not self.alive
 
     def _check_own(self) -> None:
         if self.inherited:
@@ -195,10 +225,11 @@ class _OfProgressError(Exception):
 
 def _let_end(connection: Connection) -> None:
     """Say that no more comes, and wait until a call that came whole is done."""
-    with suppress(OSError):  # the process is gone; or a pipe of Windows, which has no such word
-        with socket.socket(fileno=os.dup(connection.fileno())) as end:
-            end.shutdown(socket.SHUT_WR)
-        connection.poll(None)
+    # errors: the process is gone; or it is a pipe of Windows, which has no such word
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_WR)
+        while end.recv(1 << 16):
+            pass
 
 
 def _answer(

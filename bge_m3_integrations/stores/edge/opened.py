@@ -38,6 +38,19 @@ class Opened(Generic[_Index]):
             self._leave(index)
 
 
+class Places:
+    """A lock for each folder; a forked child begins with none that is held."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Path, threading.Lock] = {}
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._locks.clear)
+
+    def of(self, place: Path) -> threading.Lock:
+        """The lock of a folder, the same to everybody."""
+        return self._locks.setdefault(place, threading.Lock())
+
+
 def close_inherited(place: Path) -> None:
     """In a forked child, close what came along of a file or folder: a lock counts until then."""
     try:

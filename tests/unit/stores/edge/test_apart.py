@@ -21,7 +21,7 @@ import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
-from bge_m3_integrations.filters import Compare, Predicate
+from bge_m3_integrations.filters import Compare, Not, Predicate
 from bge_m3_integrations.langchain import BGEM3VectorStore
 from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, hosting
 from bge_m3_integrations.stores.edge.folder import Folder
@@ -143,14 +143,15 @@ def test_the_folder_of_a_caller_that_is_gone_is_waited_for(
         pass
     monkeypatch.setattr(Folder, "caller", ended.pid if gone else os.getpid())
     held = Folder(tmp_path)
-    timer = threading.Timer(0.3, held.release)
-    timer.start()
     if gone:
+        timer = threading.Timer(0.3, held.release)
+        timer.start()
         Folder(tmp_path).release()
+        timer.join()
     else:
         with pytest.raises(StoreError, match="in use by"):
             Folder(tmp_path)
-    timer.join()
+        held.release()
 
 
 def test_a_vector_store_searches_its_folder_apart(tmp_path: Path) -> None:
@@ -215,9 +216,7 @@ def test_a_python_function_looks_at_the_records_in_this_process(tmp_path: Path) 
         index.add(RECORDS[:10])
         found = index.search("fox", where=lambda metadata: metadata["n"] in {3, 5})
         assert {hit.id for hit in found} == {"0003", "0005"}
-        with pytest.raises(
-            FilterError, match="a Python function, which does not go to the process"
-        ):
+        with pytest.raises(FilterError, match="does not go to the process of the index"):
             index.store.count(Predicate(lambda metadata: True))
 
 
@@ -229,7 +228,8 @@ def test_values_arrive_as_json_has_them_whatever_their_classes(store: ApartStore
     metadata = MappingProxyType({"lang": Lang.EN, "n": 1})
     store.upsert([Record("a", "fox", metadata)], encoded(RECORDS[:1]))
     assert store.get(["a"]) == [Record("a", "fox", {"lang": "en", "n": 1})]
-    assert store.count(Compare("lang", "$eq", "en")) == 1
+    assert store.count(Compare("lang", "$eq", Lang.EN)) == 1
+    assert store.count(Not(Compare("lang", "$in", [Lang.EN, "de"]))) == 0
     modes = dict.fromkeys(["dense"]).keys()
     assert store.vectors(["a"], modes).dense is not None
 
@@ -251,6 +251,7 @@ def test_who_does_not_know_the_key_gets_no_answer(store: ApartStore) -> None:
     with pytest.raises((EOFError, OSError)):
         stranger.recv_bytes()
     with Client(store._hosting._address):  # says nothing, and nobody waits for it
+        store._hosting._idle.clear()
         assert store.count() == 0
 
 
@@ -370,20 +371,51 @@ def test_closing_waits_for_calls_that_run(
     store: ApartStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
+    said: list[str] = []
     started = threading.Event()
-    send = hosting.send
+    send, answer = hosting.send, hosting._answer
 
-    def noted(*arguments: Any) -> None:
-        send(*arguments)
+    def sent(connection: Any, call: Any) -> None:
+        send(connection, call)
+        said.append(call.name)
         started.set()
 
-    monkeypatch.setattr(hosting, "send", noted)
+    def answered(*arguments: Any) -> Any:
+        found = answer(*arguments)
+        said.append("answer")
+        return found
+
+    monkeypatch.setattr(hosting, "send", sent)
+    monkeypatch.setattr(hosting, "_answer", answered)
     with ThreadPoolExecutor() as threads:
         found = threads.submit(store.find, query(), "colbert", limit=300)
         started.wait()
         store.close()
-        assert found.done()
         assert len(found.result()[0]) == 300
+    assert said == ["find", "answer", "close", "answer"]
+
+
+def test_what_closes_it_while_it_tells_its_progress_does_not_wait_for_itself(
+    store: ApartStore,
+) -> None:
+    def closing(text: str) -> None:
+        store.close()
+
+    store.set_filter_fields(["n"], progress=closing)
+    assert not store._hosting.alive
+
+
+def test_an_error_of_the_callers_own_signal_handler_is_no_end(
+    store: ApartStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*arguments: Any) -> Any:
+        raise TimeoutError("mine")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hosting, "_answer", late)
+        with pytest.raises(TimeoutError, match="mine"):
+            store.count()
+    assert store.count() == 0
 
 
 @by_signal
