@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -38,6 +39,16 @@ class Failure:
             copy = RuntimeError(f"{type(error).__name__}: {error}")
         copy.add_note(f"In the other process:\n{trace}")
         return cls(copy)
+
+
+def how_ended(code: int) -> str:
+    """What a process' exit code says, as the end of a sentence that names the process."""
+    if code >= 0:
+        return f"ended with exit code {code}; its own output may say why"
+    known = {number.value: number.name for number in signal.Signals}
+    killed = known.get(-code, f"signal {-code}")
+    by = " (the system kills processes when memory is full)" if killed == "SIGKILL" else ""
+    return f"was killed by {killed}{by}"
 
 
 def send(connection: Connection, message: object) -> None:

@@ -59,8 +59,8 @@ def plan(
     """
     if device.type == "cpu":
         parts = windows(pack.lengths, size=_WINDOW)
-        # float32 products gain nothing over torch's own blockwise kernel, half-precision ones do,
-        # except where a lone query's few tokens cost less than the calls
+        # float32 products gain over torch's own blockwise kernel in long texts only, half-precision
+        # ones do, except where a lone query's few tokens cost less than the calls
         if dtype == torch.float32 or len(pack.ids) <= _FEW:
             product = float32_product() if dtype == torch.float32 else None
             return Sdpa(heads, tuple(_whole(window, dtype, product) for window in parts), product)
@@ -85,9 +85,13 @@ class _Part:
 
 def _whole(window: Window, dtype: torch.dtype, product: Product | None) -> _Part:
     """A window as torch's kernel takes it, or rounded up where it will go through products."""
-    if product is not None and len(window.lengths) == 1 and window.length >= _LONG:
+    if product is not None and _is_long(window):
         return _Part(window, rounded(window.length, least=_STEP), None)
     return _Part(window, window.length, window.mask(dtype, size=window.length))
+
+
+def _is_long(window: Window) -> bool:
+    return len(window.lengths) == 1 and window.length >= _LONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,7 @@ class Sdpa:
         out = qkv.new_zeros(len(qkv), self.heads, qkv.shape[1] // 3 // self.heads)
         for part in self.parts:
             own = slice(part.window.start, part.window.end)
-            if self.product is not None and part.mask is None and part.window.length >= _LONG:
+            if self.product is not None and _is_long(part.window):
                 apart = qkv[own].view(part.window.length, 3, self.heads, -1).permute(1, 2, 0, 3)
                 for h in range(self.heads):
                     one = _apart(apart[:, h : h + 1], part.size)[:, 0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 import weakref
 from collections import deque
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from bge_m3_integrations._channel import Failure, receive, send
+from bge_m3_integrations._channel import Failure, how_ended, receive, send
 from bge_m3_integrations.encoders.torch.worker import Job, Recipe, work
 from bge_m3_integrations.errors import WorkerError
 from bge_m3_integrations.types import EmbeddingBatch
@@ -68,17 +67,9 @@ class Lane:
     def _obituary(self) -> str:
         self._process.join(_GRACE)
         name = f"the worker process of {self._device} (pid {self._process.pid})"
-        return f"{name} {_end(self._process.exitcode)}{'' if self._started else _UNGUARDED}"
-
-
-def _end(code: int | None) -> str:
-    if code is None:
-        return "closed its connection"
-    if code >= 0:
-        return f"ended with exit code {code}; its own output says why"
-    killed = signal.Signals(-code).name
-    by = " (the system kills processes when memory is full)" if killed == "SIGKILL" else ""
-    return f"was killed by {killed}{by}"
+        code = self._process.exitcode
+        how = "closed its connection" if code is None else how_ended(code)
+        return f"{name} {how}{'' if self._started else _UNGUARDED}"
 
 
 class Workers:

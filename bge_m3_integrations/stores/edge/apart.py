@@ -43,11 +43,12 @@ _PLACES = Places()
 
 
 class ApartStore:
-    """An `EdgeStore` that another process holds; its methods, numbers and errors are the same.
+    """An `EdgeStore` that another process holds.
 
-    The process starts with the first `open` and ends with the last `close`, or with this process,
-    however that ends. Should it be killed itself, calls raise `StoreError` until the index is
-    closed and opened again; no write that returned is lost.
+    Methods, numbers and errors are the same, but a filter that holds a Python function is a
+    `FilterError`. The process starts with the first `open` and ends with the last `close`, or with
+    this process, however that ends. Should it be killed itself, calls raise `StoreError` until the
+    index is opened again; no write that returned is lost.
 
     Made by `open`.
     """

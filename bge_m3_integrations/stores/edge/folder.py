@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.manifest import NAME, Manifest, sync_folder
+from bge_m3_integrations.stores.edge.opened import check_own
 
 _OURS = frozenset({"lock", "holder.json", f"{NAME}.new"})
 """What may lie in a folder before there is a manifest, which is written before any shard."""
@@ -78,11 +79,7 @@ class Folder:
 
     def check_own(self) -> None:
         """Raise `StoreError` in a forked child: memory and files of the engine are the parent's."""
-        if self.inherited:
-            raise StoreError(
-                f"the index in {self.path} was opened by process {self._pid}, and came here by "
-                "fork; open it in one process only, after the fork"
-            )
+        check_own(self.path, self._pid)
 
     def release(self) -> None:
         """Let other processes have the folder."""

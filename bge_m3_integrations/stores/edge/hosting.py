@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -17,9 +16,10 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
-from bge_m3_integrations._channel import Failure, receive, send
+from bge_m3_integrations._channel import Failure, how_ended, receive, send
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.host import Call, Done, Part, Told
+from bge_m3_integrations.stores.edge.opened import check_own
 
 _PROGRAM = "bge_m3_integrations.stores.edge.hosted"
 _DYING = 1.0
@@ -93,7 +93,7 @@ class Hosting:
             StoreError: The process ended, or this one is a fork of the one that started it, or
                 `end` was called. Also whatever the store raises.
         """
-        self._check_own()
+        check_own(self._path, self._pid)
         with self._running():
             return self._asked(call, progress)
 
@@ -198,17 +198,11 @@ class Hosting:
             self._process.wait(_DYING)
         return not self.alive
 
-    def _check_own(self) -> None:
-        if self.inherited:
-            raise StoreError(
-                f"the index in {self._path} was opened by process {self._pid}, and came here by "
-                "fork; open it in one process only, after the fork"
-            )
-
     def _obituary(self, cause: object) -> str:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_DYING)
-        how = _how(self._process.returncode, cause)
+        code = self._process.returncode
+        how = f"does not answer ({cause!r})" if code is None else how_ended(code)
         return (
             f"the process that held the index in {self._path} (pid {self._process.pid}) {how}; "
             "what was written before is kept: close the index and open it again"
@@ -254,17 +248,6 @@ def _pass_on(text: str, progress: Callable[[str], None] | None) -> None:
             progress(text)
         except BaseException as error:
             raise _OfProgressError(error) from error
-
-
-def _how(code: int | None, cause: object) -> str:
-    if code is None:
-        return f"does not answer ({cause!r})"
-    if code >= 0:
-        return f"ended with exit code {code}; its own output may say why"
-    known = {number.value: number.name for number in signal.Signals}
-    killed = known.get(-code, f"signal {-code}")
-    by = " (the system kills processes when memory is full)" if killed == "SIGKILL" else ""
-    return f"was killed by {killed}{by}"
 
 
 def _stop(process: subprocess.Popen[str], owner: int) -> None:

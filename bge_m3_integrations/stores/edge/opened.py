@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from bge_m3_integrations.errors import StoreError
+
 _Index = TypeVar("_Index")
 
 
@@ -49,6 +51,15 @@ class Places:
     def of(self, place: Path) -> threading.Lock:
         """The lock of a folder, the same to everybody."""
         return self._locks.setdefault(place, threading.Lock())
+
+
+def check_own(path: Path, opener: int) -> None:
+    """Raise `StoreError` where another process has opened the index, and this is a fork of it."""
+    if opener != os.getpid():
+        raise StoreError(
+            f"the index in {path} was opened by process {opener}, and came here by fork; open it "
+            "in one process only, after the fork"
+        )
 
 
 def close_inherited(place: Path) -> None:
