@@ -13,6 +13,9 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt
 PINS := $(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
 BASE := $(VENV)/.base-$(PINS)
 DEV := $(VENV)/.dev-$(PINS)
+NATIVE := bge_m3_integrations/encoders/torch/native
+KERNELS := $(NATIVE)/kernels.so
+KERNEL_SOURCES := $(NATIVE)/build.py $(wildcard $(NATIVE)/kernels/*)
 MILVUS := .venv-llama-milvus
 MILVUS_PIP := $(MILVUS)/bin/python -m pip install -q -c constraints-llama-milvus.txt
 MILVUS_PINS := $(shell cat pyproject.toml constraints-llama-milvus.txt | cksum | tr -d ' ')
@@ -34,11 +37,15 @@ $(BASE):
 	@rm -f $(VENV)/.base-* $(VENV)/.dev-*
 	@touch $@
 
-$(DEV): $(BASE)
+$(DEV): $(BASE) $(KERNELS)
 	$(PIP) -e '.[dev]'
 	@touch $@
 
-demo: $(BASE)
+# the installation built them; this is for changed sources
+$(KERNELS): $(KERNEL_SOURCES) | $(BASE)
+	$(BIN)/python -m bge_m3_integrations.encoders.torch.native.build
+
+demo: $(BASE) $(KERNELS)
 	$(BIN)/bge-m3 demo
 	@echo
 	@echo "To use the commands and the package yourself: . $(BIN)/activate"

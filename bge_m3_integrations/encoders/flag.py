@@ -19,11 +19,11 @@ from bge_m3_integrations.encoders.torch.layers import (
     PackedBackbone,
     Weights,
     expected_shapes,
-    in_place,
     is_packable,
 )
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
+from bge_m3_integrations.encoders.torch.parts import InPlace
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, wrap_tokenizer
 from bge_m3_integrations.errors import InputError
 
@@ -80,7 +80,7 @@ class FlagSource:
         if is_packable(module.config) and _is_plain(module):
             weights = Weights.in_memory(dict(module.named_parameters()))
             backbone = PackedBackbone(
-                weights, module.config, dtype=module.dtype, device=module.device, linear=in_place
+                weights, module.config, dtype=module.dtype, device=module.device, parts=InPlace()
             )
         else:
             backbone = PaddedBackbone(module, pad_token_id=self.tokenizer.pad_token_id)

@@ -18,15 +18,15 @@ from bge_m3_integrations.encoders.torch.linear import Linear
 ARITHMETIC = 3
 """Version of what is computed here: another one gives other numbers, which a cache keeps apart."""
 # Unsigned activations, since signed ones have no fast product on most CPUs; zero is in the middle.
-_ZERO = 128
+ZERO = 128
 # One below the most: a scale rounded to bfloat16 may lift a row's largest number by half a level.
-_ACTIVATION_LEVELS = 126
+ACTIVATION_LEVELS = 126
 # What the levels leave is at most half a level: so many of these make a whole one.
-_REST_LEVELS = 254
+REST_LEVELS = 254
 # gelu's results are never below -0.17: zero is low, and nearly twice as many levels are above it.
-_GELU_DEPTH = 0.17
-_GELU_ZERO = 32
-_GELU_LEVELS = 222
+GELU_DEPTH = 0.17
+GELU_ZERO = 32
+GELU_LEVELS = 222
 _LAYOUT_TOKENS = 1024
 
 
@@ -47,14 +47,12 @@ class Int8Weight:
     @classmethod
     def of(cls, weight: torch.Tensor) -> Int8Weight:
         """Take the nearest levels of `(out, in) float32`."""
-        most = weight.abs().amax(dim=1).clamp_min_(1e-12)
-        scales = most / weight_levels()
-        levels = (weight / scales[:, None]).round_().to(torch.int8)
+        levels, scales = nearest_levels(weight)
         packed = torch.ops.onednn.qlinear_prepack(levels, [_LAYOUT_TOKENS, weight.shape[1]])
         return cls(packed, scales, torch.zeros(len(scales), dtype=torch.int32))
 
     def product(
-        self, levels: torch.Tensor, dtype: torch.dtype, *, zero: int = _ZERO
+        self, levels: torch.Tensor, dtype: torch.dtype, *, zero: int = ZERO
     ) -> torch.Tensor:
         """`(t, in) uint8` levels around `zero` to `(t, out)` in a dtype."""
         return _product(levels, self.packed, self.scales, self.zeros, dtype, zero=zero)
@@ -83,12 +81,16 @@ class Int8Linear:
         """See `Linear`; the result is in float32."""
         if self.after_gelu:
             levels, scale = quantised_gelu(x.float())
-            out = self.weight.product(levels, torch.float32, zero=_GELU_ZERO)
+            out = self.weight.product(levels, torch.float32, zero=GELU_ZERO)
         else:
             levels, scale = quantised_rows(x.float())
             out = self.weight.product(levels, torch.float32)
         torch.addcmul(self.bias, out, scale, out=out)
         return torch.ops.aten.gelu_(out) if self.activated else out
+
+    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
+        """See `Linear`."""
+        states.add_(self(x).float())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +118,17 @@ class Int8QueryKeyValue:
         pair = self.pair.product(levels[0], self.dtype)
         both = self.value.product(levels.flatten(0, 1), torch.float32)
         value, rest = torch.split(both, len(x))
-        value.add_(rest, alpha=1 / _REST_LEVELS)
+        value.add_(rest, alpha=1 / REST_LEVELS)
         between = pair.shape[1]
         out = pair.new_empty(len(x), len(self.bias))
         # all of one dtype: with two, a sum takes three passes instead of one
         torch.addcmul(self.bias[:between].to(pair), pair, scale, out=out[:, :between])
         out[:, between:] = torch.addcmul(self.bias[between:], value, scale.float(), out=value)
         return out
+
+    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
+        """See `Linear`."""
+        states.add_(self(x).float())
 
 
 def make_int8_linear(
@@ -165,6 +171,19 @@ def make_int8_qkv(
     return Int8QueryKeyValue(pair, Int8Weight.of(value), bias, dtype)
 
 
+def nearest_levels(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each channel to whole levels by its own scale.
+
+    Args:
+        weight: `(out, in) float32`.
+
+    Returns:
+        `(out, in) int8` and `(out,) float32`: weight is about scale * levels.
+    """
+    scales = weight.abs().amax(dim=1).clamp_min_(1e-12) / weight_levels()
+    return (weight / scales[:, None]).round_().to(torch.int8), scales
+
+
 def quantised_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row to 8 bits by its own scale.
 
@@ -175,7 +194,7 @@ def quantised_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         `(t, in) uint8` around 128 and `(t, 1) float32` scales: x is about scale * (levels - 128).
     """
     scale = _scale(x)
-    return _low_bytes(torch.addcmul(_whole(x.shape[1], _ZERO), x, scale.reciprocal())), scale
+    return _low_bytes(torch.addcmul(_whole(x.shape[1], ZERO), x, scale.reciprocal())), scale
 
 
 def quantised_twice(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,12 +209,12 @@ def quantised_twice(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, 
         scale * (levels - 128 + (rest - 128) / 254).
     """
     scale = _scale(x).to(dtype)
-    whole, both = _whole(x.shape[1], _ZERO), torch.empty(2, *x.shape, dtype=torch.uint8)
+    whole, both = _whole(x.shape[1], ZERO), torch.empty(2, *x.shape, dtype=torch.uint8)
     scaled = x * scale.float().reciprocal()
     levels = scaled + whole
     both[0] = levels.view(torch.int32)
     rest = scaled.sub_(levels.sub_(whole))
-    both[1] = torch.add(whole, rest, alpha=_REST_LEVELS, out=rest).view(torch.int32)
+    both[1] = torch.add(whole, rest, alpha=REST_LEVELS, out=rest).view(torch.int32)
     return both, scale
 
 
@@ -209,15 +228,15 @@ def quantised_gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         `(t, in) uint8` around 32 and `(t, 1) float32` scales: x is about scale * (levels - 32).
     """
     most = x.amax(dim=1, keepdim=True)
-    inverse = _GELU_LEVELS / most.clamp_min_(_GELU_DEPTH / _GELU_ZERO * _GELU_LEVELS)
-    whole = torch.addcmul(_whole(x.shape[1], _GELU_ZERO), x, inverse)
+    inverse = GELU_LEVELS / most.clamp_min_(GELU_DEPTH / GELU_ZERO * GELU_LEVELS)
+    whole = torch.addcmul(_whole(x.shape[1], GELU_ZERO), x, inverse)
     return _low_bytes(whole), inverse.reciprocal_()
 
 
 def _scale(x: torch.Tensor) -> torch.Tensor:
     """`(t, 1)`: what a level of each row is worth."""
     most = torch.maximum(x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True).neg_())
-    return most.div_(_ACTIVATION_LEVELS).clamp_min_(1e-12)
+    return most.div_(ACTIVATION_LEVELS).clamp_min_(1e-12)
 
 
 @cache
@@ -272,8 +291,8 @@ def _is_exact(levels: int) -> bool:
     try:
         packed = torch.ops.onednn.qlinear_prepack(weight, [16, 256])
         ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
-        out = _product(x, packed, ones, zeros, torch.float32, zero=_ZERO)
+        out = _product(x, packed, ones, zeros, torch.float32, zero=ZERO)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
-    exact = (x.long() - _ZERO) @ weight.long().T
+    exact = (x.long() - ZERO) @ weight.long().T
     return torch.equal(out.long(), exact)

@@ -6,21 +6,17 @@ key and value as one product, and with texts told apart in attention only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from torch.nn.functional import embedding, layer_norm, pad
+from torch.nn.functional import embedding
 
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
-from bge_m3_integrations.encoders.torch.int8 import (
-    make_int8_linear,
-    make_int8_qkv,
-    weight_levels,
-)
-from bge_m3_integrations.encoders.torch.linear import Linear, PlainLinear, make_linear
-from bge_m3_integrations.encoders.torch.packing import Pack, rounded
+from bge_m3_integrations.encoders.torch.linear import Linear
+from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.parts import InPlace, Norm, Parts, TorchNorm
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
@@ -32,14 +28,10 @@ _TABLES = tuple(
 _PAIR = ("weight", "bias")
 # Rows read from a mapped table before its pages are given back: each may bring 64 KiB along.
 _ROWS = 256
-# Rows of states that are summed and normalised while they are in cache: 2 MiB at 1,024 wide.
-_ROWS_IN_CACHE = 512
 # What lies between the feed-forward part's products at most: 1,024 rows of 4,096 in bfloat16. More
 # than 32 MiB would go back to the system after every use, and fetching it again takes as long; few
 # sizes of products need few kernels.
 _WIDEST_BYTES = 8 << 20
-# Packs are rounded up to a multiple of this many tokens at least.
-_STEP = 8
 
 
 def is_packable(config: Any) -> bool:
@@ -77,44 +69,6 @@ def _pair(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
 
 
-class MakeLinear(Protocol):
-    """Makes a layer's product of `(out_i, in)` weights and `(out_i,)` biases, side by side.
-
-    Several are those of query, key and value.
-    """
-
-    def __call__(
-        self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Linear:
-        """Make it; gelu follows where it is `activated`, and went before `after_gelu`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """Layer normalisation (Ba et al. 2016)."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    eps: float
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """`(t, width)` to `(t, width)`."""
-        return layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
-
-    def of_sum(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
-        """`x`, `(t, width) float32`, becomes the normalised sum of it and `more`."""
-        step = _at_once(x, _ROWS_IN_CACHE)
-        for rows, others in zip(torch.split(x, step), torch.split(more, step), strict=True):
-            rows.copy_(self(rows.add_(others.float())))
-        return x
-
-
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One transformer layer with normalisation behind each half.
@@ -139,16 +93,13 @@ class Layer:
     def __call__(self, hidden: torch.Tensor, attend: Attention) -> torch.Tensor:
         """`(t, width) float32` to the same, in place."""
         attended = attend(self.qkv(hidden.to(self.dtype)))
-        step = _at_once(hidden, self.rows)
+        step = self.rows if hidden.device.type == "cpu" else max(1, len(hidden))
         for rows, mixed in zip(torch.split(hidden, step), torch.split(attended, step), strict=True):
-            self.mix_norm.of_sum(rows, self.mix(mixed))
-            self.down_norm.of_sum(rows, self.down(self.up(rows.to(self.dtype))))
+            self.mix.add_to(rows, mixed)
+            self.mix_norm.settle(rows)
+            self.down.add_to(rows, self.up(rows.to(self.dtype)))
+            self.down_norm.settle(rows)
         return hidden
-
-
-def _at_once(x: torch.Tensor, rows: int) -> int:
-    """How many of a tensor's rows to take at once: so many on the CPU, all of them elsewhere."""
-    return rows if x.device.type == "cpu" else max(1, len(x))
 
 
 class Embeddings:
@@ -168,7 +119,8 @@ class Embeddings:
         self._weights = weights
         tables = [weights.tensor(name) for name in _TABLES]
         self._tables = tables if device.type == "cpu" else [t.to(device, dtype) for t in tables]
-        self._norm = weights.norm("embeddings.LayerNorm", config, device)
+        weight, bias = weights.norm("embeddings.LayerNorm", device)
+        self._norm = TorchNorm(weight, bias, config.layer_norm_eps)
         self._pad = config.pad_token_id if _FAMILIES[config.model_type] else None
         self._rows_read = 0
 
@@ -178,7 +130,8 @@ class Embeddings:
         total = self._rows(words, pack.ids)
         total += types[0].float()
         total += self._rows(positions, pack.positions(self._pad))
-        return self._norm(total)
+        self._norm.settle(total)
+        return total
 
     def _rows(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         if table.device.type != "cpu":
@@ -225,10 +178,9 @@ class Weights:
         """Say that a tensor's content is no longer needed in memory."""
         self.give_back(self.names[name])
 
-    def norm(self, name: str, config: Any, device: torch.device) -> Norm:
-        """A normalisation on a device."""
-        weight, bias = (self.tensor(f"{name}.{part}").to(device, torch.float32) for part in _PAIR)
-        return Norm(weight, bias, config.layer_norm_eps)
+    def norm(self, name: str, device: torch.device) -> list[torch.Tensor]:
+        """A normalisation's `(width,) float32` weight and bias on a device."""
+        return [self.tensor(f"{name}.{part}").to(device, torch.float32) for part in _PAIR]
 
 
 class PackedBackbone:
@@ -239,7 +191,7 @@ class PackedBackbone:
         config: The backbone's config; `is_packable`.
         dtype: What to compute in.
         device: Where to compute.
-        linear: Makes a layer's products.
+        parts: Makes what its layers are computed with.
         states: What the products of states take; None is `dtype`.
     """
 
@@ -250,13 +202,14 @@ class PackedBackbone:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        linear: MakeLinear,
+        parts: Parts,
         states: torch.dtype | None = None,
     ) -> None:
         self._weights, self._config, self._dtype, self._device = weights, config, dtype, device
         self._embeddings = Embeddings(weights, config, dtype=dtype, device=device)
         taken = states or dtype
-        self._layers = [self._layer(i, linear, taken) for i in range(config.num_hidden_layers)]
+        self._layers = [self._layer(i, parts, taken) for i in range(config.num_hidden_layers)]
+        self._parts = parts
 
     @property
     def padded(self) -> bool:
@@ -274,21 +227,22 @@ class PackedBackbone:
             `(t, width) float32`, the last layer's states.
         """
         dtype = torch.float32 if wide else self._dtype
-        hidden = _lengthened(self._embeddings(pack))
+        parts = InPlace() if wide else self._parts
+        hidden = parts.laid_out(self._embeddings(pack))
         heads = self._config.num_attention_heads
         width = self._config.hidden_size // heads
         attend = plan(pack, heads=heads, head_width=width, device=self._device, dtype=dtype)
         for i, layer in enumerate(self._layers):
-            hidden = (self._layer(i, in_place, dtype) if wide else layer)(hidden, attend)
+            hidden = (self._layer(i, parts, dtype) if wide else layer)(hidden, attend)
         return hidden[: len(pack.ids)]
 
-    def _layer(self, i: int, linear: MakeLinear, dtype: torch.dtype) -> Layer:
+    def _layer(self, i: int, parts: Parts, dtype: torch.dtype) -> Layer:
         at = f"encoder.layer.{i}"
 
         def make(*names: str, activated: bool = False, after_gelu: bool = False) -> Linear:
             weights = [f"{at}.{name}.weight" for name in names]
             biases = [f"{at}.{name}.bias" for name in names]
-            made = linear(
+            made = parts.linear(
                 [self._weights.tensor(name) for name in weights],
                 [self._weights.tensor(name) for name in biases],
                 activated=activated,
@@ -299,7 +253,8 @@ class PackedBackbone:
             return made
 
         def norm(name: str) -> Norm:
-            return self._weights.norm(f"{at}.{name}", self._config, self._device)
+            weight, bias = self._weights.norm(f"{at}.{name}", self._device)
+            return parts.norm(weight, bias, self._config.layer_norm_eps)
 
         return Layer(
             qkv=make(*(f"attention.self.{part}" for part in ("query", "key", "value"))),
@@ -311,64 +266,3 @@ class PackedBackbone:
             dtype=dtype,
             rows=max(1, _WIDEST_BYTES // (self._config.intermediate_size * dtype.itemsize)),
         )
-
-
-def _lengthened(hidden: torch.Tensor) -> torch.Tensor:
-    """On the CPU, states with rows of zeros behind them, up to one of few sizes."""
-    if hidden.device.type != "cpu":
-        return hidden
-    more = rounded(len(hidden), least=_STEP) - len(hidden)
-    return pad(hidden, (0, 0, 0, more))
-
-
-def in_place(
-    weights: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor],
-    *,
-    activated: bool = False,
-    after_gelu: bool = False,
-) -> Linear:
-    """Products over the tensors themselves, without a copy."""
-    del after_gelu
-    return PlainLinear(tuple(weights), tuple(biases), activated)
-
-
-def owned(dtype: torch.dtype, device: torch.device) -> MakeLinear:
-    """Products with their own copy of the weights, in the fastest layout."""
-
-    def make(
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Linear:
-        del after_gelu
-        return make_linear(weights, biases, dtype=dtype, device=device, activated=activated)
-
-    return make
-
-
-def in_int8(dtype: torch.dtype) -> MakeLinear:
-    """Products with their own copy of the weights in 8 bits, on the CPU.
-
-    Attention computes in the dtype, everything else in float32. With weights of 7 bits only the
-    feed-forward part is in integers: more of it fails the quality gate (`docs/precision.md`).
-    """
-    in_float = owned(dtype, torch.device("cpu"))
-
-    def make(
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Linear:
-        if weight_levels() < 127 and not (activated or after_gelu):
-            product = in_float(weights, biases)
-            return lambda x: product(x.to(dtype))
-        if len(weights) > 1:
-            return make_int8_qkv(weights, biases, dtype=dtype)
-        return make_int8_linear(weights[0], biases[0], activated=activated, after_gelu=after_gelu)
-
-    return make

@@ -26,6 +26,10 @@ class Linear(Protocol):
         """Apply the layer."""
         ...
 
+    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
+        """Add what the layer gives to `(t, out) float32`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PlainLinear:
@@ -53,6 +57,10 @@ class PlainLinear:
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return gelu(out) if self.activated else out
 
+    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
+        """See `Linear`."""
+        states.add_(self(x).float())
+
 
 @dataclass(frozen=True, slots=True)
 class PrepackedLinear:
@@ -68,6 +76,10 @@ class PrepackedLinear:
         run = torch.ops.mkldnn._linear_pointwise
         out: torch.Tensor = run(x, self.packed, self.bias, name, [], kind)
         return out
+
+    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
+        """See `Linear`."""
+        states.add_(self(x).float())
 
 
 class Product(Protocol):

@@ -23,16 +23,15 @@ from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
 from bge_m3_integrations.encoders.torch.int8 import can_int8
 from bge_m3_integrations.encoders.torch.layers import (
-    MakeLinear,
     PackedBackbone,
     Weights,
     expected_shapes,
-    in_int8,
     is_packable,
-    owned,
 )
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
+from bge_m3_integrations.encoders.torch.native.parts import native_parts
+from bge_m3_integrations.encoders.torch.parts import InInt8, Owned, Parts
 from bge_m3_integrations.encoders.torch.tensors import MappedTensors, release_freed_memory
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, load_tokenizer
 from bge_m3_integrations.errors import CheckpointError, InputError, PoolingWarning
@@ -185,9 +184,13 @@ class CheckpointSource:
         return torch.float32 if self.is_int8 else self.dtype
 
     @property
-    def linear(self) -> MakeLinear:
-        """How a packed backbone's products are made."""
-        return in_int8(self.dtype) if self.is_int8 else owned(self.dtype, self.device)
+    def parts(self) -> Parts:
+        """What a packed backbone's layers are computed with: compiled kernels where they run."""
+        if self.device.type == "cpu":
+            native = native_parts(self.config, dtype=self.dtype, int8=self.is_int8)
+            if native is not None:
+                return native
+        return InInt8(self.dtype) if self.is_int8 else Owned(self.dtype, self.device)
 
     @cached_property
     def config(self) -> Any:
@@ -304,7 +307,7 @@ def _load(source: CheckpointSource) -> M3Modules:
             config,
             dtype=dtype,
             device=device,
-            linear=source.linear,
+            parts=source.parts,
             states=source.states,
         )
     else:

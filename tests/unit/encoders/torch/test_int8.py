@@ -18,8 +18,8 @@ from bge_m3_integrations.encoders.torch.int8 import (
     quantised_rows,
     quantised_twice,
 )
-from bge_m3_integrations.encoders.torch.layers import in_int8
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
+from bge_m3_integrations.encoders.torch.parts import InInt8
 
 needs_int8 = pytest.mark.skipif(
     not int8.can_int8(), reason="torch has no exact 8-bit products here"
@@ -149,7 +149,7 @@ def test_products_that_overflow_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
     if not int8._is_exact(63):
         pytest.skip("torch has no exact 8-bit products here")
     monkeypatch.setattr(int8, "_product", saturating)
-    monkeypatch.setattr(int8, "_ZERO", 0)
+    monkeypatch.setattr(int8, "ZERO", 0)
     assert not int8._is_exact(127)
     assert int8._is_exact(63)
 
@@ -181,8 +181,8 @@ def test_an_int8_engine_stays_near_float32_and_shares_no_weights_with_it(xlm_rob
 def test_attentions_products_stay_in_float_where_weights_have_7_bits(
     levels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_m3_integrations.encoders.torch.layers.weight_levels", lambda: levels)
-    linear = in_int8(dtype)
+    monkeypatch.setattr("bge_m3_integrations.encoders.torch.parts.weight_levels", lambda: levels)
+    linear = InInt8(dtype).linear
     weights, biases = [random(16, 32, seed=i) for i in range(3)], [random(16)] * 3
     qkv, x = linear(weights, biases), random(5, 32, seed=7)
     assert isinstance(qkv, Int8QueryKeyValue) == (levels == 127)

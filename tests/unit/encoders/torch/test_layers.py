@@ -25,14 +25,14 @@ from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.layers import (
     PackedBackbone,
     Weights,
-    in_place,
     is_packable,
-    owned,
 )
 from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.parts import InPlace, Owned
 from tests.checkpoints import make_xlm_roberta
 
 CPU = torch.device("cpu")
+PLAIN = InPlace()
 SIZES = {
     "vocab_size": 50,
     "hidden_size": 32,
@@ -55,7 +55,7 @@ def pack_of(*lengths: int, seed: int = 0) -> Pack:
 
 
 def pair(
-    family: str, linear: Any = in_place, *, dtype: torch.dtype = torch.float32
+    family: str, parts: Any = PLAIN, *, dtype: torch.dtype = torch.float32
 ) -> tuple[PaddedBackbone, PackedBackbone]:
     model, config = FAMILIES[family]
     torch.manual_seed(0)
@@ -63,14 +63,14 @@ def pair(
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     weights = Weights.in_memory(dict(module.named_parameters()))
-    packed = PackedBackbone(weights, config, dtype=dtype, device=CPU, linear=linear)
+    packed = PackedBackbone(weights, config, dtype=dtype, device=CPU, parts=parts)
     return PaddedBackbone(module, pad_token_id=config.pad_token_id), packed
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("linear", [in_place, owned(torch.float32, CPU)], ids=["plain", "owned"])
-def test_packed_states_are_those_of_transformers(family: str, linear: Any) -> None:
-    padded, packed = pair(family, linear)
+@pytest.mark.parametrize("parts", [PLAIN, Owned(torch.float32, CPU)], ids=["plain", "owned"])
+def test_packed_states_are_those_of_transformers(family: str, parts: Any) -> None:
+    padded, packed = pair(family, parts)
     pack = pack_of(600, 1, 2, 130, 7, 128, 33)
     with torch.inference_mode():
         torch.testing.assert_close(packed.hidden(pack), padded.hidden(pack), atol=2e-5, rtol=1e-4)
@@ -117,7 +117,7 @@ def test_what_follows_attention_takes_long_packs_in_pieces(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_states_stay_in_float32_whatever_the_products_are_in(dtype: torch.dtype) -> None:
-    padded, packed = pair("xlm-roberta", owned(dtype, CPU), dtype=dtype)
+    padded, packed = pair("xlm-roberta", Owned(dtype, CPU), dtype=dtype)
     pack = pack_of(5, 40, 130)
     with torch.inference_mode():
         found, expected = packed.hidden(pack), padded.hidden(pack)

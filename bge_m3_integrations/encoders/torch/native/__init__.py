@@ -1,0 +1,1 @@
+"""Compiled kernels for CPUs with AVX-512; `kernels/` has their source."""

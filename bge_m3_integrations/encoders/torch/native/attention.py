@@ -1,0 +1,66 @@
+"""Attention by the compiled kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bge_m3_integrations.encoders.torch.native.library import AttentionCall, library, roomy
+from bge_m3_integrations.types import IntArray
+
+_ROWS = 192
+"""Rows of one part, `MOST` in `kernels/attention.h`."""
+WIDTHS = (16, 32, 48, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeAttention:
+    """Blocks of keys at a time, over the product as it lies: nothing padded, nothing copied.
+
+    Attributes:
+        heads: Attention heads.
+        tokens: Of all texts.
+        parts: `(parts, 4) int64`: a text's first token and length, and which of its rows.
+    """
+
+    heads: int
+    tokens: int
+    parts: IntArray
+
+    @classmethod
+    def of(cls, lengths: IntArray, *, heads: int) -> NativeAttention:
+        """Split texts of `(n,)` lengths, longest first, so that all threads end together."""
+        ends = np.cumsum(lengths)
+        parts = [
+            (end - length, length, row, min(length, row + _ROWS))
+            for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)
+            for row in range(0, length, _ROWS)
+        ]
+        parts.sort(key=lambda part: -part[1])
+        return cls(heads, int(lengths.sum()), np.array(parts, np.int64))
+
+    def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
+        """See `Attention`."""
+        kernels = library()
+        assert kernels is not None
+        width = qkv.shape[1] // 3
+        out = roomy(len(qkv), width, qkv.dtype)
+        out[self.tokens :] = 0
+        call = AttentionCall(
+            qkv.data_ptr(),
+            qkv.stride(0),
+            out.data_ptr(),
+            out.stride(0),
+            self.parts.ctypes.data,
+            len(self.parts),
+            self.heads,
+            width // self.heads,
+            torch.get_num_threads(),
+        )
+        half = qkv.dtype == torch.bfloat16
+        run = kernels.attention_bfloat16 if half else kernels.attention_float32
+        run(ctypes.byref(call))
+        return out

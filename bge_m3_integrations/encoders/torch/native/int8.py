@@ -1,0 +1,108 @@
+"""What `encoders/torch/int8.py` computes, by the compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bge_m3_integrations.encoders.torch import int8
+from bge_m3_integrations.encoders.torch.native.library import roomy
+from bge_m3_integrations.encoders.torch.native.linear import NativeWeight, to_levels
+
+
+@dataclass(frozen=True, slots=True)
+class NativeInt8Linear:
+    """A product of rows in 8 bits, its results in float32.
+
+    Attributes:
+        weight: Its weight.
+        bias: `(out,) float32`.
+        activated: Whether gelu follows.
+        after_gelu: Whether it went before.
+    """
+
+    weight: NativeWeight
+    bias: torch.Tensor
+    activated: bool = False
+    after_gelu: bool = False
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """See `Linear`."""
+        out = roomy(len(x), self.weight.outputs, torch.float32)
+        self._into(out, x, add=False)
+        return out
+
+    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
+        """See `Linear`."""
+        self._into(states, x, add=True)
+
+    def _into(self, out: torch.Tensor, x: torch.Tensor, *, add: bool) -> None:
+        if self.after_gelu:
+            of_gelu = {"zero": int8.GELU_ZERO, "most": int8.GELU_LEVELS}
+            found = to_levels(x, depth=int8.GELU_DEPTH, **of_gelu)
+        else:
+            found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS)
+        self.weight.product(
+            found.levels, out, bias=self.bias, row_scale=found.scale, gelu=self.activated, add=add
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NativeInt8QueryKeyValue:
+    """Query, key and value of the same rows, values with twice the bits of the activations.
+
+    Attributes:
+        pair: Query's and key's weight.
+        value: Value's weight.
+        bias: `(out,) float32` of all three.
+        dtype: Of the result.
+    """
+
+    pair: NativeWeight
+    value: NativeWeight
+    bias: torch.Tensor
+    dtype: torch.dtype
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """See `Linear`."""
+        found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS, finer=int8.REST_LEVELS)
+        between = self.pair.outputs
+        out = roomy(len(x), len(self.bias), self.dtype)
+        self.pair.product(
+            found.levels, out[:, :between], bias=self.bias[:between], row_scale=found.scale
+        )
+        value = roomy(len(x), self.value.outputs, torch.float32)
+        self.value.product(found.levels, value, bias=self.bias[between:], row_scale=found.scale)
+        self.value.product(found.rest, value, row_scale=found.rest_scale, add=True)
+        out[:, between:] = value
+        return out
+
+    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
+        """See `Linear`."""
+        states.add_(self(x).float())
+
+
+def make_int8_linear(
+    weight: torch.Tensor, bias: torch.Tensor, *, activated: bool, after_gelu: bool
+) -> NativeInt8Linear:
+    """A layer with its own 8-bit copy of the weights; see `int8.make_int8_linear`."""
+    zero = int8.GELU_ZERO if after_gelu else int8.ZERO
+    return NativeInt8Linear(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu)
+
+
+def make_int8_qkv(
+    weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, dtype: torch.dtype
+) -> NativeInt8QueryKeyValue:
+    """Attention's first product, with its own 8-bit copy; see `int8.make_int8_qkv`."""
+    query, key, value = weights
+    pair = _in_levels(torch.cat([query.float(), key.float()]), zero=int8.ZERO)
+    bias = torch.cat([b.float() for b in biases])
+    return NativeInt8QueryKeyValue(pair, _in_levels(value, zero=int8.ZERO), bias, dtype)
+
+
+def _in_levels(weight: torch.Tensor, *, zero: int) -> NativeWeight:
+    levels, scales = int8.nearest_levels(weight.float())
+    shift = (levels.long().sum(dim=1) * zero).int()
+    return NativeWeight.of(levels, shift=shift, scale=scales)

@@ -1,0 +1,168 @@
+"""What a packed backbone's layers are computed with: products and normalisation.
+
+By torch's own functions or oneDNN's products, in floats or in 8 bits; `native/parts.py` has the
+same by compiled kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn.functional import layer_norm, pad
+
+from bge_m3_integrations.encoders.torch.int8 import (
+    make_int8_linear,
+    make_int8_qkv,
+    weight_levels,
+)
+from bge_m3_integrations.encoders.torch.linear import Linear, PlainLinear, make_linear
+from bge_m3_integrations.encoders.torch.packing import rounded
+
+# Packs are rounded up to a multiple of this many tokens at least.
+_STEP = 8
+# Rows of states that are normalised while they are in cache: 2 MiB at 1,024 wide.
+_ROWS_IN_CACHE = 512
+
+
+class Norm(Protocol):
+    """Layer normalisation (Ba et al. 2016)."""
+
+    def settle(self, states: torch.Tensor) -> None:
+        """Normalise `(t, width) float32` in place."""
+        ...
+
+
+class Parts(Protocol):
+    """Makes them from a checkpoint's tensors."""
+
+    def laid_out(self, states: torch.Tensor) -> torch.Tensor:
+        """`(t, width) float32` as products like it; there may be more rows behind."""
+        ...
+
+    def linear(
+        self,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor],
+        *,
+        activated: bool = False,
+        after_gelu: bool = False,
+    ) -> Linear:
+        """A product of `(out_i, in)` weights and `(out_i,)` biases, side by side.
+
+        Several are those of query, key and value. Gelu follows where it is `activated`, and went
+        before `after_gelu`.
+        """
+        ...
+
+    def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
+        """A normalisation of `(width,) float32` each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TorchNorm:
+    """Torch's own."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+    def settle(self, states: torch.Tensor) -> None:
+        """See `Norm`."""
+        step = _ROWS_IN_CACHE if states.device.type == "cpu" else max(1, len(states))
+        for rows in torch.split(states, step):
+            rows.copy_(layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps))
+
+
+class _TorchParts:
+    def laid_out(self, states: torch.Tensor) -> torch.Tensor:
+        """On the CPU with rows of zeros behind, up to one of few sizes: see `rounded`."""
+        if states.device.type != "cpu":
+            return states
+        return pad(states, (0, 0, 0, rounded(len(states), least=_STEP) - len(states)))
+
+    def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
+        """See `Parts`."""
+        return TorchNorm(weight, bias, eps)
+
+
+class InPlace(_TorchParts):
+    """Products over the tensors themselves, without a copy."""
+
+    def linear(
+        self,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor],
+        *,
+        activated: bool = False,
+        after_gelu: bool = False,
+    ) -> Linear:
+        """See `Parts`."""
+        del after_gelu
+        return PlainLinear(tuple(weights), tuple(biases), activated)
+
+
+@dataclass(frozen=True)
+class Owned(_TorchParts):
+    """Products with their own copy of the weights, in the fastest layout."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def linear(
+        self,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor],
+        *,
+        activated: bool = False,
+        after_gelu: bool = False,
+    ) -> Linear:
+        """See `Parts`."""
+        del after_gelu
+        return make_linear(
+            weights, biases, dtype=self.dtype, device=self.device, activated=activated
+        )
+
+
+@dataclass(frozen=True)
+class InInt8(_TorchParts):
+    """Products with their own copy of the weights in 8 bits, on the CPU.
+
+    Attention computes in the dtype, everything else in float32. With weights of 7 bits only the
+    feed-forward part is in integers: more of it fails the quality gate (`docs/precision.md`).
+    """
+
+    dtype: torch.dtype
+
+    def linear(
+        self,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor],
+        *,
+        activated: bool = False,
+        after_gelu: bool = False,
+    ) -> Linear:
+        """See `Parts`."""
+        if weight_levels() < 127 and not (activated or after_gelu):
+            in_float = Owned(self.dtype, torch.device("cpu")).linear(weights, biases)
+            return _Narrowing(in_float, self.dtype)
+        if len(weights) > 1:
+            return make_int8_qkv(weights, biases, dtype=self.dtype)
+        return make_int8_linear(weights[0], biases[0], activated=activated, after_gelu=after_gelu)
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrowing:
+    """A product that takes its input in a dtype."""
+
+    product: Linear
+    dtype: torch.dtype
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.product(x.to(self.dtype))
+
+    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
+        self.product.add_to(states, x.to(self.dtype))

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.nn.functional import gelu, layer_norm
+
+from bge_m3_integrations.encoders.torch import int8
+from bge_m3_integrations.encoders.torch.int8 import quantised_gelu, quantised_twice
+from bge_m3_integrations.encoders.torch.native.int8 import make_int8_linear, make_int8_qkv
+from bge_m3_integrations.encoders.torch.native.library import roomy, runs
+from bge_m3_integrations.encoders.torch.native.linear import (
+    NativeLinear,
+    NativeWeight,
+    normalise,
+    to_levels,
+)
+
+DTYPES = [torch.float32, torch.bfloat16]
+# one row, whole and broken strips, few and many, one more than a chunk
+ROWS = [1, 5, 6, 7, 32, 33, 384, 385]
+# a broken panel, several, inputs that are one block, and more than one
+SIZES = [(40, 12), (64, 128), (96, 516), (192, 1024)]
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    if not runs(request.param):
+        pytest.skip(f"no kernels in {request.param} here")
+    found: torch.dtype = request.param
+    return found
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def layer(
+    outputs: int, inputs: int, dtype: torch.dtype, *, activated: bool = False
+) -> tuple[NativeLinear, torch.Tensor, torch.Tensor]:
+    weight = (drawn(outputs, inputs) / inputs**0.5).to(dtype)
+    bias = drawn(outputs, seed=1)
+    return NativeLinear(NativeWeight.of(weight), bias, activated), weight.double(), bias.double()
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("activated", [False, True])
+def test_a_product_is_torchs(
+    rows: int, size: tuple[int, int], activated: bool, dtype: torch.dtype
+) -> None:
+    linear, weight, bias = layer(*size, dtype, activated=activated)
+    x = drawn(rows, size[1], seed=2).to(dtype)
+    found, expected = linear(x), x.double() @ weight.T + bias
+    expected = gelu(expected) if activated else expected
+    assert found.dtype == dtype
+    bound = 1e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), expected, atol=bound, rtol=bound)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_product_is_added_to_the_states_unrounded(
+    rows: int, size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    linear, weight, bias = layer(*size, dtype)
+    x, states = drawn(rows, size[1], seed=2).to(dtype), drawn(rows, size[0], seed=3)
+    expected = states.double() + x.double() @ weight.T + bias
+    linear.add_to(states, x)
+    torch.testing.assert_close(states.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_is_read_or_written_between_rows_and_behind_them(dtype: torch.dtype) -> None:
+    linear, weight, bias = layer(40, 12, dtype)
+    x = torch.full((9, 20), torch.nan, dtype=dtype)
+    x[:, :12] = drawn(9, 12, seed=2)
+    out = torch.full((10, 50), 7.0, dtype=dtype)
+    linear.weight.product(x[:, :12], out[:9, :40], bias=linear.bias)
+    expected = x[:, :12].double() @ weight.T + bias
+    bound = torch.finfo(dtype).eps * 8
+    torch.testing.assert_close(out[:9, :40].double(), expected, atol=bound, rtol=bound)
+    assert (out[:, 40:] == 7).all()
+    assert (out[9] == 7).all()
+
+
+def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, one_thread: None) -> None:
+    linear, _, _ = layer(192, 1024, dtype, activated=True)
+    for rows in (12, 500):
+        x = drawn(rows, 1024, seed=2).to(dtype)
+        torch.set_num_threads(1)
+        alone = linear(x)
+        torch.set_num_threads(3)
+        assert torch.equal(linear(x), alone)
+
+
+def test_a_row_is_the_same_in_any_company(dtype: torch.dtype) -> None:
+    linear, _, _ = layer(96, 512, dtype)
+    x = drawn(400, 512, seed=2).to(dtype)
+    together = linear(x)
+    for i in (0, 7, 395, 399):
+        torch.testing.assert_close(linear(x[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8], ids=str)
+def test_a_kernel_adds_by_its_own_hand_what_rounding_would_lose(dtype: torch.dtype) -> None:
+    """A sum of 1 and many numbers under half of bfloat16's last bit: sums are in 32 bits."""
+    if not runs(dtype):
+        pytest.skip(f"no kernels in {dtype} here")
+    weight = torch.ones(64, 1024)
+    weight[:, 1:] = 1 / 1024
+    x = torch.ones(3, 1024)
+    if dtype == torch.int8:
+        found = make_int8_linear(torch.ones(64, 1024), torch.zeros(64), **NO_GELU)(x)
+        torch.testing.assert_close(found, torch.full((3, 64), 1024.0))
+        return
+    out = torch.zeros(3, 64)
+    NativeLinear(NativeWeight.of(weight.to(dtype)), torch.zeros(64)).add_to(out, x.to(dtype))
+    torch.testing.assert_close(out, torch.full((3, 64), 1 + 1023 / 1024))
+
+
+NO_GELU = {"activated": False, "after_gelu": False}
+
+
+@pytest.mark.parametrize("width", [16, 48, 1024])
+def test_normalisation_is_torchs(width: int) -> None:
+    x, weight, bias = drawn(37, width) * 3 + 1, drawn(width, seed=1), drawn(width, seed=2)
+    expected = layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-5)
+    states = roomy(37, width, torch.float32).copy_(x)
+    normalise(states, weight, bias, 1e-5)
+    torch.testing.assert_close(states.double(), expected, atol=2e-6, rtol=1e-5)
+
+
+def test_levels_are_those_of_the_torch_code() -> None:
+    x = drawn(37, 1024)
+    x[5] = 0
+    (levels, rest), scale = quantised_twice(x, torch.float32)
+    found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS, finer=int8.REST_LEVELS)
+    assert (found.levels.int() - levels.int()).abs().max() <= 1
+    assert (found.levels != levels).float().mean() < 1e-4
+    torch.testing.assert_close(found.scale, scale[:, 0], rtol=1e-6, atol=0)
+    whole = found.scale[:, None] * (found.levels.float() - int8.ZERO)
+    back = whole + found.rest_scale[:, None] * (found.rest.float() - int8.ZERO)
+    torch.testing.assert_close(
+        back, x, atol=2.1 * float(scale.max()) / int8.REST_LEVELS / 2, rtol=0
+    )
+    assert rest.dtype == found.rest.dtype
+
+
+def test_levels_of_gelus_results_are_those_of_the_torch_code() -> None:
+    x = gelu(drawn(37, 1024) * 3)
+    levels, scale = quantised_gelu(x)
+    found = to_levels(x, zero=int8.GELU_ZERO, most=int8.GELU_LEVELS, depth=int8.GELU_DEPTH)
+    assert (found.levels.int() - levels.int()).abs().max() <= 1
+    assert (found.levels != levels).float().mean() < 1e-4
+    torch.testing.assert_close(found.scale, scale[:, 0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("depth", [0.0, int8.GELU_DEPTH])
+def test_a_number_that_is_none_stays_none(sign: int, depth: float) -> None:
+    x = drawn(3, 64).abs()
+    x[1, 17] = sign * torch.nan
+    found = to_levels(x, zero=32, most=100, depth=depth)
+    assert found.scale.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("states", DTYPES, ids=str)
+def test_a_layer_in_8_bits_is_near_the_float_one(states: torch.dtype) -> None:
+    if not runs(torch.int8):
+        pytest.skip("no kernels for 8 bits here")
+    weight, bias, x = drawn(96, 512) / 22, drawn(96, seed=1), drawn(50, 512, seed=2).to(states)
+    expected = x.float() @ weight.T + bias
+    up = make_int8_linear(weight, bias, activated=True, after_gelu=False)
+    down = make_int8_linear(weight, bias, activated=False, after_gelu=True)
+    active = gelu(x.float() * 2)
+    for found, exact in (
+        (up(x), gelu(expected)),
+        (down(active), active @ weight.T + bias),
+    ):
+        assert found.dtype == torch.float32
+        assert (found - exact).norm() / exact.norm() < 0.02
+    sums = torch.zeros(50, 96)
+    down.add_to(sums, active)
+    torch.testing.assert_close(sums, down(active))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_values_have_twice_the_bits_of_queries_and_keys(dtype: torch.dtype) -> None:
+    if not runs(torch.int8):
+        pytest.skip("no kernels for 8 bits here")
+    weights = [torch.eye(64)] * 3  # whose own levels are exact
+    x = drawn(50, 64, seed=2)
+    qkv = make_int8_qkv(weights, [torch.zeros(64)] * 3, dtype=dtype)
+    query, key, value = qkv(x).float().chunk(3, dim=1)
+    assert qkv(x).dtype == dtype
+    assert torch.equal(query, key)
+    step = x.abs().amax(dim=1, keepdim=True) / int8.ACTIVATION_LEVELS
+    rounding = x.abs() * torch.finfo(dtype).eps
+    assert ((query - x).abs() <= 0.51 * step + rounding).all()
+    assert ((value - x).abs() <= 0.51 * step / int8.REST_LEVELS + rounding).all()
