@@ -21,7 +21,7 @@ from bge_m3_integrations.filters import (
     matches,
     operators,
 )
-from bge_m3_integrations.stores.edge.names import Names
+from bge_m3_integrations.stores.edge.names import Names, ascending
 from bge_m3_integrations.stores.edge.points import metadata_of, name_of, point_id
 from bge_m3_integrations.stores.edge.pushdown import compile_filter
 from bge_m3_integrations.stores.edge.shard import Shard
@@ -72,7 +72,7 @@ class Choosing:
         if chosen.ids is not None:
             return chosen.ids
         pages = shard.pages(chosen.condition, ["name"])
-        ids = sorted(name_of(payload) for page in pages for _, payload in page)
+        ids = ascending([name_of(payload) for _, payload in page] for page in pages)
         self._remember(where, version, _Chosen(chosen.condition, ids, len(ids)))
         return ids
 

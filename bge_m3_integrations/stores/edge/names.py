@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from heapq import merge
 from uuid import UUID
 
 from bge_m3_integrations.stores.edge.points import name_of, point_id
@@ -76,9 +77,11 @@ class Names:
                 self._new.clear()
                 self._gone.clear()
                 pages = shard.pages(None, ["name"])
-                self._ordered = sorted(name_of(held) for page in pages for _, held in page)
+                self._ordered = ascending([name_of(held) for _, held in page] for page in pages)
             elif self._new or self._gone:
-                self._ordered = sorted((set(self._ordered) - self._gone) | self._new)
+                changed = self._new | self._gone
+                kept = [key for key in self._ordered if key not in changed]
+                self._ordered = list(merge(kept, sorted(self._new)))
                 self._new.clear()
                 self._gone.clear()
             return self._ordered
@@ -87,3 +90,8 @@ class Names:
         if len(self._by_point) > _REMEMBERED:
             self._by_point = {}
         self._by_point.update(pairs)
+
+
+def ascending(pages: Iterable[Iterable[str]]) -> list[str]:
+    """All ids of pages in order: merged in Python, where one sort would hold its lock."""
+    return list(merge(*map(sorted, pages)))

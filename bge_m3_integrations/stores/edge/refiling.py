@@ -7,11 +7,11 @@ from typing import Any
 
 from bge_m3_integrations.stores.edge.folder import check_room
 from bge_m3_integrations.stores.edge.points import numbers_of, payload_of, record_of, text_bytes
-from bge_m3_integrations.stores.edge.shard import PAGE, Shard
+from bge_m3_integrations.stores.edge.shard import Shard
 
 _KEPT = ["tokens", "truncated"]
-_PAGES_IN_LOG = 50
-"""Pages whose payloads the engine's log holds before they are flushed."""
+_RECORDS_IN_LOG = 50_000
+"""Records whose payloads the engine's log holds before they are flushed."""
 
 
 def refile(shard: Shard, fields: frozenset[str] | None, tell: Callable[[str], None]) -> None:
@@ -25,16 +25,18 @@ def refile(shard: Shard, fields: frozenset[str] | None, tell: Callable[[str], No
     Raises:
         StoreError: The disk has no room; what was replaced is as good as what was not.
     """
-    total = shard.count(None)
-    for number, page in enumerate(shard.pages(None, ["name", "body", *_KEPT])):
-        tell(f"refiling {number * PAGE:,} of {total:,} records")
+    total, done, in_log = shard.count(None), 0, 0
+    for page in shard.pages(None, ["name", "body", *_KEPT]):
+        tell(f"refiling {done:,} of {total:,} records")
         new = {point: _refiled(held, fields) for point, held in page}
         check_room(shard.path, text_bytes(list(new.values())), "new filter fields")
         shard.index_numbers(name for payload in new.values() for name in numbers_of(payload))
         for point, payload in new.items():
             shard.overwrite_payload(point, payload)
-        if number % _PAGES_IN_LOG == _PAGES_IN_LOG - 1:
+        done, in_log = done + len(page), in_log + len(page)
+        if in_log >= _RECORDS_IN_LOG:
             shard.flush()
+            in_log = 0
     shard.flush()
 
 

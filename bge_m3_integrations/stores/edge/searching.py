@@ -28,6 +28,7 @@ _EXACT_UP_TO = 50_000
 graph loses much of its recall under a filter."""
 _THOROUGHNESS = 256
 """Candidates that a walk through the graph keeps (HNSW's `ef`)."""
+_SCORED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,14 @@ class Searching:
         self, query: EmbeddingBatch, limit: int, where: Filter | None, shard: Shard
     ) -> list[Candidate]:
         ids = self.choosing.ids(where, shard)
-        found = shard.scores(query, "colbert", [point_id(key) for key in ids])
-        return self._best(sorted(found.items(), key=lambda pair: -pair[1]), limit, shard)
+        best: list[tuple[float, str]] = []
+        # the best so far, not all scores: sorting those, and collecting the garbage of so many
+        # objects, would each hold Python's lock for as long as there are documents
+        for start in range(0, len(ids), _SCORED_AT_ONCE):
+            part = {point_id(key): key for key in ids[start : start + _SCORED_AT_ONCE]}
+            found = shard.scores(query, "colbert", list(part))
+            best = sorted([*best, *((-found[p], part[p]) for p in found)])[:limit]
+        return [Candidate(key, -score) for score, key in best]
 
     def _best(
         self, found: Sequence[tuple[UUID, float]], limit: int, shard: Shard

@@ -1,13 +1,15 @@
 """The engine behind one small wall: every call that this package makes of qdrant-edge.
 
 One call at a time. A call holds Python's lock while it runs, so each is kept short: writes come in
-small batches, and whole collections are read in pages and scored in pieces.
+small batches, and whole collections are read in pages and scored in pieces, of a size that `Pace`
+says.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ import qdrant_edge as engine
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.opened import close_inherited
+from bge_m3_integrations.stores.edge.pace import Pace, parts
 from bge_m3_integrations.stores.edge.warming import Warming
 from bge_m3_integrations.types import EmbeddingBatch, Mode
 
@@ -30,10 +33,18 @@ COLBERT_TYPES: Mapping[str, engine.VectorStorageDatatype] = {
     "float16": engine.VectorStorageDatatype.Float16,
     "turbo8": engine.VectorStorageDatatype.Turbo8,
 }
-PAGE = 1000
-"""Points of one read: some milliseconds."""
+_BYTES = {"float32": 4, "float16": 2, "turbo8": 1}
+"""Bytes of a number of `COLBERT_TYPES`."""
+_PAGE = 256
+"""Points of one read, or of one scoring by token vectors: a millisecond, and 20 where each has to
+come from the disk."""
+_FIRST_PAGE = 64
+_FIRST_VECTORS = 8
+_COLD_BYTES = 1 << 20
+"""Token vectors of one scoring where they may have to come from the disk: 15 ms."""
+_TURN = 0.005
+"""Seconds of calls after which other threads have a turn."""
 _SCORED_AT_ONCE = 4096
-_TEXTS_AT_ONCE = 256
 _QUERY_TOKENS_AT_ONCE = 32
 _PRODUCTS_AT_ONCE = 32 * 8192
 """Pairs of a query's and a document's token vector of one scoring: 12 ms on a quiet machine."""
@@ -77,6 +88,9 @@ class Shard:
     ) -> None:
         self.path = path
         self._warming = Warming() if warm else None
+        self._cold = _COLD_BYTES // _token_bytes(layout)
+        self._pace = Pace(self._cold)
+        self._gave_way = time.perf_counter()
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._users = 0
@@ -159,16 +173,17 @@ class Shard:
         self, where: engine.Filter | None, names: Sequence[str]
     ) -> Iterator[list[tuple[UUID, dict[str, Any]]]]:
         """All matching points with some of their payload, page by page, in no useful order."""
-        offset: UUID | None = None
+        pace, offset = Pace(_FIRST_PAGE), None
         while True:
             request = engine.ScrollRequest(
                 offset=offset,
-                limit=PAGE,
+                limit=min(_PAGE, pace.size),
                 filter=where,
                 with_payload=engine.PayloadSelector.Include(list(names)),
                 with_vector=False,
             )
-            points, offset = self._run(lambda held, request=request: held.scroll(request))
+            (points, offset), seconds = self._timed(lambda held, asked=request: held.scroll(asked))
+            pace.took(len(points), seconds)
             yield [(point.id, point.payload) for point in points]
             if offset is None:
                 return
@@ -199,10 +214,10 @@ class Shard:
         Returns:
             Points with scores; by lexical weights none without a shared token.
         """
-        vector = query_vector(queries, mode)
-        if vector is None:
+        query = _query(queries, mode)
+        if query is None:
             return []
-        return self._found(vector, mode, limit=limit, where=where, params=params)
+        return self._found(query, limit=limit, where=where, params=params)[0]
 
     def scores(
         self, queries: EmbeddingBatch, mode: Mode, points: Sequence[UUID]
@@ -210,10 +225,10 @@ class Shard:
         """Exact scores of points for the one query of a batch; those without a score are absent."""
         if mode == "colbert":
             return self._token_scores(queries, points)
-        vector, found = query_vector(queries, mode), dict[UUID, float]()
-        if vector is not None:
+        query, found = _query(queries, mode), dict[UUID, float]()
+        if query is not None:
             for start in range(0, len(points), _SCORED_AT_ONCE):
-                found.update(self._scored(vector, mode, points[start : start + _SCORED_AT_ONCE]))
+                found.update(self._scored(query, points[start : start + _SCORED_AT_ONCE])[0])
         return found
 
     def _token_scores(self, queries: EmbeddingBatch, points: Sequence[UUID]) -> dict[UUID, float]:
@@ -221,12 +236,16 @@ class Shard:
         assert queries.colbert is not None
         vectors = queries.colbert.vectors.astype(np.float32)
         pieces = np.array_split(vectors, -(-len(vectors) // _QUERY_TOKENS_AT_ONCE))
+        asked = [engine.Query.Nearest(piece.tolist(), using="colbert") for piece in pieces]
+        products = _PRODUCTS_AT_ONCE // len(pieces[0])
         found: dict[UUID, float] = {}
-        for start in range(0, len(points), PAGE):
-            held = self.payloads(points[start : start + PAGE], ["tokens"])
+        for start in range(0, len(points), _PAGE):
+            held = self.payloads(points[start : start + _PAGE], ["tokens"])
             lengths = {point: int(payload["tokens"]) for point, payload in held.items()}
-            for part in short_parts(lengths, _PRODUCTS_AT_ONCE // len(pieces[0])):
-                sums = [self._scored(piece.tolist(), "colbert", part) for piece in pieces]
+            for part in parts(lengths, lambda: min(products, self._tokens_at_once())):
+                sums, seconds = zip(*(self._scored(query, part) for query in asked), strict=True)
+                # what comes from the disk comes for the query's first piece
+                self._pace.took(sum(lengths[point] for point in part), max(seconds))
                 # the engine's score is a sum over the query's tokens, ours their mean
                 found.update(
                     (point, sum(s[point] for s in sums) / len(vectors))
@@ -235,29 +254,37 @@ class Shard:
                 )
         return found
 
-    def _scored(self, vector: Any, mode: Mode, points: Sequence[UUID]) -> dict[UUID, float]:
+    def _tokens_at_once(self) -> int:
+        """Token vectors of the next scoring: while some are only on the disk, any may be."""
+        warm = self._warming is not None and self._warming.done
+        return self._pace.size if warm else min(self._cold, self._pace.size)
+
+    def _scored(
+        self, query: engine.Query, points: Sequence[UUID]
+    ) -> tuple[dict[UUID, float], float]:
         chosen = engine.Filter(must=[engine.HasIdCondition(set(points))])
         exact = engine.SearchParams(exact=True)
-        return dict(self._found(vector, mode, limit=len(points), where=chosen, params=exact))
+        found, seconds = self._found(query, limit=len(points), where=chosen, params=exact)
+        return dict(found), seconds
 
     def _found(
         self,
-        vector: Any,
-        mode: Mode,
+        query: engine.Query,
         *,
         limit: int,
         where: engine.Filter | None,
         params: engine.SearchParams,
-    ) -> list[tuple[UUID, float]]:
+    ) -> tuple[list[tuple[UUID, float]], float]:
         request = engine.QueryRequest(
             limit=limit,
-            query=engine.Query.Nearest(vector, using=mode),
+            query=query,
             filter=where,
             params=params,
             with_payload=False,
             with_vector=False,
         )
-        return [(point.id, point.score) for point in self._run(lambda held: held.query(request))]
+        points, seconds = self._timed(lambda held: held.query(request))
+        return [(point.id, point.score) for point in points], seconds
 
     def flush(self) -> None:
         """Bring everything to disk."""
@@ -315,9 +342,15 @@ class Shard:
         payload: Any = names is None
         if names:
             payload = engine.PayloadSelector.Include(list(names))
-        for start in range(0, len(points), PAGE):
-            part = list(points[start : start + PAGE])
-            yield from self._run(lambda held, part=part: held.retrieve(part, payload, vectors))
+        pace, start = Pace(_FIRST_VECTORS if vectors else _FIRST_PAGE), 0
+        while start < len(points):
+            part = list(points[start : start + min(_PAGE, pace.size)])
+            found, seconds = self._timed(
+                lambda held, part=part: held.retrieve(part, payload, vectors)
+            )
+            pace.took(len(part), seconds)
+            start += len(part)
+            yield from found
 
     def _warm(self) -> None:
         if self._warming is not None:
@@ -329,52 +362,42 @@ class Shard:
         return self._held
 
     def _run(self, call: Any) -> Any:
+        return self._timed(call)[0]
+
+    def _timed(self, call: Any) -> tuple[Any, float]:
+        """What the engine answers, and how many seconds it was at it, the queue not counted."""
         with self._lock:
             held = self._open()
-            return self._guarded(lambda: call(held))
+            start = time.perf_counter()
+            answer = self._guarded(lambda: call(held))
+            seconds = time.perf_counter() - start
+        self._give_way()
+        return answer, seconds
+
+    def _give_way(self) -> None:
+        """Every few milliseconds, let a thread that waits for Python's lock have it.
+
+        While calls of a millisecond followed each other, other threads were seen to wait for all of
+        them, 370 ms long.
+        """
+        if time.perf_counter() - self._gave_way >= _TURN:
+            time.sleep(0)
+            self._gave_way = time.perf_counter()
 
     def _guarded(self, call: Any) -> Any:
         return _guarded(call, self.path)
 
 
-def query_vector(queries: EmbeddingBatch, mode: Mode) -> Any:
-    """A query in the engine's form; None for a query without lexical weights.
-
-    Args:
-        queries: One query.
-        mode: "dense" or "sparse".
-
-    Returns:
-        A list of floats, or a sparse vector.
-    """
+def _query(queries: EmbeddingBatch, mode: Mode) -> engine.Query | None:
+    """A dense or a sparse query in the engine's form; None for one without lexical weights."""
     if mode == "dense":
         assert queries.dense is not None
-        return queries.dense[0].tolist()
+        return engine.Query.Nearest(queries.dense[0].tolist(), using=mode)
     assert queries.sparse is not None
     ids, weights = queries.sparse.row(0)
-    return engine.SparseVector(ids.tolist(), weights.tolist()) if len(ids) else None
-
-
-def short_parts(lengths: Mapping[UUID, int], most: int) -> Iterator[list[UUID]]:
-    """Points whose token vectors are scored in one call.
-
-    Args:
-        lengths: Token vectors of each point, or more.
-        most: Of one call.
-
-    Yields:
-        At most `_TEXTS_AT_ONCE` points with so many token vectors; a longer one alone.
-    """
-    part: list[UUID] = []
-    taken = 0
-    for point, length in lengths.items():
-        if part and (taken + length > most or len(part) == _TEXTS_AT_ONCE):
-            yield part
-            part, taken = [], 0
-        part.append(point)
-        taken += length
-    if part:
-        yield part
+    if not len(ids):
+        return None
+    return engine.Query.Nearest(engine.SparseVector(ids.tolist(), weights.tolist()), using=mode)
 
 
 def sync_files(folder: Path) -> None:
@@ -391,6 +414,11 @@ def sync_files(folder: Path) -> None:
             pass
         finally:
             os.close(handle)
+
+
+def _token_bytes(layout: Layout) -> int:
+    """Of one token vector, about; 1 where none is kept."""
+    return 1 if layout.colbert_dim is None else layout.colbert_dim * _BYTES[layout.colbert]
 
 
 def _config(layout: Layout, *, vacuum: bool = False) -> engine.EdgeConfig:

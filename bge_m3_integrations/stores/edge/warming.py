@@ -26,6 +26,12 @@ class Warming:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._done = False
+
+    @property
+    def done(self) -> bool:
+        """Whether all of them were read, or are few enough for searches to do it."""
+        return self._done
 
     def start(self, shard: Path) -> None:
         """Begin anew, with what is there now.
@@ -36,12 +42,12 @@ class Warming:
         files = token_files(shard)
         with self._lock:
             self._end()
-            if sum(map(_size, files)) < LEAST:
+            self._done = sum(map(_size, files)) < LEAST
+            if self._done:
                 return
             self._stop = threading.Event()
-            arguments = (files, memory_bytes() // 2, self._stop)
             self._thread = threading.Thread(
-                target=read_through, args=arguments, name=THREAD, daemon=True
+                target=self._read, args=(files, self._stop), name=THREAD, daemon=True
             )
             self._thread.start()
 
@@ -49,6 +55,10 @@ class Warming:
         """Stop and wait for the piece that is being read."""
         with self._lock:
             self._end()
+
+    def _read(self, files: Sequence[Path], stop: threading.Event) -> None:
+        most = memory_bytes() // 2
+        self._done = read_through(files, most, stop) < most and not stop.is_set()
 
     def _end(self) -> None:
         self._stop.set()

@@ -119,7 +119,7 @@ def test_what_was_cut_is_right_and_can_be_repeated(
     store: EdgeStore, expected: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(message: str) -> None:
-        if "1,000 of" in message:
+        if not message.startswith("refiling 0 of"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

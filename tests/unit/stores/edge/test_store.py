@@ -488,9 +488,9 @@ def test_scoring_token_vectors_multiplies_at_most_so_many_pairs_a_call(
     by_point = {points.point_id(f"{i}"): length for i, length in lengths.items()}
     scored, calls = store._shard._scored, list[tuple[int, list[int]]]()
 
-    def spied(vector: Any, mode: Mode, chosen: Sequence[UUID]) -> dict[UUID, float]:
-        calls.append((len(vector), [by_point[point] for point in chosen]))
-        return scored(vector, mode, chosen)
+    def spied(part: Any, chosen: Sequence[UUID]) -> Any:
+        calls.append((len(part.query), [by_point[point] for point in chosen]))
+        return scored(part, chosen)
 
     monkeypatch.setattr(store._shard, "_scored", spied)
     query = long_texts([tokens]).only(["colbert"])

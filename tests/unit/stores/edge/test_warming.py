@@ -101,3 +101,62 @@ def test_a_small_index_starts_no_thread(tmp_path: Path) -> None:
     store = open_store(tmp_path / "index")
     assert not running()
     store.close()
+
+
+def with_token_file(folder: Path, size: int) -> Path:
+    file = folder / "segments" / "a" / "vector_storage-colbert" / "chunk"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x" * size)
+    return folder
+
+
+def ended(held: Warming) -> bool:
+    """Whether everything is in memory once the thread has ended."""
+    assert held._thread is not None
+    held._thread.join(10)
+    return held.done
+
+
+def test_it_is_done_once_everything_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warming, "LEAST", 1)
+    held = Warming()
+    assert not held.done
+    held.start(with_token_file(tmp_path, 100_000))
+    assert ended(held)
+    held.close()
+
+
+def test_it_is_not_done_while_it_reads_nor_when_it_was_stopped(
+    tmp_path: Path, reading: Reading
+) -> None:
+    held = Warming()
+    held.start(with_token_file(tmp_path, 10))
+    assert not held.done
+    held.close()
+    assert not held.done
+
+
+def test_it_is_not_done_where_memory_holds_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warming, "LEAST", 1)
+    monkeypatch.setattr(warming, "memory_bytes", lambda: 100)
+    held = Warming()
+    held.start(with_token_file(tmp_path, 100_000))
+    assert not ended(held)
+    held.close()
+
+
+def test_what_is_written_anew_is_to_be_read_anew(
+    tmp_path: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, place = Warming(), with_token_file(tmp_path, 10)
+    monkeypatch.setattr(warming, "LEAST", 100_000)
+    held.start(place)
+    assert held.done
+    monkeypatch.setattr(warming, "LEAST", 1)
+    held.start(place)
+    assert not held.done
+    held.close()
