@@ -68,7 +68,10 @@ def build() -> Path:
 
 
 def build_if_wanted() -> str:
-    """Build as `BGE_M3_KERNELS` says, and tell what came of it.
+    """Build as `BGE_M3_KERNELS` says.
+
+    Returns:
+        What came of it, in words.
 
     Raises:
         CannotBuildError: They are required, and cannot be.

@@ -149,10 +149,9 @@ def test_levels_are_those_of_the_torch_code() -> None:
     torch.testing.assert_close(found.scale, scale[:, 0], rtol=1e-6, atol=0)
     whole = found.scale[:, None] * (found.levels.float() - int8.ZERO)
     back = whole + found.rest_scale[:, None] * (found.rest.float() - int8.ZERO)
-    torch.testing.assert_close(
-        back, x, atol=2.1 * float(scale.max()) / int8.REST_LEVELS / 2, rtol=0
-    )
-    assert rest.dtype == found.rest.dtype
+    finer = float(scale.max()) / int8.REST_LEVELS
+    torch.testing.assert_close(back, x, atol=0.6 * finer, rtol=0)
+    assert (found.rest != rest).float().mean() < 1e-3
 
 
 def test_levels_of_gelus_results_are_those_of_the_torch_code() -> None:
