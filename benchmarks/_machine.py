@@ -7,11 +7,16 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bge_m3_integrations.encoders.torch.native.library import why_not
+
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def machine() -> dict[str, str]:
-    """Date, processor, the flags that kernels go by, cores and memory."""
+    """Date, processor, the flags that kernels go by, cores and memory.
+
+    Our own kernels are those of an unlimited process: one kept to less than AVX-512 uses torch.
+    """
     cpu = _pairs(Path("/proc/cpuinfo"))
     held = cpu.get("flags", "").split()
     return {
@@ -23,6 +28,7 @@ def machine() -> dict[str, str]:
         "memory": _pairs(Path("/proc/meminfo")).get("MemTotal", "?"),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "kernels": why_not() or "compiled",
     }
 
 
