@@ -37,15 +37,15 @@ $(BASE):
 	@rm -f $(VENV)/.base-* $(VENV)/.dev-*
 	@touch $@
 
-$(DEV): $(BASE) $(KERNELS)
+$(DEV): $(BASE) | $(KERNELS)
 	$(PIP) -e '.[dev]'
 	@touch $@
 
-# the installation built them; this is for changed sources
+# installing builds them; this does it again where sources have changed
 $(KERNELS): $(KERNEL_SOURCES) | $(BASE)
 	$(BIN)/python -m bge_m3_integrations.encoders.torch.native.build
 
-demo: $(BASE) $(KERNELS)
+demo: $(BASE) | $(KERNELS)
 	$(BIN)/bge-m3 demo
 	@echo
 	@echo "To use the commands and the package yourself: . $(BIN)/activate"
@@ -86,4 +86,4 @@ wheel-test: $(DEV)
 	TORCH_FLAGS='$(TORCH_FLAGS)' $(BIN)/python scripts/wheel_test.py
 
 clean:
-	rm -rf $(VENV) $(MILVUS) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(KERNELS) $(VENV) $(MILVUS) build dist .pytest_cache .mypy_cache .ruff_cache

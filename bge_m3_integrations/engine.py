@@ -24,7 +24,7 @@ from bge_m3_integrations.encoders.base import Encoder, OffersMaxsim
 from bge_m3_integrations.encoders.cached import CachedEncoder
 from bge_m3_integrations.encoders.memo import MemoEncoder
 from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
-from bge_m3_integrations.encoders.wrapper import EncoderWrapper
+from bge_m3_integrations.encoders.wrapper import EncoderWrapper, innermost
 from bge_m3_integrations.errors import InputError, TruncationWarning
 from bge_m3_integrations.gathering import Gatherer
 from bge_m3_integrations.types import (
@@ -352,9 +352,7 @@ class BGEM3:
         Raises:
             InputError: The widths differ, or a text has no vector.
         """
-        encoder: object = self.encoder
-        while isinstance(encoder, EncoderWrapper):  # those in front do not change token vectors
-            encoder = encoder.encoder
+        encoder: object = innermost(self.encoder)  # those in front do not change token vectors
         kernel = encoder.maxsim if isinstance(encoder, OffersMaxsim) else scoring.maxsim
         return kernel(queries, documents)
 

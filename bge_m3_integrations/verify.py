@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bge_m3_integrations import __version__
 from bge_m3_integrations.compat.conversions import five_scores
+from bge_m3_integrations.encoders.wrapper import innermost
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import EmbeddingBatch
@@ -107,12 +108,14 @@ class Hardware:
         cores: Logical cores.
         device: The torch device.
         dtype: What the model computed in.
+        computed_by: "compiled kernels", or "torch" and why.
     """
 
     cpu: str
     cores: int
     device: str
     dtype: str
+    computed_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ class Report:
             f"fingerprint  {self.fingerprint}",
             f"hardware     {self.hardware.cpu}, {self.hardware.cores} cores; "
             f"{self.hardware.device}, {self.hardware.dtype}",
+            f"computed by  {self.hardware.computed_by}",
             *(
                 f"{marks[c.passed]}  {c.name}: largest difference {c.difference:.1e} "
                 f"(allowed {c.tolerance:.0e})"
@@ -190,6 +194,7 @@ def verify_model(
     where = pick_device(device)
     precision = str(pick_dtype(dtype, where)).removeprefix("torch.")
     engine = BGEM3(str(files.folder), device=str(where), dtype=precision)
+    encoder: Any = innermost(engine.encoder)
     tolerance = TOLERANCES[precision]
     checks = [alone_or_together(engine, tolerance=tolerance)]
     notes = []
@@ -212,7 +217,9 @@ def verify_model(
         file_digests([*files.weights, files.colbert_head, files.sparse_head, files.tokenizer]),
         package_versions(_PACKAGES),
         f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}",
-        Hardware(cpu_name(), os.cpu_count() or 1, str(where), precision),
+        Hardware(
+            cpu_name(), os.cpu_count() or 1, str(where), precision, encoder.source.computed_by
+        ),
         datetime.now(UTC).isoformat(timespec="seconds"),
         tuple(checks),
         tuple(notes),

@@ -12,7 +12,11 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
+
+from bge_m3_integrations.encoders.torch.native.build import LIBRARY
+from bge_m3_integrations.encoders.torch.native.library import why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +31,9 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert importlib.util.find_spec("{absent}") is None, "{absent} is here"
 from bge_m3_integrations.demo import checkpoint_path, load_corpus
 
+from bge_m3_integrations.encoders.torch.native.library import why_not
+
+assert bool(why_not()) == {without_kernels}, why_not()
 index = m3.HybridIndex(m3.BGEM3(checkpoint_path(), device="cpu"))
 index.add(load_corpus()[:20])
 """
@@ -57,7 +64,13 @@ print("llama_index:", [node.node.node_id for node in nodes])
 def build(folder: Path) -> Path:
     """Build the wheel into a folder and return its path."""
     run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)])
-    return next(folder.glob("*.whl"))
+    wheel = next(folder.glob("*.whl"))
+    names = set(zipfile.ZipFile(wheel).namelist())
+    native = "bge_m3_integrations/encoders/torch/native"
+    assert f"{native}/kernels/kernels.h" in names
+    assert (f"{native}/kernels.so" in names) == LIBRARY.exists()
+    assert wheel.name.endswith("none-any.whl") != LIBRARY.exists(), wheel.name
+    return wheel
 
 
 def try_extra(wheel: Path, folder: Path, *, extra: str, absent: str, program: str) -> None:
@@ -69,7 +82,15 @@ def try_extra(wheel: Path, folder: Path, *, extra: str, absent: str, program: st
     run([*pip, *shlex.split(os.environ.get("TORCH_FLAGS", "")), "torch"])
     run([*pip, f"{wheel}[{extra}]"])
     # from another folder, and isolated: the checkout must not be importable
-    run([str(python), "-I", "-c", COMMON.format(absent=absent) + program], cwd=folder)
+    run(
+        [
+            str(python),
+            "-I",
+            "-c",
+            COMMON.format(absent=absent, without_kernels=bool(why_not())) + program,
+        ],
+        cwd=folder,
+    )
     run([str(binaries / "bge-m3"), "demo", "--limit", "1", "--query", "half precision"], cwd=folder)
 
 

@@ -68,3 +68,10 @@ class EncoderWrapper:
     def id_to_token(self, ids: Sequence[int]) -> list[str]:
         """See `Encoder.id_to_token`."""
         return self.encoder.id_to_token(ids)
+
+
+def innermost(encoder: Encoder) -> Encoder:
+    """The encoder behind all wrappers."""
+    while isinstance(encoder, EncoderWrapper):
+        encoder = encoder.encoder
+    return encoder

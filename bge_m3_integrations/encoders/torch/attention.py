@@ -17,8 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from bge_m3_integrations.encoders.torch.linear import Product, float32_product
-from bge_m3_integrations.encoders.torch.native.attention import WIDTHS, NativeAttention
-from bge_m3_integrations.encoders.torch.native.library import runs
+from bge_m3_integrations.encoders.torch.native.attention import NativeAttention, takes
 from bge_m3_integrations.encoders.torch.packing import Pack, Window, rounded, windows
 
 # Texts share a window up to this many tokens: larger ones waste products on the mask, smaller ones
@@ -60,7 +59,7 @@ def plan(
         The fastest kernel that is exact there.
     """
     if device.type == "cpu":
-        if head_width in WIDTHS and runs(dtype):
+        if takes(head_width, dtype):
             return NativeAttention.of(pack.lengths, heads=heads)
         parts = windows(pack.lengths, size=_WINDOW)
         # float32 products gain over torch's own blockwise kernel in long texts only, half-precision

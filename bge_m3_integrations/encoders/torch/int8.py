@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from bge_m3_integrations.encoders.torch.linear import Linear
+from bge_m3_integrations.encoders.torch.linear import Adding, Linear
 
 ARITHMETIC = 3
 """Version of what is computed here: another one gives other numbers, which a cache keeps apart."""
@@ -89,8 +89,8 @@ class Int8Linear:
         return torch.ops.aten.gelu_(out) if self.activated else out
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
-        """See `Linear`."""
-        states.add_(self(x).float())
+        """See `Adding`."""
+        states.add_(self(x))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,6 @@ class Int8QueryKeyValue:
         out[:, between:] = torch.addcmul(self.bias[between:], value, scale.float(), out=value)
         return out
 
-    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
-        """See `Linear`."""
-        states.add_(self(x).float())
-
 
 def make_int8_linear(
     weight: torch.Tensor,
@@ -137,7 +133,7 @@ def make_int8_linear(
     *,
     activated: bool = False,
     after_gelu: bool = False,
-) -> Linear:
+) -> Adding:
     """A layer with its own 8-bit copy of the weights.
 
     Args:

@@ -14,9 +14,10 @@ import torch
 from torch.nn.functional import embedding
 
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
-from bge_m3_integrations.encoders.torch.linear import Linear
+from bge_m3_integrations.encoders.torch.linear import Adding, Linear
 from bge_m3_integrations.encoders.torch.packing import Pack
 from bge_m3_integrations.encoders.torch.parts import InPlace, Norm, Parts, TorchNorm
+from bge_m3_integrations.encoders.torch.tensors import trim_heap
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 
@@ -82,10 +83,10 @@ class Layer:
     """
 
     qkv: Linear
-    mix: Linear
+    mix: Adding
     mix_norm: Norm
     up: Linear
-    down: Linear
+    down: Adding
     down_norm: Norm
     dtype: torch.dtype
     rows: int
@@ -136,7 +137,7 @@ class Embeddings:
     def _rows(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         if table.device.type != "cpu":
             return embedding(ids.to(table.device), table).float()
-        found = torch.empty(len(ids), table.shape[1])
+        found = torch.empty(len(ids), table.shape[1], dtype=torch.float32, device="cpu")
         for part, some in zip(torch.split(found, _ROWS), torch.split(ids, _ROWS), strict=True):
             part.copy_(embedding(some, table))
             self._release(len(some))
@@ -208,7 +209,12 @@ class PackedBackbone:
         self._weights, self._config, self._dtype, self._device = weights, config, dtype, device
         self._embeddings = Embeddings(weights, config, dtype=dtype, device=device)
         taken = states or dtype
-        self._layers = [self._layer(i, parts, taken) for i in range(config.num_hidden_layers)]
+        self._layers = []
+        for i in range(config.num_hidden_layers):
+            self._layers.append(self._layer(i, parts, taken))
+            if not isinstance(parts, InPlace):
+                # what was freed lies between what stays, and the next layer may not fit there
+                trim_heap()
         self._parts = parts
 
     @property
@@ -239,17 +245,25 @@ class PackedBackbone:
     def _layer(self, i: int, parts: Parts, dtype: torch.dtype) -> Layer:
         at = f"encoder.layer.{i}"
 
-        def make(*names: str, activated: bool = False, after_gelu: bool = False) -> Linear:
-            weights = [f"{at}.{name}.weight" for name in names]
-            biases = [f"{at}.{name}.bias" for name in names]
-            made = parts.linear(
-                [self._weights.tensor(name) for name in weights],
-                [self._weights.tensor(name) for name in biases],
-                activated=activated,
-                after_gelu=after_gelu,
+        def pairs(*names: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+            weights, biases = (
+                [self._weights.tensor(f"{at}.{name}.{part}") for name in names] for part in _PAIR
             )
-            for name in weights:
-                self._weights.release(name)
+            return weights, biases
+
+        def release(*names: str) -> None:
+            for name in names:
+                self._weights.release(f"{at}.{name}.weight")
+
+        def linear(name: str, *, activated: bool = False, after_gelu: bool = False) -> Adding:
+            (weight,), (bias,) = pairs(name)
+            made = parts.linear(weight, bias, activated=activated, after_gelu=after_gelu)
+            release(name)
+            return made
+
+        def qkv(*names: str) -> Linear:
+            made = parts.qkv(*pairs(*names))
+            release(*names)
             return made
 
         def norm(name: str) -> Norm:
@@ -257,11 +271,11 @@ class PackedBackbone:
             return parts.norm(weight, bias, self._config.layer_norm_eps)
 
         return Layer(
-            qkv=make(*(f"attention.self.{part}" for part in ("query", "key", "value"))),
-            mix=make("attention.output.dense"),
+            qkv=qkv(*(f"attention.self.{part}" for part in ("query", "key", "value"))),
+            mix=linear("attention.output.dense"),
             mix_norm=norm("attention.output.LayerNorm"),
-            up=make("intermediate.dense", activated=True),
-            down=make("output.dense", after_gelu=True),
+            up=linear("intermediate.dense", activated=True),
+            down=linear("output.dense", after_gelu=True),
             down_norm=norm("output.LayerNorm"),
             dtype=dtype,
             rows=max(1, _WIDEST_BYTES // (self._config.intermediate_size * dtype.itemsize)),

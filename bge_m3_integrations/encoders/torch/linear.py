@@ -26,6 +26,10 @@ class Linear(Protocol):
         """Apply the layer."""
         ...
 
+
+class Adding(Linear, Protocol):
+    """A layer that knows a way to add its results."""
+
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
         """Add what the layer gives to `(t, out) float32`."""
         ...
@@ -58,7 +62,7 @@ class PlainLinear:
         return gelu(out) if self.activated else out
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
-        """See `Linear`."""
+        """See `Adding`."""
         states.add_(self(x).float())
 
 
@@ -78,7 +82,7 @@ class PrepackedLinear:
         return out
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
-        """See `Linear`."""
+        """See `Adding`."""
         states.add_(self(x).float())
 
 
@@ -121,7 +125,7 @@ def make_linear(
     dtype: torch.dtype,
     device: torch.device,
     activated: bool = False,
-) -> Linear:
+) -> Adding:
     """A layer with its own copy of the weights, in the fastest layout.
 
     Args:

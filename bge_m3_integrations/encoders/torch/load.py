@@ -30,7 +30,9 @@ from bge_m3_integrations.encoders.torch.layers import (
 )
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
-from bge_m3_integrations.encoders.torch.native.parts import native_parts
+from bge_m3_integrations.encoders.torch.native.attention import takes
+from bge_m3_integrations.encoders.torch.native.library import why_not
+from bge_m3_integrations.encoders.torch.native.parts import NativeFloat, NativeInt8, native_parts
 from bge_m3_integrations.encoders.torch.parts import InInt8, Owned, Parts
 from bge_m3_integrations.encoders.torch.tensors import MappedTensors, release_freed_memory
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, load_tokenizer
@@ -94,7 +96,7 @@ class Source(Protocol):
 
     @property
     def precision(self) -> str:
-        """What decides its numbers, such as "bfloat16" or "int8/2/127/bfloat16"."""
+        """What decides its numbers, such as "bfloat16" or "int8/3/127/bfloat16/compiled"."""
         ...
 
     @property
@@ -176,7 +178,10 @@ class CheckpointSource:
     def precision(self) -> str:
         """What decides its numbers: a float type, or all that 8 bits are computed by here."""
         name = str(self.dtype).removeprefix("torch.")
-        return f"int8/{int8.ARITHMETIC}/{int8.weight_levels()}/{name}" if self.is_int8 else name
+        if not self.is_int8:
+            return name
+        by = "compiled" if isinstance(self.parts, NativeInt8) else "torch"
+        return f"int8/{int8.ARITHMETIC}/{int8.weight_levels()}/{name}/{by}"
 
     @property
     def states(self) -> torch.dtype:
@@ -191,6 +196,20 @@ class CheckpointSource:
             if native is not None:
                 return native
         return InInt8(self.dtype) if self.is_int8 else Owned(self.dtype, self.device)
+
+    @property
+    def computed_by(self) -> str:
+        """What computes the backbone, in words."""
+        if not is_packable(self.config):
+            return f"transformers' modules on {self.device.type}"
+        if isinstance(self.parts, (NativeFloat, NativeInt8)):
+            head_width = self.config.hidden_size // self.config.num_attention_heads
+            return "compiled kernels" + (
+                "" if takes(head_width, self.dtype) else ", attention by torch"
+            )
+        if self.device.type != "cpu":
+            return f"torch on {self.device.type}"
+        return f"torch: {why_not() or 'no kernels for this dtype or these widths'}"
 
     @cached_property
     def config(self) -> Any:

@@ -18,7 +18,7 @@ from bge_m3_integrations.encoders.torch.int8 import (
     make_int8_qkv,
     weight_levels,
 )
-from bge_m3_integrations.encoders.torch.linear import Linear, PlainLinear, make_linear
+from bge_m3_integrations.encoders.torch.linear import Adding, Linear, PlainLinear, make_linear
 from bge_m3_integrations.encoders.torch.packing import rounded
 
 # Packs are rounded up to a multiple of this many tokens at least.
@@ -42,18 +42,21 @@ class Parts(Protocol):
         """`(t, width) float32` as products like it; there may be more rows behind."""
         ...
 
+    def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
+        """Attention's first product: `(width, in)` and `(width,)` of query, key and value."""
+        ...
+
     def linear(
         self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
         *,
         activated: bool = False,
         after_gelu: bool = False,
-    ) -> Linear:
-        """A product of `(out_i, in)` weights and `(out_i,)` biases, side by side.
+    ) -> Adding:
+        """A product of `(out, in)` and `(out,)`.
 
-        Several are those of query, key and value. Gelu follows where it is `activated`, and went
-        before `after_gelu`.
+        Gelu follows where it is `activated`, and went before `after_gelu`.
         """
         ...
 
@@ -92,17 +95,21 @@ class _TorchParts:
 class InPlace(_TorchParts):
     """Products over the tensors themselves, without a copy."""
 
+    def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
+        """See `Parts`."""
+        return PlainLinear(tuple(weights), tuple(biases))
+
     def linear(
         self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
         *,
         activated: bool = False,
         after_gelu: bool = False,
-    ) -> Linear:
+    ) -> Adding:
         """See `Parts`."""
         del after_gelu
-        return PlainLinear(tuple(weights), tuple(biases), activated)
+        return PlainLinear((weight,), (bias,), activated)
 
 
 @dataclass(frozen=True)
@@ -112,18 +119,22 @@ class Owned(_TorchParts):
     dtype: torch.dtype
     device: torch.device
 
+    def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
+        """See `Parts`."""
+        return make_linear(weights, biases, dtype=self.dtype, device=self.device)
+
     def linear(
         self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
         *,
         activated: bool = False,
         after_gelu: bool = False,
-    ) -> Linear:
+    ) -> Adding:
         """See `Parts`."""
         del after_gelu
         return make_linear(
-            weights, biases, dtype=self.dtype, device=self.device, activated=activated
+            [weight], [bias], dtype=self.dtype, device=self.device, activated=activated
         )
 
 
@@ -137,28 +148,34 @@ class InInt8(_TorchParts):
 
     dtype: torch.dtype
 
+    def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
+        """See `Parts`."""
+        if weight_levels() < 127:
+            return _Narrowing(self._float(weights, biases), self.dtype)
+        return make_int8_qkv(weights, biases, dtype=self.dtype)
+
     def linear(
         self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
         *,
         activated: bool = False,
         after_gelu: bool = False,
-    ) -> Linear:
+    ) -> Adding:
         """See `Parts`."""
         if weight_levels() < 127 and not (activated or after_gelu):
-            in_float = Owned(self.dtype, torch.device("cpu")).linear(weights, biases)
-            return _Narrowing(in_float, self.dtype)
-        if len(weights) > 1:
-            return make_int8_qkv(weights, biases, dtype=self.dtype)
-        return make_int8_linear(weights[0], biases[0], activated=activated, after_gelu=after_gelu)
+            return _Narrowing(self._float([weight], [bias]), self.dtype)
+        return make_int8_linear(weight, bias, activated=activated, after_gelu=after_gelu)
+
+    def _float(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Adding:
+        return make_linear(weights, biases, dtype=self.dtype, device=torch.device("cpu"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Narrowing:
     """A product that takes its input in a dtype."""
 
-    product: Linear
+    product: Adding
     dtype: torch.dtype
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:

@@ -66,9 +66,15 @@ def release_freed_memory() -> None:
     It keeps small blocks for itself otherwise, and loading a large vocabulary frees a hundred MiB
     of them. Costs a full garbage collection: a quarter of a second among a million objects.
     """
+    if _libc("malloc_trim") is not None:
+        gc.collect()
+        trim_heap()
+
+
+def trim_heap() -> None:
+    """Give back what was freed, without a garbage collection; where the C library is glibc."""
     trim = _libc("malloc_trim")
     if trim is not None:
-        gc.collect()
         trim(0)
 
 

@@ -8,12 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bge_m3_integrations.encoders.torch.native.library import AttentionCall, library, roomy
+from bge_m3_integrations.encoders.torch.native.library import (
+    AttentionCall,
+    in_rows,
+    library,
+    roomy,
+    runs,
+)
 from bge_m3_integrations.types import IntArray
 
 _ROWS = 192
 """Rows of one part, `MOST` in `kernels/attention.h`."""
 WIDTHS = (16, 32, 48, 64)
+
+
+def takes(head_width: int, dtype: torch.dtype) -> bool:
+    """Whether the kernel computes heads of a width in a dtype here."""
+    return head_width in WIDTHS and runs(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,12 @@ class NativeAttention:
         kernels = library()
         assert kernels is not None
         width = qkv.shape[1] // 3
+        assert qkv.shape == (len(qkv), 3 * width)
+        assert len(qkv) >= self.tokens
+        assert width % self.heads == 0
+        assert width // self.heads in WIDTHS
+        assert qkv.dtype in (torch.float32, torch.bfloat16)
+        assert in_rows(qkv)
         out = roomy(len(qkv), width, qkv.dtype)
         out[self.tokens :] = 0
         call = AttentionCall(

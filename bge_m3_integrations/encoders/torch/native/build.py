@@ -2,7 +2,7 @@
 
     python -m bge_m3_integrations.encoders.torch.native.build
 
-It needs a C compiler (`CC`, or `cc` on the path) on Linux and x86-64; elsewhere there are no
+It needs GCC 11 or newer (`CC`, or `cc` on the path) on Linux and x86-64; elsewhere there are no
 kernels, and torch computes. `BGE_M3_KERNELS=skip` builds none, `BGE_M3_KERNELS=required` makes it
 an error if they cannot be. Only the standard library is used: installing runs this first.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "kernels"
 LIBRARY = Path(__file__).parent / "kernels.so"
-_COMMON = ["-O3", "-std=c11", "-fPIC", "-fopenmp", "-Wall", "-Wextra"]
+_COMMON = ["-O3", "-std=c11", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# blocks lie on the stack: a thread with a small one is to stop, not to write elsewhere
+_COMMON.append("-fstack-clash-protection")
 _BASE = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma"]
 # cpu.c asks what the processor has, and so must run on any
 _FLAGS = {"cpu": [], "linear_bfloat16": [*_BASE, "-mavx512bf16"]}
@@ -32,9 +35,9 @@ class CannotBuildError(Exception):
 
 
 def digest() -> int:
-    """Of all sources; a library that was built from others is not used."""
+    """Of all sources and of how they are built; a library of others is not used."""
     found = 0
-    for file in sorted(SOURCES.iterdir()):
+    for file in [*sorted(SOURCES.glob("*.[ch]")), Path(__file__)]:
         found = zlib.crc32(file.read_bytes(), zlib.crc32(file.name.encode(), found))
     return found & 0x7FFFFFFF
 
@@ -51,20 +54,27 @@ def build() -> Path:
     machine = f"{platform.system()} on {platform.machine()}"
     if machine != "Linux on x86_64":
         raise CannotBuildError(f"the kernels are for Linux on x86_64, not {machine}")
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise CannotBuildError("there is no C compiler: set CC, or install gcc")
-    with tempfile.TemporaryDirectory(dir=LIBRARY.parent) as folder:
-        objects = []
-        for source in sorted(SOURCES.glob("*.c")):
-            objects.append(f"{folder}/{source.stem}.o")
-            flags = [*_COMMON, *_FLAGS.get(source.stem, _BASE), f"-DDIGEST={digest()}"]
-            _run([compiler, *flags, "-c", str(source), "-o", objects[-1]])
-        linked = f"{folder}/{LIBRARY.name}"
-        # without OpenMP's library: the one that torch has loaded is to run the loops
-        _run([compiler, "-shared", "-o", linked, *objects, "-lm"])
-        Path(linked).replace(LIBRARY)
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) is None:
+        raise CannotBuildError(f"there is no C compiler {compiler[0]}: set CC, or install gcc")
+    try:
+        with tempfile.TemporaryDirectory(dir=LIBRARY.parent, prefix=".kernels-") as folder:
+            _compile(compiler, Path(folder)).replace(LIBRARY)
+    except OSError as error:
+        raise CannotBuildError(f"{LIBRARY} cannot be written: {error}") from error
     return LIBRARY
+
+
+def _compile(compiler: list[str], folder: Path) -> Path:
+    objects = []
+    for source in sorted(SOURCES.glob("*.c")):
+        objects.append(str(folder / f"{source.stem}.o"))
+        flags = [*_COMMON, *_FLAGS.get(source.stem, _BASE), f"-DDIGEST={digest()}"]
+        _run([*compiler, *flags, "-c", str(source), "-o", objects[-1]])
+    linked = folder / LIBRARY.name
+    # without OpenMP's library: the one that torch has loaded is to run the loops
+    _run([*compiler, "-shared", "-o", str(linked), *objects, "-lm"])
+    return linked
 
 
 def build_if_wanted() -> str:
@@ -87,7 +97,10 @@ def build_if_wanted() -> str:
         if wanted == "required":
             raise
         told = str(error)
-    LIBRARY.unlink(missing_ok=True)  # an older one would be taken into the wheel
+    try:
+        LIBRARY.unlink(missing_ok=True)  # an older one would be taken into the wheel
+    except OSError as error:
+        told += f"; an older {LIBRARY} is there and cannot be removed: {error}"
     return f"no kernels, torch will compute: {told}"
 
 

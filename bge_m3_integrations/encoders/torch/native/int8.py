@@ -28,6 +28,14 @@ class NativeInt8Linear:
     activated: bool = False
     after_gelu: bool = False
 
+    @classmethod
+    def of(
+        cls, weight: torch.Tensor, bias: torch.Tensor, *, activated: bool, after_gelu: bool
+    ) -> NativeInt8Linear:
+        """With its own 8-bit copy of the weights; see `int8.make_int8_linear`."""
+        zero = int8.GELU_ZERO if after_gelu else int8.ZERO
+        return cls(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
         out = roomy(len(x), self.weight.outputs, torch.float32)
@@ -35,7 +43,7 @@ class NativeInt8Linear:
         return out
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
-        """See `Linear`."""
+        """See `Adding`; for layers without gelu behind."""
         self._into(states, x, add=True)
 
     def _into(self, out: torch.Tensor, x: torch.Tensor, *, add: bool) -> None:
@@ -65,6 +73,16 @@ class NativeInt8QueryKeyValue:
     bias: torch.Tensor
     dtype: torch.dtype
 
+    @classmethod
+    def of(
+        cls, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, dtype: torch.dtype
+    ) -> NativeInt8QueryKeyValue:
+        """With their own 8-bit copy of the weights; see `int8.make_int8_qkv`."""
+        query, key, value = weights
+        pair = _in_levels(torch.cat([query.float(), key.float()]), zero=int8.ZERO)
+        bias = torch.cat([b.float() for b in biases])
+        return cls(pair, _in_levels(value, zero=int8.ZERO), bias, dtype)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
         found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS, finer=int8.REST_LEVELS)
@@ -79,30 +97,8 @@ class NativeInt8QueryKeyValue:
         out[:, between:] = value
         return out
 
-    def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
-        """See `Linear`."""
-        states.add_(self(x).float())
-
-
-def make_int8_linear(
-    weight: torch.Tensor, bias: torch.Tensor, *, activated: bool, after_gelu: bool
-) -> NativeInt8Linear:
-    """A layer with its own 8-bit copy of the weights; see `int8.make_int8_linear`."""
-    zero = int8.GELU_ZERO if after_gelu else int8.ZERO
-    return NativeInt8Linear(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu)
-
-
-def make_int8_qkv(
-    weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, dtype: torch.dtype
-) -> NativeInt8QueryKeyValue:
-    """Attention's first product, with its own 8-bit copy; see `int8.make_int8_qkv`."""
-    query, key, value = weights
-    pair = _in_levels(torch.cat([query.float(), key.float()]), zero=int8.ZERO)
-    bias = torch.cat([b.float() for b in biases])
-    return NativeInt8QueryKeyValue(pair, _in_levels(value, zero=int8.ZERO), bias, dtype)
-
 
 def _in_levels(weight: torch.Tensor, *, zero: int) -> NativeWeight:
     levels, scales = int8.nearest_levels(weight.float())
-    shift = (levels.long().sum(dim=1) * zero).int()
+    shift = (levels.sum(dim=1, dtype=torch.int64) * zero).int()
     return NativeWeight.of(levels, shift=shift, scale=scales)

@@ -7,6 +7,8 @@ or the processor lacks the instructions, that code computes.
 from __future__ import annotations
 
 import ctypes
+import os
+from contextlib import suppress
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from typing import Any
@@ -93,7 +95,13 @@ def roomy(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
 
     Rows that are a power of two apart share a few places of a cache, and push each other out.
     """
-    return torch.empty(rows, width + _LINE // dtype.itemsize, dtype=dtype)[:, :width]
+    room = width + _LINE // dtype.itemsize
+    return torch.empty(rows, room, dtype=dtype, device="cpu")[:, :width]
+
+
+def in_rows(x: torch.Tensor) -> bool:
+    """Whether kernels may be given its address: `(rows, width)` in the CPU's memory."""
+    return x.dim() == 2 and x.device.type == "cpu" and (x.stride(1) == 1 or x.shape[1] == 1)
 
 
 @cache
@@ -111,16 +119,20 @@ def why_not() -> str:
         return f"they were not built; `python -m {build.__name__}` builds them, or says why not"
     try:
         found = _loaded()
+        same = found.digest() == build.digest()
     except (OSError, AttributeError) as error:
         return f"{LIBRARY} does not load: {error}"
-    if found.digest() != build.digest():
+    if not same:
         return f"{LIBRARY} is not of these sources; `python -m {build.__name__}` builds it again"
     return "" if found.supported() & _BASE else "the processor has no AVX-512 with VNNI"
 
 
 @cache
 def _loaded() -> ctypes.CDLL:
-    # it names no OpenMP library: the symbols are found in the one that torch has loaded
+    # it names no OpenMP library: the symbols are found in the one that torch has loaded, which some
+    # builds of torch keep to themselves
+    with suppress(OSError):
+        ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | ctypes.RTLD_GLOBAL)
     found = ctypes.CDLL(str(LIBRARY))
     for name, arguments in _SIGNATURES.items():
         function = getattr(found, name)

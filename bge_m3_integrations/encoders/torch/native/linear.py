@@ -14,11 +14,13 @@ from bge_m3_integrations.encoders.torch.native.library import (
     LevelsCall,
     LinearCall,
     Rows,
+    in_rows,
     library,
     roomy,
 )
 
 _PANEL = 64
+_VECTOR = 16
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "levels"}
 
 
@@ -32,6 +34,7 @@ class NativeWeight:
         outputs: Channels, without those that fill the last panel.
         inputs: Numbers of a row.
         run: The kernel.
+        takes: What rows are in.
         shift: `(out,) int32`, of levels only: what their zero adds to each channel's sums.
         scale: `(out,) float32`, of levels only: what a channel's integers are to be multiplied by.
     """
@@ -40,6 +43,7 @@ class NativeWeight:
     outputs: int
     inputs: int
     run: Callable[[Any], None]
+    takes: torch.dtype
     shift: torch.Tensor | None = None
     scale: torch.Tensor | None = None
 
@@ -56,7 +60,8 @@ class NativeWeight:
         assert kernels is not None, "callers ask `runs` before"
         run = getattr(kernels, f"linear_{_KINDS[weight.dtype]}")
         outputs, inputs = weight.shape
-        return cls(_packed(weight), outputs, inputs, run, shift, scale)
+        takes = torch.uint8 if weight.dtype == torch.int8 else weight.dtype
+        return cls(_packed(weight), outputs, inputs, run, takes, shift, scale)
 
     def product(
         self,
@@ -76,8 +81,16 @@ class NativeWeight:
             bias: `(out,) float32`.
             row_scale: `(m,) float32`, of levels only.
             gelu: Whether it follows.
-            add: Whether `out`, in float32, is a summand.
+            add: Whether `out`, in float32, is a summand; not with gelu.
         """
+        assert x.dtype == self.takes
+        assert x.shape == (len(out), self.inputs)
+        assert out.shape[1] == self.outputs
+        assert out.dtype == torch.float32 or (out.dtype == torch.bfloat16 and not add)
+        assert not (add and gelu)
+        assert (self.scale is None) == (row_scale is None)
+        assert in_rows(x)
+        assert in_rows(out)
         call = LinearCall(
             len(x),
             self.outputs,
@@ -102,8 +115,9 @@ class NativeWeight:
 def _packed(weight: torch.Tensor) -> torch.Tensor:
     group = 4 // weight.element_size()
     outputs, inputs = weight.shape
-    filled = pad(weight, (0, 0, 0, -outputs % _PANEL))
-    panels = filled.view(-1, _PANEL, inputs // group, group).transpose(1, 2)
+    if outputs % _PANEL:
+        weight = pad(weight, (0, 0, 0, -outputs % _PANEL))
+    panels = weight.view(-1, _PANEL, inputs // group, group).transpose(1, 2)
     return panels.contiguous().view(torch.int32).squeeze(-1)
 
 
@@ -132,8 +146,8 @@ class NativeLinear:
         return out
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
-        """See `Linear`."""
-        self.weight.product(x, states, bias=self.bias, add=True)
+        """See `Adding`; for layers without gelu behind."""
+        self.weight.product(x, states, bias=self.bias, gelu=self.activated, add=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +185,9 @@ def to_levels(
     kernels = library()
     assert kernels is not None
     levels, rest = (roomy(n, x.shape[1], torch.uint8) for n in (len(x), len(x) if finer else 0))
-    scale, rest_scale = torch.empty(len(levels)), torch.empty(len(rest))
+    scale, rest_scale = (
+        torch.empty(len(x), dtype=torch.float32, device="cpu") for x in (levels, rest)
+    )
     call = LevelsCall(
         levels.data_ptr(),
         rest.data_ptr() if finer else None,
@@ -191,9 +207,16 @@ def normalise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: fl
     """Layer normalisation (Ba et al. 2016) of `(m, width) float32`, in place."""
     kernels = library()
     assert kernels is not None
+    assert x.dtype == weight.dtype == bias.dtype == torch.float32
+    assert weight.shape == bias.shape == x.shape[1:]
+    assert weight.is_contiguous()
+    assert bias.is_contiguous()
     kernels.normalise(ctypes.byref(_rows(x)), weight.data_ptr(), bias.data_ptr(), eps)
 
 
 def _rows(x: torch.Tensor) -> Rows:
+    assert x.dtype in (torch.float32, torch.bfloat16)
+    assert x.shape[1] % _VECTOR == 0
+    assert in_rows(x)
     half, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
     return Rows(*x.shape, x.data_ptr(), x.stride(0), half, threads)

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from bge_m3_integrations.encoders.torch.int8 import weight_levels
-from bge_m3_integrations.encoders.torch.linear import Linear
-from bge_m3_integrations.encoders.torch.native.int8 import make_int8_linear, make_int8_qkv
+from bge_m3_integrations.encoders.torch.linear import Adding, Linear
+from bge_m3_integrations.encoders.torch.native.int8 import (
+    NativeInt8Linear,
+    NativeInt8QueryKeyValue,
+)
 from bge_m3_integrations.encoders.torch.native.library import roomy, runs
 from bge_m3_integrations.encoders.torch.native.linear import NativeLinear, NativeWeight, normalise
 from bge_m3_integrations.encoders.torch.parts import Norm, Parts
@@ -48,19 +51,21 @@ class NativeFloat(_NativeParts):
 
     dtype: torch.dtype
 
+    def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
+        """See `Parts`."""
+        return self.linear(torch.cat([w.to(self.dtype) for w in weights]), torch.cat([*biases]))
+
     def linear(
         self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
         *,
         activated: bool = False,
         after_gelu: bool = False,
-    ) -> Linear:
+    ) -> Adding:
         """See `Parts`."""
         del after_gelu
-        weight = torch.cat([weight.to(self.dtype) for weight in weights])
-        bias = torch.cat([bias.float() for bias in biases])
-        return NativeLinear(NativeWeight.of(weight), bias, activated)
+        return NativeLinear(NativeWeight.of(weight.to(self.dtype)), bias.float(), activated)
 
 
 @dataclass(frozen=True)
@@ -69,18 +74,20 @@ class NativeInt8(_NativeParts):
 
     dtype: torch.dtype
 
+    def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
+        """See `Parts`."""
+        return NativeInt8QueryKeyValue.of(weights, biases, dtype=self.dtype)
+
     def linear(
         self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor],
+        weight: torch.Tensor,
+        bias: torch.Tensor,
         *,
         activated: bool = False,
         after_gelu: bool = False,
-    ) -> Linear:
+    ) -> Adding:
         """See `Parts`."""
-        if len(weights) > 1:
-            return make_int8_qkv(weights, biases, dtype=self.dtype)
-        return make_int8_linear(weights[0], biases[0], activated=activated, after_gelu=after_gelu)
+        return NativeInt8Linear.of(weight, bias, activated=activated, after_gelu=after_gelu)
 
 
 def native_parts(config: Any, *, dtype: torch.dtype, int8: bool) -> Parts | None:

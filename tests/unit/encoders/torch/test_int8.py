@@ -182,13 +182,14 @@ def test_attentions_products_stay_in_float_where_weights_have_7_bits(
     levels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bge_m3_integrations.encoders.torch.parts.weight_levels", lambda: levels)
-    linear = InInt8(dtype).linear
+    parts = InInt8(dtype)
     weights, biases = [random(16, 32, seed=i) for i in range(3)], [random(16)] * 3
-    qkv, x = linear(weights, biases), random(5, 32, seed=7)
+    weight, bias = weights[0], biases[0]
+    qkv, x = parts.qkv(weights, biases), random(5, 32, seed=7)
     assert isinstance(qkv, Int8QueryKeyValue) == (levels == 127)
-    assert isinstance(linear(weights[:1], biases[:1]), Int8Linear) == (levels == 127)
-    assert isinstance(linear(weights[:1], biases[:1], activated=True), Int8Linear)
-    assert isinstance(linear(weights[:1], biases[:1], after_gelu=True), Int8Linear)
+    assert isinstance(parts.linear(weight, bias), Int8Linear) == (levels == 127)
+    assert isinstance(parts.linear(weight, bias, activated=True), Int8Linear)
+    assert isinstance(parts.linear(weight, bias, after_gelu=True), Int8Linear)
     found, expected = qkv(x), x @ torch.cat(weights).T + torch.cat(biases)
     assert found.dtype == dtype
     assert (found.float() - expected).norm() / expected.norm() < (0.02 if levels == 127 else 0.01)
@@ -207,6 +208,9 @@ def test_a_cache_keeps_numbers_of_other_levels_and_another_arithmetic_apart(
         monkeypatch.setattr(int8, "ARITHMETIC", int8.ARITHMETIC + arithmetic)
         found.add(source.precision)
     assert len(found) == 3
+    by = source.precision
+    monkeypatch.setattr("bge_m3_integrations.encoders.torch.native.parts.runs", lambda _: False)
+    assert (source.precision == by) == by.endswith("/torch")
 
 
 @needs_int8

@@ -10,14 +10,14 @@
 enum {
     KEYS = 512,   /* a block of keys and of values: 64 KiB each in bfloat16 */
     QUERIES = 24, /* rows whose scores are held at once */
-    MOST = 192,   /* rows of one part; callers split by it */
+    MOST = 192,   /* rows of one part; callers split by it (`_ROWS`) */
     WORDS = PANEL / GROUP,
 };
 
 /* One task's memory. */
 struct space {
     _Alignas(64) int32_t keys[KEYS * WORDS];                    /* panels of 64 keys */
-    _Alignas(64) int32_t values[(KEYS + GROUP) / GROUP * PANEL]; /* one panel of the head's width */
+    _Alignas(64) int32_t values[KEYS / GROUP * PANEL];          /* one panel, of the head's width */
     _Alignas(64) int32_t scores[KEYS / PANEL][QUERIES * PANEL];
     _Alignas(64) NUMBER shares[QUERIES * KEYS];
     _Alignas(64) float out[MOST * PANEL];
@@ -56,7 +56,8 @@ INLINE void mirror(const int32_t *from, ptrdiff_t stride, int rows, int32_t *to)
     }
 }
 
-/* Keys as a weight of so many channels; those past `count` are 0. */
+/* Keys as a weight of so many channels. What stands past `count` is not of this text: `soften` takes
+   no notice of its scores. */
 static void pack_keys(const NUMBER *keys, ptrdiff_t stride, int count, int head, int32_t *to)
 {
     int words = head / GROUP;

@@ -1,8 +1,14 @@
 /* What the library offers; `native/library.py` calls it. All strides are in numbers, all matrices
-   row by row. Nothing allocates, nothing fails: callers have checked what they pass. */
+   row by row. Nothing allocates, nothing fails: callers check what they pass. */
 #pragma once
 
 #include <stdint.h>
+
+#ifdef __clang__
+#error "this needs GCC: the calls that Clang makes of OpenMP are not in the library that torch loads"
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
 
 /* out = x w' + bias, (m, k) by (n, k). */
 struct linear {
@@ -23,9 +29,9 @@ struct linear {
     const float *row_scale;     /* (m,) */
 };
 
-void linear_float32(const struct linear *);
-void linear_bfloat16(const struct linear *);
-void linear_levels(const struct linear *);
+EXPORT void linear_float32(const struct linear *);
+EXPORT void linear_bfloat16(const struct linear *);
+EXPORT void linear_levels(const struct linear *);
 
 /* Softmax attention among the tokens of each text, every head by itself. */
 struct attention {
@@ -39,8 +45,8 @@ struct attention {
     int32_t threads;
 };
 
-void attention_float32(const struct attention *);
-void attention_bfloat16(const struct attention *);
+EXPORT void attention_float32(const struct attention *);
+EXPORT void attention_bfloat16(const struct attention *);
 
 /* Rows of `width` numbers, a multiple of 16. */
 struct rows {
@@ -50,8 +56,8 @@ struct rows {
     int32_t half, threads;
 };
 
-/* Layer normalisation of float32 rows, in place. */
-void normalise(const struct rows *, const float *weight, const float *bias, float eps);
+/* Layer normalisation of rows, in place; in float32 only. */
+EXPORT void normalise(const struct rows *, const float *weight, const float *bias, float eps);
 
 /* Each row's levels around `zero`, by its own scale: x is about scale (levels - zero).
    `most` levels lie above zero; where `depth` is given, x is nowhere below -depth, and `zero` levels
@@ -64,9 +70,9 @@ struct levels {
     float zero, most, depth, finer;
 };
 
-void to_levels(const struct rows *, const struct levels *);
+EXPORT void to_levels(const struct rows *, const struct levels *);
 
 /* Bits: 1 all but bfloat16 runs here, 2 bfloat16 does, 4 the processor multiplies tiles (AMX). */
-int supported(void);
+EXPORT int supported(void);
 /* Of the sources, as the build found them. */
-int digest(void);
+EXPORT int digest(void);

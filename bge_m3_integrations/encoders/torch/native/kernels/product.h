@@ -1,7 +1,7 @@
 /* Products of rows with a packed weight, in one precision: a template.
 
-   Included once per file, with ELEMENT (the name's ending), GROUP (numbers in 32 bits), SUM (a
-   vector of 16 sums) and DOT(sums, x, w), which adds to sums, defined. A weight lies in panels of 64 channels; in a panel
+   Included once per file, with GROUP (numbers in 32 bits), SUM (a vector of 16 sums) and
+   DOT(sums, x, w), which adds to sums, defined. A weight lies in panels of 64 channels; in a panel
    group after group of inputs, the 64 channels' words of a group side by side. So a group of a row
    is one word, spread over a vector, and 6 rows by 64 channels of sums stay in registers. */
 #include <stdbool.h>
@@ -74,10 +74,12 @@ static void strips(int rows, const int32_t *x, ptrdiff_t stride, const int32_t *
         return;
     }
     for (int i = 0; i < rows; i += STRIP, x += STRIP * stride, c += STRIP * PANEL) {
-        const int32_t *half = next + i / STRIP * groups * 32;
-        if (!next || i > STRIP)
+        if (!next || i > STRIP) {
             strip(rows - i, 0, false, x, stride, w, groups, c, fresh, NULL);
-        else if (rows <= FEW)
+            continue;
+        }
+        const int32_t *half = next + i / STRIP * groups * 32;
+        if (rows <= FEW)
             strip(rows - i, 2, true, x, stride, w, groups, c, fresh, half);
         else
             tile(STRIP, 2, false, x, stride, w, groups, c, fresh, half);

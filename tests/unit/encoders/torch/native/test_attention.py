@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from bge_m3_integrations.encoders.torch.attention import plan
+from bge_m3_integrations.encoders.torch.native import attention
 from bge_m3_integrations.encoders.torch.native.attention import WIDTHS, NativeAttention
+from bge_m3_integrations.encoders.torch.native.build import SOURCES
 from bge_m3_integrations.encoders.torch.native.library import runs
 from bge_m3_integrations.encoders.torch.packing import Pack
 
@@ -80,5 +85,34 @@ def test_the_plan_takes_it_where_it_runs_and_fits(monkeypatch: pytest.MonkeyPatc
     options = {"heads": 2, "device": CPU, "dtype": torch.float32}
     assert isinstance(plan(pack, head_width=64, **options), NativeAttention)
     assert not isinstance(plan(pack, head_width=24, **options), NativeAttention)
-    monkeypatch.setattr("bge_m3_integrations.encoders.torch.attention.runs", lambda _: False)
+    monkeypatch.setattr(attention, "runs", lambda _: False)
     assert not isinstance(plan(pack, head_width=64, **options), NativeAttention)
+
+
+def test_nothing_between_rows_is_read() -> None:
+    qkv = torch.full((30, 3 * 64 + 16), torch.nan)
+    qkv[:, : 3 * 64] = drawn([30], 64, torch.float32)
+    found = NativeAttention.of(np.array([30]), heads=1)(qkv[:, : 3 * 64])
+    torch.testing.assert_close(
+        found.double(), reference(qkv[:, : 3 * 64], [30], 1), atol=2e-6, rtol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda qkv: qkv.half(),
+        lambda qkv: qkv[:4],
+        lambda qkv: qkv[:, :72],
+        lambda qkv: qkv.T.contiguous().T,
+    ],
+)
+def test_memory_that_the_kernel_would_misread_never_reaches_it(wrong: Any) -> None:
+    attend = NativeAttention.of(np.array([5]), heads=1)
+    with pytest.raises(AssertionError):
+        attend(wrong(drawn([5], 64, torch.float32)))
+
+
+def test_parts_are_as_large_as_the_kernel_has_room_for() -> None:
+    source = (SOURCES / "attention.h").read_text()
+    assert int(re.search(r"MOST = (\d+)", source)[1]) == attention._ROWS  # type: ignore[index]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from torch.nn.functional import gelu, layer_norm
 
 from bge_m3_integrations.encoders.torch import int8
 from bge_m3_integrations.encoders.torch.int8 import quantised_gelu, quantised_twice
-from bge_m3_integrations.encoders.torch.native.int8 import make_int8_linear, make_int8_qkv
+from bge_m3_integrations.encoders.torch.native.int8 import (
+    NativeInt8Linear,
+    NativeInt8QueryKeyValue,
+)
 from bge_m3_integrations.encoders.torch.native.library import roomy, runs
 from bge_m3_integrations.encoders.torch.native.linear import (
     NativeLinear,
@@ -119,7 +123,7 @@ def test_a_kernel_adds_by_its_own_hand_what_rounding_would_lose(dtype: torch.dty
     weight[:, 1:] = 1 / 1024
     x = torch.ones(3, 1024)
     if dtype == torch.int8:
-        found = make_int8_linear(torch.ones(64, 1024), torch.zeros(64), **NO_GELU)(x)
+        found = NativeInt8Linear.of(torch.ones(64, 1024), torch.zeros(64), **NO_GELU)(x)
         torch.testing.assert_close(found, torch.full((3, 64), 1024.0))
         return
     out = torch.zeros(3, 64)
@@ -172,14 +176,19 @@ def test_a_number_that_is_none_stays_none(sign: int, depth: float) -> None:
     assert found.scale.isnan().tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("outputs", [40, 96])
 @pytest.mark.parametrize("states", DTYPES, ids=str)
-def test_a_layer_in_8_bits_is_near_the_float_one(states: torch.dtype) -> None:
+def test_a_layer_in_8_bits_is_near_the_float_one(
+    rows: int, outputs: int, states: torch.dtype
+) -> None:
     if not runs(torch.int8):
         pytest.skip("no kernels for 8 bits here")
-    weight, bias, x = drawn(96, 512) / 22, drawn(96, seed=1), drawn(50, 512, seed=2).to(states)
+    weight, bias = drawn(outputs, 528) / 23, drawn(outputs, seed=1)
+    x = drawn(rows, 528, seed=2).to(states)
     expected = x.float() @ weight.T + bias
-    up = make_int8_linear(weight, bias, activated=True, after_gelu=False)
-    down = make_int8_linear(weight, bias, activated=False, after_gelu=True)
+    up = NativeInt8Linear.of(weight, bias, activated=True, after_gelu=False)
+    down = NativeInt8Linear.of(weight, bias, activated=False, after_gelu=True)
     active = gelu(x.float() * 2)
     for found, exact in (
         (up(x), gelu(expected)),
@@ -187,9 +196,58 @@ def test_a_layer_in_8_bits_is_near_the_float_one(states: torch.dtype) -> None:
     ):
         assert found.dtype == torch.float32
         assert (found - exact).norm() / exact.norm() < 0.02
-    sums = torch.zeros(50, 96)
+    sums = torch.ones(rows, outputs)
     down.add_to(sums, active)
-    torch.testing.assert_close(sums, down(active))
+    torch.testing.assert_close(sums, down(active) + 1)
+
+
+def test_nothing_between_rows_is_touched_by_normalisation_and_levels() -> None:
+    states = torch.full((6, 50), 7.0)
+    states[:5, :48] = drawn(5, 48)
+    normalise(states[:5, :48], torch.ones(48), torch.zeros(48), 1e-5)
+    assert (states[:, 48:] == 7).all()
+    assert (states[5] == 7).all()
+    states[:, 48:] = torch.nan
+    found = to_levels(states[:5, :48], zero=128, most=126, finer=254)
+    assert not found.scale.isnan().any()
+    assert found.levels.shape == found.rest.shape == (5, 48)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda layer, x: layer(x.double()),
+        lambda layer, x: layer(x[:, :-4]),
+        lambda layer, x: layer(x.T.contiguous().T),
+        lambda layer, x: layer(x.to("meta")),
+        lambda layer, x: layer.add_to(torch.zeros(len(x), 40, dtype=torch.bfloat16), x),
+        lambda layer, x: layer.add_to(torch.zeros(len(x) + 1, 40), x),
+        lambda layer, x: layer.add_to(torch.zeros(len(x), 41), x),
+        lambda layer, x: normalise(x.bfloat16(), torch.ones(64), torch.zeros(64), 1e-5),
+        lambda layer, x: normalise(x, torch.ones(63), torch.zeros(63), 1e-5),
+        lambda layer, x: to_levels(x[:, :60], zero=128, most=126),
+        lambda layer, x: to_levels(x.double(), zero=128, most=126),
+    ],
+)
+def test_memory_that_a_kernel_would_misread_never_reaches_it(wrong: Any) -> None:
+    linear, _, _ = layer(40, 64, torch.float32)
+    with pytest.raises(AssertionError):
+        wrong(linear, drawn(9, 64))
+
+
+def test_a_changed_default_dtype_or_device_changes_nothing() -> None:
+    linear, _, _ = layer(96, 64, torch.float32)
+    x = drawn(9, 64)
+    expected, levels = linear(x), to_levels(x, zero=128, most=126)
+    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_device("meta")
+    try:
+        found, again = linear(x), to_levels(x, zero=128, most=126)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
+    assert torch.equal(again.scale, levels.scale)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -198,7 +256,7 @@ def test_values_have_twice_the_bits_of_queries_and_keys(dtype: torch.dtype) -> N
         pytest.skip("no kernels for 8 bits here")
     weights = [torch.eye(64)] * 3  # whose own levels are exact
     x = drawn(50, 64, seed=2)
-    qkv = make_int8_qkv(weights, [torch.zeros(64)] * 3, dtype=dtype)
+    qkv = NativeInt8QueryKeyValue.of(weights, [torch.zeros(64)] * 3, dtype=dtype)
     query, key, value = qkv(x).float().chunk(3, dim=1)
     assert qkv(x).dtype == dtype
     assert torch.equal(query, key)

@@ -81,13 +81,16 @@ def test_a_checkpoint_is_computed_by_them_and_gives_torchs_numbers(
 ) -> None:
     texts = ["dense vector " * n for n in (1, 3, 40, 200)]
     for dtype, bound in (("float32", 1e-5), ("bfloat16", 0.02), ("int8", 0.02)):
+        needed = getattr(torch, dtype)
+        by_kernels = isinstance(source_of(xlm_roberta, dtype).parts, (NativeFloat, NativeInt8))
+        assert by_kernels == runs(needed)
+        assert source_of(xlm_roberta, dtype).computed_by.startswith("compiled") == by_kernels
         ours = BGEM3(xlm_roberta, device="cpu", dtype=dtype).encode_documents(texts)
         with monkeypatch.context() as patch:
             without(patch)
-            source = CheckpointSource(
-                xlm_roberta, device="cpu", dtype=dtype, pooling="auto", trust_remote_code=False
-            )
-            assert not isinstance(source.parts, (NativeFloat, NativeInt8))
+            parts = source_of(xlm_roberta, dtype).parts
+            assert not isinstance(parts, (NativeFloat, NativeInt8))
+            assert source_of(xlm_roberta, dtype).computed_by.startswith("torch: ")
             patch.setattr("bge_m3_integrations.encoders.torch.load._LOADED", {})
             theirs = BGEM3(xlm_roberta, device="cpu", dtype=dtype).encode_documents(texts)
         assert ours.dense is not None
@@ -98,9 +101,15 @@ def test_a_checkpoint_is_computed_by_them_and_gives_torchs_numbers(
         np.testing.assert_allclose(ours.colbert.vectors, theirs.colbert.vectors, atol=2 * bound)
 
 
+def source_of(folder: Path, dtype: str) -> CheckpointSource:
+    return CheckpointSource(
+        folder, device="cpu", dtype=dtype, pooling="auto", trust_remote_code=False
+    )
+
+
 def without(patch: pytest.MonkeyPatch) -> None:
-    for module in ("native.parts", "attention"):
-        patch.setattr(f"bge_m3_integrations.encoders.torch.{module}.runs", lambda _: False)
+    for module in ("parts", "attention"):
+        patch.setattr(f"bge_m3_integrations.encoders.torch.native.{module}.runs", lambda _: False)
 
 
 @pytest.mark.parametrize("width", ["hidden_size", "intermediate_size"])
