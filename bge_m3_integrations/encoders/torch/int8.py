@@ -15,7 +15,7 @@ import torch
 
 from bge_m3_integrations.encoders.torch.linear import Adding, Linear
 
-ARITHMETIC = 3
+ARITHMETIC = 4
 """Version of what is computed here: another one gives other numbers, which a cache keeps apart."""
 # Unsigned activations, since signed ones have no fast product on most CPUs; zero is in the middle.
 ZERO = 128
@@ -70,18 +70,23 @@ class Int8Linear:
         bias: `(out,) float32`.
         activated: Whether gelu follows.
         after_gelu: Whether it went before.
+        twice: Whether what comes has twice the bits; not after gelu.
     """
 
     weight: Int8Weight
     bias: torch.Tensor
     activated: bool = False
     after_gelu: bool = False
+    twice: bool = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`; the result is in float32."""
         if self.after_gelu:
             levels, scale = quantised_gelu(x.float())
             out = self.weight.product(levels, torch.float32, zero=GELU_ZERO)
+        elif self.twice:
+            both, scale = quantised_twice(x.float(), torch.float32)
+            out = _sum_of_both(self.weight.product(both.flatten(0, 1), torch.float32))
         else:
             levels, scale = quantised_rows(x.float())
             out = self.weight.product(levels, torch.float32)
@@ -116,9 +121,7 @@ class Int8QueryKeyValue:
         """See `Linear`; x is in float32, of which a half-precision dtype would keep no rest."""
         levels, scale = quantised_twice(x, self.dtype)
         pair = self.pair.product(levels[0], self.dtype)
-        both = self.value.product(levels.flatten(0, 1), torch.float32)
-        value, rest = torch.split(both, len(x))
-        value.add_(rest, alpha=1 / REST_LEVELS)
+        value = _sum_of_both(self.value.product(levels.flatten(0, 1), torch.float32))
         between = pair.shape[1]
         out = pair.new_empty(len(x), len(self.bias))
         # all of one dtype: with two, a sum takes three passes instead of one
@@ -133,6 +136,7 @@ def make_int8_linear(
     *,
     activated: bool = False,
     after_gelu: bool = False,
+    twice: bool = False,
 ) -> Adding:
     """A layer with its own 8-bit copy of the weights.
 
@@ -141,11 +145,12 @@ def make_int8_linear(
         bias: `(out,)`.
         activated: Whether gelu follows.
         after_gelu: Whether what comes are gelu's results.
+        twice: Whether to keep twice the bits of what comes; not after gelu.
 
     Returns:
         The layer.
     """
-    return Int8Linear(Int8Weight.of(weight.float()), bias.float(), activated, after_gelu)
+    return Int8Linear(Int8Weight.of(weight.float()), bias.float(), activated, after_gelu, twice)
 
 
 def make_int8_qkv(
@@ -227,6 +232,12 @@ def quantised_gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     inverse = GELU_LEVELS / most.clamp_min_(GELU_DEPTH / GELU_ZERO * GELU_LEVELS)
     whole = torch.addcmul(_whole(x.shape[1], GELU_ZERO), x, inverse)
     return _low_bytes(whole), inverse.reciprocal_()
+
+
+def _sum_of_both(both: torch.Tensor) -> torch.Tensor:
+    """`(2 t, out)`, products of levels and of rests behind them, to `(t, out)`."""
+    found, rest = torch.split(both, len(both) // 2)
+    return found.add_(rest, alpha=1 / REST_LEVELS)
 
 
 def _scale(x: torch.Tensor) -> torch.Tensor:

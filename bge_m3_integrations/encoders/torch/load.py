@@ -96,7 +96,7 @@ class Source(Protocol):
 
     @property
     def precision(self) -> str:
-        """What decides its numbers, such as "bfloat16" or "int8/3/127/bfloat16/compiled"."""
+        """What decides its numbers, such as "bfloat16" or "int8/4/127/bfloat16/compiled"."""
         ...
 
     @property

@@ -165,7 +165,11 @@ class InInt8(_TorchParts):
         """See `Parts`."""
         if weight_levels() < 127 and not (activated or after_gelu):
             return _Narrowing(self._float([weight], [bias]), self.dtype)
-        return make_int8_linear(weight, bias, activated=activated, after_gelu=after_gelu)
+        # what is neither mixes attention's results: rounded once they move the states as values do
+        twice = not (activated or after_gelu)
+        return make_int8_linear(
+            weight, bias, activated=activated, after_gelu=after_gelu, twice=twice
+        )
 
     def _float(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Adding:
         return make_linear(weights, biases, dtype=self.dtype, device=torch.device("cpu"))

@@ -21,20 +21,29 @@ class NativeInt8Linear:
         bias: `(out,) float32`.
         activated: Whether gelu follows.
         after_gelu: Whether it went before.
+        twice: Whether what comes has twice the bits; with neither of the two.
     """
 
     weight: NativeWeight
     bias: torch.Tensor
     activated: bool = False
     after_gelu: bool = False
+    twice: bool = False
 
     @classmethod
     def of(
-        cls, weight: torch.Tensor, bias: torch.Tensor, *, activated: bool, after_gelu: bool
+        cls,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        *,
+        activated: bool = False,
+        after_gelu: bool = False,
+        twice: bool = False,
     ) -> NativeInt8Linear:
         """With its own 8-bit copy of the weights; see `int8.make_int8_linear`."""
+        assert not (twice and (activated or after_gelu))
         zero = int8.GELU_ZERO if after_gelu else int8.ZERO
-        return cls(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu)
+        return cls(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu, twice)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
@@ -51,10 +60,13 @@ class NativeInt8Linear:
             of_gelu = {"zero": int8.GELU_ZERO, "most": int8.GELU_LEVELS}
             found = to_levels(x, depth=int8.GELU_DEPTH, **of_gelu)
         else:
-            found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS)
+            finer = int8.REST_LEVELS if self.twice else 0
+            found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS, finer=finer)
         self.weight.product(
             found.levels, out, bias=self.bias, row_scale=found.scale, gelu=self.activated, add=add
         )
+        if self.twice:
+            self.weight.product(found.rest, out, row_scale=found.rest_scale, add=True)
 
 
 @dataclass(frozen=True, slots=True)

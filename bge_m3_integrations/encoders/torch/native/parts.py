@@ -87,7 +87,11 @@ class NativeInt8(_NativeParts):
         after_gelu: bool = False,
     ) -> Adding:
         """See `Parts`."""
-        return NativeInt8Linear.of(weight, bias, activated=activated, after_gelu=after_gelu)
+        # what is neither mixes attention's results: rounded once they move the states as values do
+        twice = not (activated or after_gelu)
+        return NativeInt8Linear.of(
+            weight, bias, activated=activated, after_gelu=after_gelu, twice=twice
+        )
 
 
 def native_parts(config: Any, *, dtype: torch.dtype, int8: bool) -> Parts | None:

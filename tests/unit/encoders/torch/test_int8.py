@@ -106,14 +106,31 @@ def test_a_layer_is_close_to_its_float_one(activated: bool) -> None:
     assert error < (0.02 if int8.weight_levels() == 127 else 0.03)
 
 
+def levels_of(weight: torch.Tensor) -> torch.Tensor:
+    """The same weight in numbers that rounding to levels keeps."""
+    weight = (weight * 20).round_().clamp_(-63, 63)
+    weight[:, 0] = int8.weight_levels() or 127
+    return weight
+
+
+@needs_int8
+def test_what_comes_with_twice_the_bits_is_hardly_rounded() -> None:
+    weight, bias, x = levels_of(random(48, 256)), random(48, seed=9), random(33, 256, seed=5)
+    expected = x @ weight.T + bias
+    errors = [
+        float((make_int8_linear(weight, bias, twice=twice)(x) - expected).norm() / expected.norm())
+        for twice in (False, True)
+    ]
+    assert 1e-3 < errors[0] < 0.02
+    assert errors[1] < 1e-4
+
+
 @needs_int8
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_values_are_closer_than_queries_and_keys(dtype: torch.dtype) -> None:
     weights, biases = [random(48, 256, seed=i) for i in range(3)], [random(48, seed=9)] * 3
     # what one product keeps of the weights' rounding is not in question here
-    weights = [(w * 20).round_().clamp_(-63, 63) for w in weights]
-    for weight in weights:
-        weight[:, 0] = int8.weight_levels() or 127
+    weights = [levels_of(weight) for weight in weights]
     x = random(33, 256, seed=5)
     found = make_int8_qkv(weights, biases, dtype=dtype)(x).split(48, dim=1)
     errors = [
@@ -188,7 +205,11 @@ def test_attentions_products_stay_in_float_where_weights_have_7_bits(
     qkv, x = parts.qkv(weights, biases), random(5, 32, seed=7)
     assert isinstance(qkv, Int8QueryKeyValue) == (levels == 127)
     assert isinstance(parts.linear(weight, bias), Int8Linear) == (levels == 127)
-    assert isinstance(parts.linear(weight, bias, activated=True), Int8Linear)
+    up = parts.linear(weight, bias, activated=True)
+    assert isinstance(up, Int8Linear)
+    assert not up.twice
+    mix = parts.linear(weight, bias)
+    assert not isinstance(mix, Int8Linear) or mix.twice
     assert isinstance(parts.linear(weight, bias, after_gelu=True), Int8Linear)
     found, expected = qkv(x), x @ torch.cat(weights).T + torch.cat(biases)
     assert found.dtype == dtype

@@ -123,15 +123,12 @@ def test_a_kernel_adds_by_its_own_hand_what_rounding_would_lose(dtype: torch.dty
     weight[:, 1:] = 1 / 1024
     x = torch.ones(3, 1024)
     if dtype == torch.int8:
-        found = NativeInt8Linear.of(torch.ones(64, 1024), torch.zeros(64), **NO_GELU)(x)
+        found = NativeInt8Linear.of(torch.ones(64, 1024), torch.zeros(64))(x)
         torch.testing.assert_close(found, torch.full((3, 64), 1024.0))
         return
     out = torch.zeros(3, 64)
     NativeLinear(NativeWeight.of(weight.to(dtype)), torch.zeros(64)).add_to(out, x.to(dtype))
     torch.testing.assert_close(out, torch.full((3, 64), 1 + 1023 / 1024))
-
-
-NO_GELU = {"activated": False, "after_gelu": False}
 
 
 @pytest.mark.parametrize("width", [16, 48, 1024])
@@ -187,8 +184,8 @@ def test_a_layer_in_8_bits_is_near_the_float_one(
     weight, bias = drawn(outputs, 528) / 23, drawn(outputs, seed=1)
     x = drawn(rows, 528, seed=2).to(states)
     expected = x.float() @ weight.T + bias
-    up = NativeInt8Linear.of(weight, bias, activated=True, after_gelu=False)
-    down = NativeInt8Linear.of(weight, bias, activated=False, after_gelu=True)
+    up = NativeInt8Linear.of(weight, bias, activated=True)
+    down = NativeInt8Linear.of(weight, bias, after_gelu=True)
     active = gelu(x.float() * 2)
     for found, exact in (
         (up(x), gelu(expected)),
@@ -248,6 +245,18 @@ def test_a_changed_default_dtype_or_device_changes_nothing() -> None:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(found, expected)
     assert torch.equal(again.scale, levels.scale)
+
+
+@pytest.mark.parametrize("states", DTYPES, ids=str)
+def test_what_comes_with_twice_the_bits_is_hardly_rounded(states: torch.dtype) -> None:
+    if not runs(torch.int8):
+        pytest.skip("no kernels for 8 bits here")
+    x, bias, sums = drawn(50, 64, seed=2).to(states), drawn(64, seed=1), torch.ones(50, 64)
+    layer = NativeInt8Linear.of(torch.eye(64), bias, twice=True)
+    layer.add_to(sums, x)
+    finer = x.float().abs().amax(dim=1, keepdim=True) / int8.ACTIVATION_LEVELS / int8.REST_LEVELS
+    for found in (layer(x), sums - 1):
+        assert ((found - bias - x.float()).abs() <= 0.51 * finer + 1e-6).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
