@@ -7,7 +7,7 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bge_m3_integrations.encoders.torch.native.library import why_not
+from bge_m3_integrations.encoders.torch.native.binding import why_not
 
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 

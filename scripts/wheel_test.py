@@ -15,8 +15,8 @@ import venv
 import zipfile
 from pathlib import Path
 
+from bge_m3_integrations.encoders.torch.native.binding import why_not
 from bge_m3_integrations.encoders.torch.native.build import LIBRARY
-from bge_m3_integrations.encoders.torch.native.library import why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,7 +31,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert importlib.util.find_spec("{absent}") is None, "{absent} is here"
 from bge_m3_integrations.demo import checkpoint_path, load_corpus
 
-from bge_m3_integrations.encoders.torch.native.library import why_not
+from bge_m3_integrations.encoders.torch.native.binding import why_not
 
 assert bool(why_not()) == {without_kernels}, why_not()
 index = m3.HybridIndex(m3.BGEM3(checkpoint_path(), device="cpu"))

@@ -22,7 +22,7 @@ from bge_m3_integrations.demo import (
 )
 from bge_m3_integrations.demo.run import to_ask
 from bge_m3_integrations.demo.show import compared, quality_sentence
-from bge_m3_integrations.encoders.torch.native.library import why_not
+from bge_m3_integrations.encoders.torch.native.binding import why_not
 from bge_m3_integrations.errors import BGEM3Error, CheckpointError
 
 

@@ -16,7 +16,7 @@ from torch.nn.functional import embedding
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
 from bge_m3_integrations.encoders.torch.linear import Adding, Linear
 from bge_m3_integrations.encoders.torch.packing import Pack
-from bge_m3_integrations.encoders.torch.parts import InPlace, Norm, Parts, TorchNorm
+from bge_m3_integrations.encoders.torch.parts import InPlace, Norm, Parts, Role, TorchNorm
 from bge_m3_integrations.encoders.torch.tensors import trim_heap
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
@@ -255,9 +255,9 @@ class PackedBackbone:
             for name in names:
                 self._weights.release(f"{at}.{name}.weight")
 
-        def linear(name: str, *, activated: bool = False, after_gelu: bool = False) -> Adding:
+        def linear(name: str, role: Role) -> Adding:
             (weight,), (bias,) = pairs(name)
-            made = parts.linear(weight, bias, activated=activated, after_gelu=after_gelu)
+            made = parts.linear(weight, bias, role)
             release(name)
             return made
 
@@ -272,10 +272,10 @@ class PackedBackbone:
 
         return Layer(
             qkv=qkv(*(f"attention.self.{part}" for part in ("query", "key", "value"))),
-            mix=linear("attention.output.dense"),
+            mix=linear("attention.output.dense", "mix"),
             mix_norm=norm("attention.output.LayerNorm"),
-            up=linear("intermediate.dense", activated=True),
-            down=linear("output.dense", after_gelu=True),
+            up=linear("intermediate.dense", "up"),
+            down=linear("output.dense", "down"),
             down_norm=norm("output.LayerNorm"),
             dtype=dtype,
             rows=max(1, _WIDEST_BYTES // (self._config.intermediate_size * dtype.itemsize)),

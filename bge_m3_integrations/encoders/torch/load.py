@@ -31,7 +31,7 @@ from bge_m3_integrations.encoders.torch.layers import (
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.native.attention import takes
-from bge_m3_integrations.encoders.torch.native.library import why_not
+from bge_m3_integrations.encoders.torch.native.binding import why_not
 from bge_m3_integrations.encoders.torch.native.parts import NativeFloat, NativeInt8, native_parts
 from bge_m3_integrations.encoders.torch.parts import InInt8, Owned, Parts
 from bge_m3_integrations.encoders.torch.tensors import MappedTensors, release_freed_memory

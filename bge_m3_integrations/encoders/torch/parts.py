@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch.nn.functional import layer_norm, pad
@@ -25,6 +25,9 @@ from bge_m3_integrations.encoders.torch.packing import rounded
 _STEP = 8
 # Rows of states that are normalised while they are in cache: 2 MiB at 1,024 wide.
 _ROWS_IN_CACHE = 512
+
+Role: TypeAlias = Literal["mix", "up", "down"]
+"""A product's place in a layer: behind attention; before gelu, and behind it."""
 
 
 class Norm(Protocol):
@@ -46,18 +49,8 @@ class Parts(Protocol):
         """Attention's first product: `(width, in)` and `(width,)` of query, key and value."""
         ...
 
-    def linear(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Adding:
-        """A product of `(out, in)` and `(out,)`.
-
-        Gelu follows where it is `activated`, and went before `after_gelu`.
-        """
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
+        """A product of `(out, in)` and `(out,)`."""
         ...
 
     def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
@@ -99,17 +92,9 @@ class InPlace(_TorchParts):
         """See `Parts`."""
         return PlainLinear(tuple(weights), tuple(biases))
 
-    def linear(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Adding:
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `Parts`."""
-        del after_gelu
-        return PlainLinear((weight,), (bias,), activated)
+        return PlainLinear((weight,), (bias,), activated=role == "up")
 
 
 @dataclass(frozen=True)
@@ -123,19 +108,10 @@ class Owned(_TorchParts):
         """See `Parts`."""
         return make_linear(weights, biases, dtype=self.dtype, device=self.device)
 
-    def linear(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Adding:
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `Parts`."""
-        del after_gelu
-        return make_linear(
-            [weight], [bias], dtype=self.dtype, device=self.device, activated=activated
-        )
+        up = role == "up"
+        return make_linear([weight], [bias], dtype=self.dtype, device=self.device, activated=up)
 
 
 @dataclass(frozen=True)
@@ -154,21 +130,12 @@ class InInt8(_TorchParts):
             return _Narrowing(self._float(weights, biases), self.dtype)
         return make_int8_qkv(weights, biases, dtype=self.dtype)
 
-    def linear(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Adding:
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `Parts`."""
-        if weight_levels() < 127 and not (activated or after_gelu):
+        if weight_levels() < 127 and role == "mix":
             return _Narrowing(self._float([weight], [bias]), self.dtype)
-        # what is neither mixes attention's results: rounded once they move the states as values do
-        twice = not (activated or after_gelu)
         return make_int8_linear(
-            weight, bias, activated=activated, after_gelu=after_gelu, twice=twice
+            weight, bias, activated=role == "up", after_gelu=role == "down", twice=role == "mix"
         )
 
     def _float(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Adding:

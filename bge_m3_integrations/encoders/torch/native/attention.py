@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bge_m3_integrations.encoders.torch.native.library import (
+from bge_m3_integrations.encoders.torch.native.binding import (
     AttentionCall,
     in_rows,
     library,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from bge_m3_integrations.encoders.torch import int8
-from bge_m3_integrations.encoders.torch.native.library import roomy
+from bge_m3_integrations.encoders.torch.native.binding import roomy
 from bge_m3_integrations.encoders.torch.native.linear import NativeWeight, to_levels
 
 

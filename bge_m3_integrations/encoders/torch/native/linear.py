@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from bge_m3_integrations.encoders.torch.native.library import (
+from bge_m3_integrations.encoders.torch.native.binding import (
     LevelsCall,
     LinearCall,
     Rows,

@@ -10,13 +10,13 @@ import torch
 
 from bge_m3_integrations.encoders.torch.int8 import weight_levels
 from bge_m3_integrations.encoders.torch.linear import Adding, Linear
+from bge_m3_integrations.encoders.torch.native.binding import roomy, runs
 from bge_m3_integrations.encoders.torch.native.int8 import (
     NativeInt8Linear,
     NativeInt8QueryKeyValue,
 )
-from bge_m3_integrations.encoders.torch.native.library import roomy, runs
 from bge_m3_integrations.encoders.torch.native.linear import NativeLinear, NativeWeight, normalise
-from bge_m3_integrations.encoders.torch.parts import Norm, Parts
+from bge_m3_integrations.encoders.torch.parts import Norm, Parts, Role
 
 _VECTOR = 16
 
@@ -53,19 +53,13 @@ class NativeFloat(_NativeParts):
 
     def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
         """See `Parts`."""
-        return self.linear(torch.cat([w.to(self.dtype) for w in weights]), torch.cat([*biases]))
+        weight = torch.cat([weight.to(self.dtype) for weight in weights])
+        return NativeLinear(NativeWeight.of(weight), torch.cat([b.float() for b in biases]))
 
-    def linear(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Adding:
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `Parts`."""
-        del after_gelu
-        return NativeLinear(NativeWeight.of(weight.to(self.dtype)), bias.float(), activated)
+        own = NativeWeight.of(weight.to(self.dtype))
+        return NativeLinear(own, bias.float(), activated=role == "up")
 
 
 @dataclass(frozen=True)
@@ -78,19 +72,10 @@ class NativeInt8(_NativeParts):
         """See `Parts`."""
         return NativeInt8QueryKeyValue.of(weights, biases, dtype=self.dtype)
 
-    def linear(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-    ) -> Adding:
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `Parts`."""
-        # what is neither mixes attention's results: rounded once they move the states as values do
-        twice = not (activated or after_gelu)
         return NativeInt8Linear.of(
-            weight, bias, activated=activated, after_gelu=after_gelu, twice=twice
+            weight, bias, activated=role == "up", after_gelu=role == "down", twice=role == "mix"
         )
 
 

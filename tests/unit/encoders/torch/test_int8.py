@@ -204,13 +204,13 @@ def test_attentions_products_stay_in_float_where_weights_have_7_bits(
     weight, bias = weights[0], biases[0]
     qkv, x = parts.qkv(weights, biases), random(5, 32, seed=7)
     assert isinstance(qkv, Int8QueryKeyValue) == (levels == 127)
-    assert isinstance(parts.linear(weight, bias), Int8Linear) == (levels == 127)
-    up = parts.linear(weight, bias, activated=True)
+    assert isinstance(parts.linear(weight, bias, "mix"), Int8Linear) == (levels == 127)
+    up = parts.linear(weight, bias, "up")
     assert isinstance(up, Int8Linear)
     assert not up.twice
-    mix = parts.linear(weight, bias)
+    mix = parts.linear(weight, bias, "mix")
     assert not isinstance(mix, Int8Linear) or mix.twice
-    assert isinstance(parts.linear(weight, bias, after_gelu=True), Int8Linear)
+    assert isinstance(parts.linear(weight, bias, "down"), Int8Linear)
     found, expected = qkv(x), x @ torch.cat(weights).T + torch.cat(biases)
     assert found.dtype == dtype
     assert (found.float() - expected).norm() / expected.norm() < (0.02 if levels == 127 else 0.01)

@@ -1,4 +1,4 @@
-/* What the library offers; `native/library.py` calls it. All strides are in numbers, all matrices
+/* What the library offers; `native/binding.py` calls it. All strides are in numbers, all matrices
    row by row. Nothing allocates, nothing fails: callers check what they pass. */
 #pragma once
 

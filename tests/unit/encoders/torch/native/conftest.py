@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from bge_m3_integrations.encoders.torch.native.library import why_not
+from bge_m3_integrations.encoders.torch.native.binding import why_not
 
 BUILDS = (platform.system(), platform.machine()) == ("Linux", "x86_64") and shutil.which("cc")
 

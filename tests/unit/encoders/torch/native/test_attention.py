@@ -10,8 +10,8 @@ import torch
 from bge_m3_integrations.encoders.torch.attention import plan
 from bge_m3_integrations.encoders.torch.native import attention
 from bge_m3_integrations.encoders.torch.native.attention import WIDTHS, NativeAttention
+from bge_m3_integrations.encoders.torch.native.binding import runs
 from bge_m3_integrations.encoders.torch.native.build import SOURCES
-from bge_m3_integrations.encoders.torch.native.library import runs
 from bge_m3_integrations.encoders.torch.packing import Pack
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bge_m3_integrations.encoders.torch.native import build, library
+from bge_m3_integrations.encoders.torch.native import binding, build
 from bge_m3_integrations.encoders.torch.native.build import CannotBuildError
 
 pytestmark = pytest.mark.anywhere
@@ -126,15 +126,15 @@ def test_building_needs_no_package_but_the_standard_library() -> None:
 def reasons(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A library that says what a test wants, on a processor that torch sees AVX-512 on."""
     says = SimpleNamespace(digest=build.digest, supported=lambda: 3)
-    monkeypatch.setattr(library, "_loaded", lambda: says)
-    monkeypatch.setattr(library, "LIBRARY", Path(__file__))
+    monkeypatch.setattr(binding, "_loaded", lambda: says)
+    monkeypatch.setattr(binding, "LIBRARY", Path(__file__))
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(library, "library", lambda: says)
+    monkeypatch.setattr(binding, "library", lambda: says)
     return says
 
 
 def test_each_reason_for_torch_has_its_words(reasons: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    why_not = library.why_not.__wrapped__
+    why_not = binding.why_not.__wrapped__
     assert why_not() == ""
     reasons.supported = lambda: 0
     assert "VNNI" in why_not()
@@ -142,7 +142,7 @@ def test_each_reason_for_torch_has_its_words(reasons: Any, monkeypatch: pytest.M
     assert "not of these sources" in why_not()
     del reasons.digest
     assert "does not load" in why_not()
-    monkeypatch.setattr(library, "LIBRARY", Path(__file__).parent / "none.so")
+    monkeypatch.setattr(binding, "LIBRARY", Path(__file__).parent / "none.so")
     assert f"python -m {build.__name__}" in why_not()
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
     assert why_not() == "torch sees no AVX-512"
@@ -153,10 +153,10 @@ def test_a_file_that_is_no_library_is_a_reason_too(
 ) -> None:
     broken = tmp_path / "kernels.so"
     broken.write_text("not a library")
-    monkeypatch.setattr(library, "LIBRARY", broken)
-    monkeypatch.setattr(library, "_loaded", library._loaded.__wrapped__)
+    monkeypatch.setattr(binding, "LIBRARY", broken)
+    monkeypatch.setattr(binding, "_loaded", binding._loaded.__wrapped__)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
-    assert "does not load" in library.why_not.__wrapped__()
+    assert "does not load" in binding.why_not.__wrapped__()
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def test_what_runs_follows_the_processor(
 ) -> None:
     reasons.supported = lambda: has
     dtypes = (torch.float32, torch.bfloat16, torch.int8, torch.float16)
-    assert {dtype for dtype in dtypes if library.runs(dtype)} == expected
+    assert {dtype for dtype in dtypes if binding.runs(dtype)} == expected

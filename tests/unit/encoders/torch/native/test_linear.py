@@ -9,11 +9,11 @@ from torch.nn.functional import gelu, layer_norm
 
 from bge_m3_integrations.encoders.torch import int8
 from bge_m3_integrations.encoders.torch.int8 import quantised_gelu, quantised_twice
+from bge_m3_integrations.encoders.torch.native.binding import roomy, runs
 from bge_m3_integrations.encoders.torch.native.int8 import (
     NativeInt8Linear,
     NativeInt8QueryKeyValue,
 )
-from bge_m3_integrations.encoders.torch.native.library import roomy, runs
 from bge_m3_integrations.encoders.torch.native.linear import (
     NativeLinear,
     NativeWeight,

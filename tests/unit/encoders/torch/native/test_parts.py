@@ -14,7 +14,7 @@ from bge_m3_integrations import BGEM3
 from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.layers import PackedBackbone, Weights
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
-from bge_m3_integrations.encoders.torch.native.library import runs
+from bge_m3_integrations.encoders.torch.native.binding import runs
 from bge_m3_integrations.encoders.torch.native.parts import (
     NativeFloat,
     NativeInt8,
