@@ -8,21 +8,24 @@ thread would stay open after its thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bge_m3_integrations._cachesql import (
     Key,
+    NoRoomError,
     damaged,
     evict,
     note_use,
     opened,
     remove,
+    sum_of,
     totals,
     transaction,
 )
@@ -37,6 +40,8 @@ most reads write nothing, and without any writes none does."""
 _KEYS_AT_ONCE = 1000
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")
+"""Names of errors of a full disk: the last is that of a reader, who needs 32 KiB of his own."""
 _INHERITED: list[deque[sqlite3.Connection]] = []
 """Connections from before a fork: even closing them in the child could disturb the parent's."""
 
@@ -81,30 +86,42 @@ class CacheFile:
         with self._connected() as db:
             return totals(db)[0]
 
-    def read(self, keys: Sequence[Key], parts: Sequence[str]) -> list[dict[str, bytes]]:
+    def read(
+        self,
+        keys: Sequence[Key],
+        parts: Sequence[str],
+        *,
+        spoilt: Callable[[int], object] = lambda _: None,
+    ) -> list[dict[str, bytes]]:
         """Look keys up in one transaction.
 
         Args:
             keys: Any number.
             parts: The parts that are wanted of each.
+            spoilt: Called with the number of values whose checksum is wrong, where there are any.
 
         Returns:
-            For each key what is there of the wanted parts.
+            For each key the values of the wanted parts that are there and sound.
         """
         query = (
-            "SELECT part, used, value FROM entries JOIN bodies USING (id) "
-            f"WHERE key = ? AND part IN ({', '.join('?' * len(parts))})"
+            "SELECT part, used, value, sum FROM entries JOIN bodies USING (id) "
+            f"LEFT JOIN sums USING (id) WHERE key = ? AND part IN ({', '.join('?' * len(parts))})"
         )
-        found, worn = [], []
+        found: list[dict[str, bytes]] = []
+        worn, bad = [], 0
         with self._connected() as db:
             with transaction(db, "DEFERRED"):
                 oldest_fresh = totals(db)[1] - self._max_bytes // _FRESH_SHARE
                 for key in keys:
                     rows = db.execute(query, (key, *parts)).fetchall()
-                    found.append({part: value for part, _, value in rows})
-                    worn += [(key, part) for part, used, _ in rows if used < oldest_fresh]
+                    sound = [row for row in rows if _is_sound(key, *row)]
+                    bad += len(rows) - len(sound)
+                    found.append({part: value for part, _, value, _ in sound})
+                    worn += [(key, part) for part, used, _, _ in sound if used < oldest_fresh]
             if worn:
                 note_use(db, worn)
+        if bad:
+            spoilt(bad)
         return found
 
     def write(self, items: Iterable[Item]) -> None:
@@ -124,6 +141,8 @@ class CacheFile:
                 body = db.execute("INSERT INTO bodies (value) VALUES (?)", (item.value,)).lastrowid
                 row = (item.key, item.part, written, item.size, body)
                 db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row)
+                total = sum_of(item.key, item.part, item.value)
+                db.execute("INSERT OR REPLACE INTO sums VALUES (?, ?)", (body, total))
             db.execute("UPDATE totals SET held = ?, written = ?", (held, written))
 
     def remove(self, keys: Sequence[Key], part: str) -> None:
@@ -143,6 +162,8 @@ class CacheFile:
             with self._connected() as db:
                 rows = db.execute(query.format(relation), (last, part, _KEYS_AT_ONCE)).fetchall()
             for (key,) in rows:
+                if not isinstance(key, str):
+                    raise damaged(self.path, f"the key {key!r}")
                 if not key.startswith(prefix):
                     return
                 yield key
@@ -197,7 +218,10 @@ class CacheFile:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise StoreError(
+            if "decode" in str(error):  # text that is none
+                raise damaged(self.path, str(error)) from error
+            full = getattr(error, "sqlite_errorname", None) in _FULL
+            raise (NoRoomError if full else StoreError)(
                 f"the cache {self.path} cannot be used: {error}; give its folder free space and "
                 "the right to write, or another folder"
             ) from error
@@ -206,6 +230,14 @@ class CacheFile:
                 raise
             raise damaged(self.path, str(error)) from error
         except OSError as error:
-            raise StoreError(
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise (NoRoomError if full else StoreError)(
                 f"the cache folder {self.path.parent} cannot be made: {error}; give another one"
             ) from error
+
+
+def _is_sound(key: Key, part: object, used: object, value: object, wanted: object) -> bool:
+    """Whether a row is as it was written; SQLite gives any type for a damaged one."""
+    if not (isinstance(part, str) and isinstance(used, int) and isinstance(value, bytes)):
+        return False
+    return sum_of(key, part, value) == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ _PATIENCE_S = 60.0
 _PAGE_BYTES = 65_536  # token vectors are large: a hit costs an eighth of what 4 KiB pages cost
 _LOG_BYTES = 64 * 1024 * 1024
 _AT_ONCE = 256
+_GREATEST = 1 << 62
+"""Above all bytes that a file counts: a sum with it still is an integer of SQLite's."""
 
 # Keys of bytes are digests, keys of text belong to a byte store. The values have a table of their
 # own, so that noting a use does not rewrite half a megabyte.
@@ -31,8 +34,18 @@ CREATE TABLE totals (held INTEGER NOT NULL, written INTEGER NOT NULL);
 INSERT INTO totals VALUES (0, 0);
 PRAGMA user_version = {FORMAT};
 """
+# A table of its own, so that versions without it can still share the file: values that such a
+# version wrote have no sum, and are computed again.
+_SUMS = "CREATE TABLE sums (id INTEGER PRIMARY KEY, sum INTEGER NOT NULL)"
+_SUM_ALL = (
+    "INSERT INTO sums SELECT id, row_sum(key, part, value) FROM entries JOIN bodies USING (id)"
+)
 
 Key: TypeAlias = bytes | str
+
+
+class NoRoomError(StoreError):
+    """The disk is full: what would be read or kept can only be computed."""
 
 
 def damaged(path: Path, reason: str) -> StoreError:
@@ -54,8 +67,11 @@ def opened(path: Path) -> sqlite3.Connection:
         db.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         with transaction(db, "DEFERRED"):
             found = _version(db, path)
+            summed = _has_sums(db)
         if found == 0:
             _begin_file(db, path)
+        elif not summed:
+            _add_sums(db)
     except BaseException:
         db.close()
         raise
@@ -82,8 +98,28 @@ def _begin_file(db: sqlite3.Connection, path: Path) -> None:
     _log_ahead(db)
     with transaction(db, "IMMEDIATE"):
         if _version(db, path) == 0:  # no other process was first
-            for statement in _SCHEMA.split(";"):
+            for statement in [*_SCHEMA.split(";"), _SUMS]:
                 db.execute(statement)
+
+
+def _has_sums(db: sqlite3.Connection) -> bool:
+    names = "SELECT count(*) FROM sqlite_master WHERE name = 'sums'"
+    return bool(db.execute(names).fetchone()[0])
+
+
+def _add_sums(db: sqlite3.Connection) -> None:
+    """Take the values of an older version as they are now: from here on, damage is noticed."""
+    db.create_function("row_sum", 3, sum_of, deterministic=True)
+    with transaction(db, "IMMEDIATE"):
+        if not _has_sums(db):  # no other process was first
+            db.execute(_SUMS)
+            db.execute(_SUM_ALL)
+
+
+def sum_of(key: Key, part: str, value: bytes) -> int:
+    """A checksum of a value and its place: another key's value is as wrong as a damaged one."""
+    place = key if isinstance(key, bytes) else key.encode("utf-8", "surrogatepass")
+    return zlib.crc32(value, zlib.crc32(part.encode(), zlib.crc32(place)))
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:
@@ -110,8 +146,9 @@ def transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
 def totals(db: sqlite3.Connection) -> tuple[int, int]:
     """Bytes of values now, and bytes ever written: the clock of the last use."""
     with closing(db.execute("SELECT held, written FROM totals")) as rows:
-        held, written = rows.fetchone()
-    return int(held), int(written)
+        found = rows.fetchone()
+    held, written = _whole(found, 2)
+    return held, written
 
 
 def note_use(db: sqlite3.Connection, worn: Sequence[tuple[Key, str]]) -> None:
@@ -126,14 +163,31 @@ def note_use(db: sqlite3.Connection, worn: Sequence[tuple[Key, str]]) -> None:
             db.execute("ROLLBACK")
 
 
+def _whole(row: tuple[object, ...] | None, count: int) -> tuple[int, ...]:
+    """A row of so many counts; what a damaged file gives instead is its error."""
+    held = row or ()
+    counts = tuple(value for value in held if isinstance(value, int) and 0 <= value < _GREATEST)
+    if len(counts) != count or len(held) != count:
+        raise _corrupt(f"{held} in place of {count} counts")
+    return counts
+
+
+def _corrupt(reason: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(reason)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
 def remove(db: sqlite3.Connection, places: Iterable[tuple[Key, str]]) -> int:
     """Delete entries that are there; the bytes that it freed."""
     freed = 0
     for place in places:
-        for size, body in db.execute(
+        for row in db.execute(
             "SELECT size, id FROM entries WHERE key = ? AND part = ?", place
         ).fetchall():
+            size, body = _whole(row, 2)
             db.execute("DELETE FROM bodies WHERE id = ?", (body,))
+            db.execute("DELETE FROM sums WHERE id = ?", (body,))
             db.execute("DELETE FROM entries WHERE key = ? AND part = ?", place)
             freed += size
     return freed
@@ -153,6 +207,6 @@ def evict(db: sqlite3.Connection, excess: int) -> int:
             if freed >= excess:
                 break
             going.append((key, part))
-            freed += size
+            freed += max(1, *_whole((size,), 1))
         remove(db, going)
     return freed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -97,15 +97,23 @@ class EmbeddingCache:
         """Bytes of values kept now, with 128 bytes for each value's key and place."""
         return self.file.held
 
-    def get_many(self, keys: Sequence[bytes], *, modes: Modes) -> list[EmbeddingBatch | None]:
+    def get_many(
+        self,
+        keys: Sequence[bytes],
+        *,
+        modes: Modes,
+        spoilt: Callable[[int], object] = lambda _: None,
+    ) -> list[EmbeddingBatch | None]:
         """Look embeddings up in one transaction.
 
         Args:
             keys: As `Question.keys` makes them.
             modes: The modes that are needed.
+            spoilt: Called with the number of values whose checksum is wrong, where there are any.
 
         Returns:
-            For each key a batch of one text with these modes, or None where one is missing.
+            For each key a batch of one text with these modes, or None where one is missing or
+            damaged.
 
         Raises:
             StoreError: The file is damaged, of another format, or cannot be opened.
@@ -113,7 +121,7 @@ class EmbeddingCache:
         wanted = ordered_modes(modes)
         return [
             self._row(values) if len(values) == len(wanted) else None
-            for values in self.file.read(keys, wanted)
+            for values in self.file.read(keys, wanted, spoilt=spoilt)
         ]
 
     def put_many(self, keys: Sequence[bytes], batch: EmbeddingBatch) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +35,26 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.checkpoints import make_bert
 
     return make_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts a folder of its own, where the system allows that."""
+    made: list[Path] = []
+
+    def mount(*arguments: str) -> Path:
+        place = tmp_path / f"mount{len(made)}"
+        place.mkdir()
+        done = subprocess.run(
+            ["mount", *arguments, place], capture_output=True, check=False, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"no mounts here: {done.stderr}")
+        made.append(place)
+        return place
+
+    if shutil.which("mount") is None:
+        pytest.skip("no mount command here")
+    yield mount
+    for place in made:
+        subprocess.run(["umount", place], check=True)

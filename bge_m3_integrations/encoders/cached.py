@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 
+from bge_m3_integrations._cachesql import NoRoomError
 from bge_m3_integrations.caching import CacheWarning, EmbeddingCache, Question
 from bge_m3_integrations.checks import check_texts, chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
@@ -13,6 +15,8 @@ from bge_m3_integrations.encoders.needs import Counts, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import EncodingError, StoreError
 from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes, as_modes
+
+_LOG = logging.getLogger(__name__)
 
 
 class CachedEncoder(EncoderWrapper):
@@ -69,7 +73,12 @@ class CachedEncoder(EncoderWrapper):
     def _found(
         self, texts: list[str], question: Question, modes: frozenset[Mode]
     ) -> dict[str, EmbeddingBatch]:
-        rows = self.cache.get_many(question.keys(texts), modes=modes)
+        keys = question.keys(texts)
+        try:
+            rows = self.cache.get_many(keys, modes=modes, spoilt=self._count_spoilt)
+        except NoRoomError as error:
+            self._tell("computed anew", error)
+            return {}
         found = {text: row for text, row in zip(texts, rows, strict=True) if row is not None}
         self._counts.add(cache_hits=len(found))
         return found
@@ -100,18 +109,31 @@ class CachedEncoder(EncoderWrapper):
         self._counts.add_forwards(batch)
         return batch
 
+    def _count_spoilt(self, values: int) -> None:
+        if not self.stats.cache_damaged:
+            _LOG.warning(
+                "%d values in the cache %s are damaged and computed again (said once; "
+                "stats.cache_damaged counts): its disk may be failing",
+                values,
+                self.cache.file.path,
+            )
+        self._counts.add(cache_damaged=values)
+
     def _keep(self, keys: list[bytes], batch: EmbeddingBatch) -> None:
         try:
             self.cache.put_many(keys, batch)
         except StoreError as error:  # a full disk must not cost the caller what was computed
-            if not self.stats.cache_failures:
-                warnings.warn(
-                    f"embeddings are returned but not kept: {error} (said once; "
-                    "stats.cache_failures counts)",
-                    CacheWarning,
-                    stacklevel=4,
-                )
-            self._counts.add(cache_failures=1)
+            self._tell("returned but not kept", error)
+
+    def _tell(self, what: str, error: StoreError) -> None:
+        """Count a call that the cache was of no use to, and say so the first time."""
+        if not self.stats.cache_failures:
+            warnings.warn(
+                f"embeddings are {what}: {error} (said once; stats.cache_failures counts)",
+                CacheWarning,
+                stacklevel=5,
+            )
+        self._counts.add(cache_failures=1)
 
 
 def _said(encoder: object, name: str) -> str | None:

@@ -17,7 +17,10 @@ class Stats:
         forwards: Texts that went through the model.
         memo_hits: Distinct texts of a call that were remembered, or being computed by another.
         cache_hits: Distinct texts of a call whose embeddings were read from the cache on disk.
-        cache_failures: Writes to that cache that failed; the embeddings were returned all the same.
+        cache_failures: Reads and writes of that cache that failed for want of room, and other
+            writes that failed; the embeddings were returned all the same.
+        cache_damaged: Values in that cache that were damaged on disk; their texts went through the
+            model again.
         evicted_forwards: Forwards, or reads from the cache, that a larger memo would have saved.
         spilled: Texts whose embeddings went from the memo to a temporary file, still awaited.
         truncated_texts: Texts cut at the length limit.
@@ -29,6 +32,7 @@ class Stats:
     memo_hits: int = 0
     cache_hits: int = 0
     cache_failures: int = 0
+    cache_damaged: int = 0
     evicted_forwards: int = 0
     spilled: int = 0
     truncated_texts: int = 0

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -288,29 +288,6 @@ def test_a_folder_that_cannot_be_written_to_is_refused(
         with pytest.raises(StoreError, match=r"Permission denied.*writable"):
             EdgeStore.open(index)
     fill(index)
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mounts a folder of its own, where the system allows that."""
-    made: list[Path] = []
-
-    def mount(*arguments: str) -> Path:
-        place = tmp_path / f"mount{len(made)}"
-        place.mkdir()
-        done = subprocess.run(
-            ["mount", *arguments, place], capture_output=True, check=False, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"no mounts here: {done.stderr}")
-        made.append(place)
-        return place
-
-    if shutil.which("mount") is None:
-        pytest.skip("no mount command here")
-    yield mount
-    for place in made:
-        subprocess.run(["umount", place], check=True)
 
 
 def test_a_read_only_disk_is_refused(mounted: Callable[..., Path]) -> None:
