@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from bge_m3_integrations._cachefile import CacheFile, Item
 from bge_m3_integrations._cachesql import damaged
+from bge_m3_integrations._keywords import hinted
 from bge_m3_integrations._rowbytes import packed, unpacked
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError
@@ -56,6 +57,7 @@ class Question:
         return keys
 
 
+@hinted
 class EmbeddingCache:
     """Embeddings of all three modes in a folder, bounded in bytes, the least recently used out.
 

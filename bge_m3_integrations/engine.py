@@ -11,12 +11,13 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, get_args, runtime_checkable
 
 import numpy as np
 
 from bge_m3_integrations import scoring
 from bge_m3_integrations._calls import Ask
+from bge_m3_integrations._keywords import NoMore, hinted, refuse
 from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import check_texts, whole
@@ -72,6 +73,7 @@ class _Loading:
     trust_remote_code: bool = False
 
 
+@hinted
 class BGEM3:
     """BGE-M3 as one object: encode, score and rerank with all three representations.
 
@@ -272,7 +274,12 @@ class BGEM3:
         self._needs.declare(role, query=query, document=document)
 
     def encode_queries(
-        self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        modes: Modes = ALL_MODES,
+        max_length: int | None = None,
+        **unknown: Unpack[NoMore],
     ) -> EmbeddingBatch:
         """Encode queries, in one batch with those of other threads and coroutines that wait.
 
@@ -280,6 +287,7 @@ class BGEM3:
             texts: Any number of strings, also none, also empty ones.
             modes: What to compute; a mode that is not asked for costs nothing.
             max_length: Most tokens per text, special tokens included.
+            **unknown: None: a keyword that comes here is an error, which names the right one.
 
         Returns:
             One row per text, in order.
@@ -287,24 +295,47 @@ class BGEM3:
         Raises:
             InputError: A text is no encodable string, or an argument is out of range.
         """
+        if unknown:
+            refuse(unknown, self.encode_queries)
         return self._encode(texts, "query", modes, max_length)
 
     def encode_documents(
-        self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        modes: Modes = ALL_MODES,
+        max_length: int | None = None,
+        **unknown: Unpack[NoMore],
     ) -> EmbeddingBatch:
         """Encode documents; see `encode_queries`."""
+        if unknown:
+            refuse(unknown, self.encode_documents)
         return self._encode(texts, "document", modes, max_length)
 
     async def aencode_queries(
-        self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        modes: Modes = ALL_MODES,
+        max_length: int | None = None,
+        **unknown: Unpack[NoMore],
     ) -> EmbeddingBatch:
         """See `encode_queries`; a coroutine cancelled before its batch starts is not encoded."""
+        if unknown:
+            refuse(unknown, self.aencode_queries)
         return await self._aencode(texts, "query", modes, max_length)
 
     async def aencode_documents(
-        self, texts: Sequence[str], *, modes: Modes = ALL_MODES, max_length: int | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        modes: Modes = ALL_MODES,
+        max_length: int | None = None,
+        **unknown: Unpack[NoMore],
     ) -> EmbeddingBatch:
         """See `aencode_queries`."""
+        if unknown:
+            refuse(unknown, self.aencode_documents)
         return await self._aencode(texts, "document", modes, max_length)
 
     def submit(

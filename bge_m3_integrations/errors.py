@@ -11,6 +11,10 @@ class InputError(BGEM3Error, ValueError):
     """A caller's argument cannot be used: wrong type, shape, range or content."""
 
 
+class KeywordError(InputError, TypeError):
+    """A call has a keyword that the signature lacks; the message says which one was meant."""
+
+
 class CheckpointError(BGEM3Error, OSError):
     """A checkpoint is missing, incomplete, misshapen or unreachable."""
 

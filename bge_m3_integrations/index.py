@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
 
+from bge_m3_integrations._keywords import NoMore, hinted, refuse
 from bge_m3_integrations._progress import ProgressLike, reporter
 from bge_m3_integrations.adding import Check, Ingested, Writer
 from bge_m3_integrations.checks import whole
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from bge_m3_integrations.stores.base import Page, Store
 
 
+@hinted
 class HybridIndex:
     """Documents that are found by dense, sparse and ColBERT scores, weighed into one ranking.
 
@@ -242,6 +244,7 @@ class HybridIndex:
         score_threshold: float | None = None,
         exact: bool = False,
         observe: Callable[[Stage], None] | None = None,
+        **unknown: Unpack[NoMore],
     ) -> list[Hit]:
         """The best documents for one query.
 
@@ -259,6 +262,7 @@ class HybridIndex:
             score_threshold: Hits with a lower ranking value are left out.
             exact: Score every matching document instead of candidates.
             observe: Is told of each finished step of the search.
+            **unknown: None: a keyword that comes here is an error, which names the right one.
 
         Returns:
             Hits, best first, ties by ascending id.
@@ -267,6 +271,8 @@ class HybridIndex:
             InputError: A mode that the index lacks, or a number out of range.
             FilterError: The filter is malformed.
         """
+        if unknown:
+            refuse(unknown, self.search)
         return self.search_batch(
             [query],
             limit=limit,
@@ -362,6 +368,7 @@ class HybridIndex:
         Raises:
             InputError: As `search` does; also where the index keeps no dense vectors.
         """
+        _check_names(options, "fetch", "relevance_share")
         limit = whole("limit", options.get("limit", 10))
         options["limit"] = max(limit, whole("fetch", fetch))
         hits = self.search(query, **options)
@@ -625,8 +632,7 @@ class HybridIndex:
         return Writer(self._engine, self._store, modes, self._searcher.pooling)
 
     def _plan(self, **options: Unpack[SearchOptions]) -> Plan:
-        if unknown := options.keys() - SearchOptions.__annotations__.keys():
-            raise TypeError(f"unknown search options {sorted(unknown)}")
+        _check_names(options)
         findable = self.modes & self._store.capabilities.find
         return make_plan(options, modes=self.modes, findable=findable)
 
@@ -639,6 +645,12 @@ class _Closed:
 
     def __getattr__(self, name: str) -> Any:
         raise StoreError(_CLOSED)
+
+
+def _check_names(options: Mapping[str, Any], *more: str) -> None:
+    """Refuse what is no option of a search; `more` are the caller's own."""
+    if unknown := options.keys() - SearchOptions.__annotations__.keys():
+        refuse(sorted(unknown), [*SearchOptions.__annotations__, *more])
 
 
 def _refuse_string(queries: Sequence[str]) -> None:

@@ -1,27 +1,8 @@
-"""Constructor arguments of the other classes: checked, and put into the engine's words."""
+"""Constructor arguments of the other classes, put into the engine's words."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
-
 from bge_m3_integrations.errors import InputError
-
-
-def refuse_unknown(unknown: Iterable[str], known: Sequence[str]) -> None:
-    """Raise for names that FlagEmbedding would keep as dead attributes.
-
-    Args:
-        unknown: Names that were given.
-        known: Names that there are.
-
-    Raises:
-        InputError: There is an unknown name; the message has the nearest known ones.
-    """
-    for name in unknown:
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        raise InputError(f"unknown argument {name!r}; {hint}")
 
 
 def one_device(devices: str | int | list[str] | list[int] | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any, overload
 import numpy as np
 
 from bge_m3_integrations import scoring
+from bge_m3_integrations._keywords import hinted
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.compat import conversions
-from bge_m3_integrations.compat.arguments import dtype_name, one_device, refuse_unknown
+from bge_m3_integrations.compat.arguments import dtype_name, one_device
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import (
@@ -36,6 +36,7 @@ _WORD_MARK = "\u2581"
 """What a sentencepiece token carries in place of the space before it."""
 
 
+@hinted
 class BGEM3FlagModel:
     """FlagEmbedding's BGE-M3 class (1.4.2) over this engine.
 
@@ -69,7 +70,6 @@ class BGEM3FlagModel:
             `compute_score` uses the whole vectors, as in FlagEmbedding.
         passage_instruction_for_retrieval: Put around documents by `encode_corpus`.
         passage_instruction_format: Format of two fields, instruction and text.
-        **unknown: Refused.
 
     Raises:
         InputError: An argument is unknown, or asks for what this engine does not do.
@@ -97,9 +97,7 @@ class BGEM3FlagModel:
         truncate_dim: int | None = None,
         passage_instruction_for_retrieval: str | None = None,
         passage_instruction_format: str = "{}{}",
-        **unknown: Any,
     ) -> None:
-        refuse_unknown(unknown, _KNOWN_ARGUMENTS)
         if not normalize_embeddings:
             raise InputError(
                 "normalize_embeddings=False: this engine gives unit vectors only, and lengths say "
@@ -369,6 +367,3 @@ class BGEM3FlagModel:
             if colbert is None
             else [conversions.shortened(colbert.row(i), dim) for i in range(len(colbert))],
         }
-
-
-_KNOWN_ARGUMENTS = list(inspect.signature(BGEM3FlagModel).parameters)[:-1]

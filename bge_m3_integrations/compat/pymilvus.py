@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bge_m3_integrations._keywords import hinted
 from bge_m3_integrations._optional import require
 from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel
 from bge_m3_integrations.engine import DEFAULT_MODEL
@@ -13,6 +14,7 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import SparseRows
 
 
+@hinted
 class BGEM3EmbeddingFunction:
     """pymilvus' BGE-M3 embedding function (pymilvus-model 0.3) over this engine.
 

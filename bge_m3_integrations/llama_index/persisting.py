@@ -68,7 +68,8 @@ class Pointer:
             What it says.
 
         Raises:
-            StoreError: There is none, or another store's, or a later version's.
+            StoreError: There is none, it is another store's or a later version's, or something is
+                missing in it.
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -76,10 +77,18 @@ class Pointer:
             raise StoreError(f"no vector store can be read from {path}: {error}") from error
         if not isinstance(data, dict) or data.get("kind") != _KIND:
             raise StoreError(f"{path} was not written by a BGEM3VectorStore; load it as what it is")
-        if data["format"] != FORMAT:
+        if (found := data.get("format", FORMAT)) != FORMAT:
             raise StoreError(
-                f"{path} has format {data['format']}, and this version reads {FORMAT}; install "
+                f"{path} has format {found}, and this version reads {FORMAT}; install "
                 "the version of bge-m3-integrations that wrote it"
+            )
+        kinds = {"format": int, "index": str, "options": dict}
+        wrong = [name for name, kind in kinds.items() if type(data.get(name)) is not kind]
+        wrong += ["index"] if data.get("index") == "" else []
+        if wrong:
+            raise StoreError(
+                f"{path} is damaged: {', '.join(map(repr, wrong))} is missing in it or of another "
+                "type; write it anew with persist(), from the folder of the index"
             )
         return cls(path.resolve().parent / data["index"], data["options"])
 

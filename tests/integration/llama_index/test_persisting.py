@@ -271,6 +271,21 @@ def test_a_later_format_and_a_lost_folder_are_named(
     assert not (tmp_path / "gone").exists()
 
 
+@pytest.mark.parametrize("key", ["format", "index", "options"])
+@pytest.mark.parametrize("value", [None, True, [1], ""], ids=repr)
+def test_a_damaged_file_is_named_with_what_is_wrong_in_it(
+    engine: BGEM3, nodes: list[TextNode], tmp_path: Path, key: str, value: object
+) -> None:
+    memory_store(engine, nodes).persist(str(tmp_path / FILE))
+    data = json.loads((tmp_path / FILE).read_text())
+    damaged = {**data, key: value}
+    if value is None:
+        del damaged[key]
+    (tmp_path / FILE).write_text(json.dumps(damaged))
+    with pytest.raises(StoreError, match=f"{FILE}.*({key}|reads 1)"):
+        BGEM3VectorStore.from_persist_dir(tmp_path, engine=engine)
+
+
 def test_another_engine_is_refused_when_it_opens(
     engine: BGEM3, nodes: list[TextNode], tmp_path: Path
 ) -> None:

@@ -1,0 +1,273 @@
+"""Unknown keywords: one table of other libraries' names, and the error that says what was meant."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack
+
+from bge_m3_integrations.errors import KeywordError
+
+C = TypeVar("C")
+
+_NAMES: Sequence[tuple[str, str]] = (
+    # our names, of which the first that a signature has is meant | other libraries' names
+    (
+        "path index persist_dir",
+        "persist_directory persist_path db_path dir directory folder folder_path location uri "
+        "index_path save_path working_dir",
+    ),
+    (
+        "engine embedding embed_model model",
+        "embedding_function embeddings embedding_model embedder embed_fn embedding_fn encoder "
+        "sparse_embedding sparse_embeddings sparse_encoder m3 bge_m3 bge",
+    ),
+    (
+        "model model_name model_name_or_path engine",
+        "model_id model_path model_dir checkpoint repo_id name_or_path",
+    ),
+    ("index vector_store vectorstore store", "hybrid_index retriever docstore"),
+    (
+        "limit k top_n similarity_top_k",
+        "top_k topk n_results num_results max_results n size count n_best",
+    ),
+    (
+        "where filter filters",
+        "where_document expr pre_filter post_filter query_filter search_filter metadata_filter "
+        "metadata_filters filter_dict metadata",
+    ),
+    (
+        "dtype use_fp16",
+        "torch_dtype fp16 half use_half use_bf16 bf16 precision quantization load_in_8bit "
+        "load_in_4bit compute_type",
+    ),
+    (
+        "device devices",
+        "device_map device_ids target_devices gpu use_gpu cuda device_name",
+    ),
+    (
+        "max_length query_max_length passage_max_length",
+        "max_seq_length max_tokens max_len query_maxlen doc_maxlen max_query_length "
+        "max_passage_length document_max_length truncate model_max_length",
+    ),
+    (
+        "batch_size embed_batch_size insert_batch_size",
+        "encode_batch_size chunk_size bulk_size mini_batch_size",
+    ),
+    (
+        "weights",
+        "weights_for_different_modes hybrid_weights mode_weights weight alpha dense_weight "
+        "sparse_weight colbert_weight ensemble_weights ratio",
+    ),
+    (
+        "modes weights",
+        "mode return_dense return_sparse return_colbert_vecs return_colbert only_dense "
+        "vector_types representations retrieval_mode",
+    ),
+    (
+        "include_scores",
+        "return_scores return_score with_score with_scores include_score show_scores",
+    ),
+    (
+        "score_threshold",
+        "similarity_cutoff similarity_threshold min_score minimum_score threshold cutoff "
+        "relevance_threshold",
+    ),
+    ("fetch_k fetch mmr_prefetch_k candidates", "num_candidates n_candidates prefetch rescore_k"),
+    ("lambda_mult mmr_threshold relevance_share", "mmr_lambda diversity lambda_ lambda_param"),
+    (
+        "fusion",
+        "fusion_type hybrid_fusion fusion_mode fusion_algorithm ranker rank_fusion ranker_type",
+    ),
+    (
+        "documents texts pairs text_pairs records nodes",
+        "docs document doc passages passage corpus sentences sentence text contexts chunks items "
+        "inputs input sentence_pairs data",
+    ),
+    ("query queries", "query_text query_texts query_str question questions q search_query"),
+    ("ids node_ids doc_ids", "id uuids keys record_ids document_ids doc_id ref_doc_id ref_doc_ids"),
+    ("metadatas metadata", "metas meta payloads payload"),
+    (
+        "query_instruction query_instruction_for_retrieval",
+        "query_prompt query_prefix prompt prompts prompt_name instruction",
+    ),
+    (
+        "document_instruction passage_instruction_for_retrieval",
+        "passage_prompt document_prompt passage_prefix document_prefix embed_instruction "
+        "text_instruction passage_instruction",
+    ),
+    ("pooling pooling_method", "pooling_mode pool"),
+    ("cache_dir cache", "cache_folder hf_cache download_dir local_dir cache_path"),
+    ("token", "use_auth_token auth_token hf_token huggingface_token huggingfacehub_api_token"),
+    ("offline", "local_files_only local_only"),
+    ("progress show_progress", "show_progress_bar progress_bar tqdm disable_tqdm"),
+    ("filter_fields", "payload_indexes indexed_fields index_fields metadata_fields"),
+    ("search_kwargs", "retriever_kwargs"),
+    ("read_only", "readonly"),
+    ("create", "create_if_missing exist_ok overwrite"),
+)
+"""Each row's names stand for one thing, whoever calls it so."""
+
+_REMARKS: Mapping[str, str] = {
+    "client url host port grpc_port prefer_grpc connection_args api_key cloud": (
+        "there is no server: an index lives in a folder, path="
+    ),
+    "collection_name collection index_name table_name namespace tenant database": (
+        "an index has no name: it lives in a folder of its own, path="
+    ),
+    "normalize_embeddings normalize normalize_l2 normalise": "all vectors have norm 1",
+    "model_kwargs encode_kwargs query_encode_kwargs tokenizer_kwargs use_fp16 use_bf16 fp16 half "
+    "dtype torch_dtype precision quantization load_in_8bit device devices device_map max_length "
+    "query_max_length passage_max_length max_seq_length pooling pooling_method cache_folder "
+    "revision trust_remote_code query_instruction document_instruction": (
+        "options of the model are keywords of BGEM3, such as device=, dtype= and max_length="
+    ),
+    "batch_size encode_batch_size embed_batch_size": (
+        "texts are packed by their lengths; BGEM3(token_budget=) bounds a forward pass"
+    ),
+    "distance metric metric_type distance_strategy similarity_metric similarity_fn_name": (
+        "scores are what docs/scores.md says: there is no metric to choose"
+    ),
+    "truncate_dim dimensions dimension dim embed_dim vector_size": (
+        "vectors have the width of the model"
+    ),
+    "include_scores return_scores with_score with_scores return_score include_score": (
+        "results bring their scores: score and components"
+    ),
+    "search_kwargs search_type": (
+        "options of a search are keywords of their own; "
+        "BGEM3VectorStore.as_retriever takes search_type= and search_kwargs="
+    ),
+    "num_workers n_jobs num_threads threads workers": (
+        "torch.set_num_threads says how many threads compute"
+    ),
+}
+"""Said where the signature has no name for the thing."""
+
+_TYPO = 0.7
+"""Least likeness of a misspelt name: a guess further off would lead astray."""
+
+
+class NoMore(TypedDict):
+    """The type of a catch-all that takes nothing: type checkers see no further keyword."""
+
+
+def refuse(unknown: Iterable[str], known: Callable[..., Any] | Iterable[str]) -> NoReturn:
+    """Raise for keywords that a signature does not have.
+
+    Args:
+        unknown: Their names, at least one.
+        known: The names that there are, or the function whose parameters they are.
+
+    Raises:
+        KeywordError: Always; it says which name was meant.
+    """
+    names = names_of(known) if callable(known) else list(known)
+    raise KeywordError(" ".join(told(name, names) for name in unknown))
+
+
+def told(name: str, known: Sequence[str]) -> str:
+    """Say what was meant by an unknown keyword, or which keywords there are."""
+    return f"unknown keyword {name!r}; {_hint(name, known)}"
+
+
+def names_of(function: Callable[..., Any]) -> list[str]:
+    """The parameters that can be given by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.items()
+    return [n for n, p in parameters if p.kind in by_name and n not in {"self", "cls"}]
+
+
+def hinted(cls: type[C]) -> type[C]:
+    """Have the public methods of a class say which keyword was meant.
+
+    Signatures stay as they are, for checkers and for `inspect.signature`. It costs a call, but not
+    where a method has a catch-all of its own: what runs for each query has one of type `NoMore`,
+    and refuses what it catches.
+
+    Args:
+        cls: A class whose methods are all written in it.
+
+    Returns:
+        The class.
+    """
+    for name, held in list(vars(cls).items()):
+        if name != "__init__" and name.startswith("_"):
+            continue
+        if isinstance(held, classmethod | staticmethod):
+            setattr(cls, name, type(held)(_hinting(held.__func__)))
+        elif inspect.isfunction(held):
+            setattr(cls, name, _hinting(held))
+    return cls
+
+
+def _hinting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with a check of its keywords, if it has no catch-all and takes any."""
+    signature = inspect.signature(function)
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return _closed(function, signature)
+    known = frozenset(names_of(function))
+    if not known:
+        return function
+
+    def check(given: Mapping[str, Any]) -> None:
+        if not given.keys() <= known:
+            refuse([name for name in given if name not in known], function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        check(kwargs)
+        return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    async def acall(*args: Any, **kwargs: Any) -> Any:
+        check(kwargs)
+        return await function(*args, **kwargs)
+
+    return acall if inspect.iscoroutinefunction(function) else call
+
+
+def _closed(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
+    """The same function; a catch-all that takes nothing is hidden from `inspect.signature`."""
+    *kept, last = signature.parameters.values()
+    if last.annotation in {"Unpack[NoMore]", Unpack[NoMore]}:
+        function.__dict__["__signature__"] = signature.replace(parameters=kept)
+    return function
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    meant = _meant(name.lower(), known)
+    if meant is not None:
+        return f"did you mean {meant}?"
+    remark = _REMARK_OF.get(name.lower())
+    return remark + "." if remark else f"there are {', '.join(known)}."
+
+
+def _meant(name: str, known: Sequence[str]) -> str | None:
+    """The known name for the same thing, else one that is spelt nearly so."""
+    for ours in _OURS_OF.get(name, ()):
+        if ours in known:
+            return ours
+    if name in _REMARK_OF:  # what it is called elsewhere is no misspelling
+        return None
+    near = difflib.get_close_matches(name, known, n=1, cutoff=_TYPO)
+    if near:
+        return near[0]
+    foreign = difflib.get_close_matches(name, _OURS_OF, n=1, cutoff=_TYPO)
+    return next((ours for ours in _OURS_OF[foreign[0]] if ours in known), None) if foreign else None
+
+
+def _by_name(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Our names for each name; a name of two rows has those of both, in this order."""
+    found: dict[str, list[str]] = {}
+    for ours, foreign in rows:
+        for name in f"{ours} {foreign}".split():
+            found.setdefault(name, []).extend(ours.split())
+    return found
+
+
+_OURS_OF = _by_name(_NAMES)
+_REMARK_OF = {name: remark for names, remark in _REMARKS.items() for name in names.split()}
