@@ -71,7 +71,7 @@ $(MILVUS_READY):
 test-llama-milvus: $(MILVUS_READY)
 	OMP_NUM_THREADS=1 $(MILVUS)/bin/python -m pytest tests/llama_milvus
 
-# What takes minutes: an index killed at a hundred random moments.
+# What takes minutes: an index killed at a hundred random moments, and compacted under load.
 soak: $(DEV)
 	$(BIN)/python -m pytest -m soak tests/soak
 

@@ -69,10 +69,10 @@ def open_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
         raise
 
 
-def optimize_apart(
+def optimised_copy(
     folder: Folder, manifest: Manifest, tell: Callable[[str], None], *, vacuum: bool
-) -> Shard:
-    """Copy the shard, optimise the copy in another process, make it the folder's.
+) -> Path:
+    """Copy the shard and optimise the copy in another process.
 
     Args:
         folder: Held; nothing writes to its shard meanwhile, and all of it is on disk.
@@ -81,7 +81,7 @@ def optimize_apart(
         vacuum: See `Shard`.
 
     Returns:
-        The new shard, loaded; the folder's manifest names it.
+        Where the copy lies, for `switched`.
 
     Raises:
         StoreError: The disk has no room, or the process failed; the index is as before.
@@ -99,22 +99,36 @@ def optimize_apart(
         if not isinstance(error, OSError):
             raise
         raise StoreError(f"no optimised copy: {error}; the index is as before") from error
-    return _switched(folder, new, manifest)
+    return new
 
 
-def _switched(folder: Folder, made: Path, manifest: Manifest) -> Shard:
-    """Make a copy the index's and load it; where that fails, the old shard counts as before."""
+def switched(folder: Folder, made: Path, manifest: Manifest) -> tuple[Shard, Manifest]:
+    """Make a copy the index's and load it; where that fails, the old shard counts as before.
+
+    Args:
+        folder: Held; nobody writes to its shard.
+        made: From `optimised_copy`.
+        manifest: The folder's.
+
+    Returns:
+        The new shard, loaded, and the manifest that names it.
+
+    Raises:
+        StoreError: The copy cannot be loaded, or the folder cannot be written to.
+    """
     following = manifest.next()
     try:
         folder.switch(made, following)
-        return Shard(folder.path / following.shard, layout_of(following), warm=True)
+        shard = Shard(folder.path / following.shard, layout_of(following), warm=True)
     except BaseException as error:
         # or writes to the old shard would be lost with the next open
         manifest.write(folder.path)
         shutil.rmtree(folder.path / following.shard, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
         raise StoreError(f"no optimised copy: {error}; the index is as before") from error
+    return shard, following
 
 
 def _with_shard(folder: Folder, begun: Manifest) -> Manifest:

@@ -1,4 +1,4 @@
-"""The program that optimises a shard in a process of its own: see `home.optimize_apart`."""
+"""The program that optimises a shard in a process of its own: see `home.optimised_copy`."""
 
 from __future__ import annotations
 

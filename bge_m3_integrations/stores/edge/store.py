@@ -25,7 +25,12 @@ from bge_m3_integrations.stores.checks import (
 from bge_m3_integrations.stores.edge.choosing import Choosing
 from bge_m3_integrations.stores.edge.filing import Filed
 from bge_m3_integrations.stores.edge.folder import Folder, check_room, size_on_disk
-from bge_m3_integrations.stores.edge.home import back_up, open_folder, optimize_apart
+from bge_m3_integrations.stores.edge.home import (
+    back_up,
+    open_folder,
+    optimised_copy,
+    switched,
+)
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
 from bge_m3_integrations.stores.edge.names import Names
 from bge_m3_integrations.stores.edge.opened import Opened
@@ -80,8 +85,10 @@ class EdgeStore:
         self._choosing = Choosing(manifest.fields, self._names)
         self._searching = Searching(self._choosing, self._names)
         self._writing = threading.RLock()
-        self._replacing = threading.Lock()
+        self._replacing = threading.Lock()  # is taken before `_writing`, where both are
         self._frozen = ""
+        self._changer: int | None = None
+        self._replacer: int | None = None
         self._in_log = 0
         self._handles = 1
 
@@ -317,8 +324,11 @@ class EdgeStore:
 
     def flush(self) -> None:
         """See `Store.flush`: what was written survives a power cut."""
-        with self._reading() as shard:
-            self._flush(shard)
+        self._folder.check_own()
+        # the engine must not write while its files are copied
+        with self._writing, self._reading() as shard:
+            if not self._frozen:  # else all of it was flushed before
+                self._flush(shard)
 
     def optimize(
         self, *, apart: bool = False, progress: Callable[[str], None] | None = None
@@ -408,15 +418,20 @@ class EdgeStore:
         """See `Store.close`: the last of its users' handles closes it.
 
         In a forked child it does nothing: all that there is to close is the parent's.
+
+        Raises:
+            StoreError: It is called by the `progress` of a change that it would have to wait for.
         """
         if self._folder.inherited:
             return
+        if threading.get_ident() in {self._changer, self._replacer}:
+            raise self._within()
         with _OPENED.lock:
             self._handles = max(0, self._handles - 1)
             if self._handles or _OPENED.at.get(self.path) is not self:
                 return
             del _OPENED.at[self.path]
-            with self._writing, self._replacing:
+            with self._replacing, self._writing:
                 try:
                     self._shard.close()
                 finally:
@@ -431,15 +446,22 @@ class EdgeStore:
 
     @contextmanager
     def _changing(self) -> Iterator[Shard]:
-        """One write at a time, and none while the shard is being replaced."""
+        """One write at a time, and none while the shard is being replaced.
+
+        Who has `_writing` has the shard of now to the end of the block: others take its place, and
+        `_frozen` is set, under that lock alone.
+        """
         self._folder.check_own()  # in a forked child nobody would give the lock back
         with self._writing, self._reading() as shard:
             self._check_writable()
+            self._changer = threading.get_ident()
             try:
                 yield shard
             except BaseException:
                 self._names.unsure()
                 raise
+            finally:
+                self._changer = None
 
     @contextmanager
     def _reading(self) -> Iterator[Shard]:
@@ -458,20 +480,26 @@ class EdgeStore:
 
     def _replace(self, tell: Callable[[str], None], *, vacuum: bool) -> None:
         """Put an optimised copy in the shard's place."""
-        with ExitStack() as stack:
-            with self._changing() as shard:
-                shard.flush()
+        self._folder.check_own()
+        if not self._replacing.acquire(blocking=False):
+            raise self._busy("being optimised")
+        try:  # nobody closes it meanwhile
+            with self._changing() as old:
+                old.flush()
                 self._frozen = "being optimised"
-                stack.enter_context(self._replacing)  # nobody closes it meanwhile
-            old = self._shard
             try:
-                self._shard = optimize_apart(self._folder, self._manifest, tell, vacuum=vacuum)
-                self._manifest = self._manifest.next()
+                self._replacer = threading.get_ident()
+                made = optimised_copy(self._folder, self._manifest, tell, vacuum=vacuum)
+                with self._writing:
+                    self._shard, self._manifest = switched(self._folder, made, self._manifest)
             finally:
                 self._frozen = ""
             old.close()
             self._folder.tidy(self._manifest)
             tell("done")
+        finally:
+            self._replacer = None
+            self._replacing.release()
 
     def _filed(
         self,
@@ -493,10 +521,21 @@ class EdgeStore:
 
     def _check_writable(self) -> None:
         if self._frozen:
-            raise StoreError(
-                f"the index in {self.path} is {self._frozen} and cannot be written to until that "
-                "is done; try again then"
-            )
+            raise self._busy(self._frozen)
+        if self._changer is not None:  # whoever sees it has the lock, so it is this thread
+            raise self._within()
+
+    def _busy(self, what: str) -> StoreError:
+        return StoreError(
+            f"the index in {self.path} is {what} and cannot be written to until that is done; try "
+            "again then"
+        )
+
+    def _within(self) -> StoreError:
+        return StoreError(
+            f"the index in {self.path} is being changed by this very thread, which called this "
+            "from within, as its progress; do it once that has returned"
+        )
 
     def _checked(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
         return checked_queries(queries, modes, self._manifest.kept, self._manifest.widths)
