@@ -30,7 +30,8 @@ def refile(shard: Shard, fields: frozenset[str] | None, tell: Callable[[str], No
         tell(f"refiling {done:,} of {total:,} records")
         new = {point: _refiled(held, fields) for point, held in page}
         check_room(shard.path, text_bytes(list(new.values())), "new filter fields")
-        shard.index_numbers(name for payload in new.values() for name in numbers_of(payload))
+        numbers = set().union(*map(numbers_of, new.values()))
+        shard.index_numbers(numbers, named=fields is not None)
         for point, payload in new.items():
             shard.overwrite_payload(point, payload)
         done, in_log = done + len(page), in_log + len(page)

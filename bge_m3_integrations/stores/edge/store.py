@@ -209,7 +209,7 @@ class EdgeStore:
                 if (now := self._filed(records, embeddings, filed)) is not filed:
                     filed = now
                     points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
-                shard.write(points, filed.numbers)
+                shard.write(points, filed.numbers, named=filed.fields is not None)
                 self._names.added(ids[rows])
                 self._in_log += filed.size // len(records) * len(ids[rows])
                 if self._in_log > _LOG_BYTES:
