@@ -31,21 +31,18 @@ never into lists. A test that does not fit the held value is false; matching nev
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from bge_m3_integrations.errors import FilterError
+from bge_m3_integrations._operators import COMPARISONS, LOGICAL, unknown_operator
+from bge_m3_integrations.errors import FilterError, InputError
+from bge_m3_integrations.metadata import MOST_LEVELS, brief, scalar
 
-COMPARISONS: Final = frozenset(
-    {"$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$contains"}
-)
-LOGICAL: Final = frozenset({"$and", "$or", "$not"})
 PREDICATE: Final = "$predicate"
 """The name under which `operators` reports a Python function; it has no dict form."""
 RECORD_PREDICATE: Final = "$record_predicate"
@@ -58,9 +55,11 @@ class And:
     """True when every part is; of no parts, always true."""
 
     parts: Sequence[Filter]
+    levels: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked_parts("And", self.parts))
+        object.__setattr__(self, "levels", _levels_over(self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +67,11 @@ class Or:
     """True when any part is; of no parts, never true."""
 
     parts: Sequence[Filter]
+    levels: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked_parts("Or", self.parts))
+        object.__setattr__(self, "levels", _levels_over(self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,10 @@ class Not:
     """True when the part is false."""
 
     part: Filter
+    levels: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _checked_parts("Not", [self.part])
+        object.__setattr__(self, "levels", _levels_over(_checked_parts("Not", [self.part])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,9 @@ class Compare:
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
-            raise FilterError(f"a filter's key must be a non-empty string, not {self.path!r}")
+            raise FilterError(f"a filter's key must be a non-empty string, not {brief(self.path)}")
         if self.op not in COMPARISONS:
-            raise _unknown(self.op, COMPARISONS, f"under {self.path!r}")
+            raise unknown_operator(self.op, COMPARISONS, f"under {self.path!r}")
         object.__setattr__(self, "value", _checked_value(self.path, self.op, self.value))
 
 
@@ -113,7 +115,7 @@ class Predicate:
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
-            raise FilterError(f"Predicate needs a function over metadata, not {self.fn!r}")
+            raise FilterError(f"Predicate needs a function over metadata, not {brief(self.fn)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,9 @@ class RecordPredicate:
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
-            raise FilterError(f"RecordPredicate needs a function over a record, not {self.fn!r}")
+            raise FilterError(
+                f"RecordPredicate needs a function over a record, not {brief(self.fn)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,7 @@ def as_filter(value: FilterLike | None) -> Filter | None:
         return parse(value)
     if callable(value):
         return Predicate(value)
-    raise FilterError(f"a filter is a dict, a function or a filter tree, not {value!r}")
+    raise FilterError(f"a filter is a dict, a function or a filter tree, not {brief(value)}")
 
 
 def parse(condition: Mapping[str, Any]) -> Filter:
@@ -188,6 +192,7 @@ def parse(condition: Mapping[str, Any]) -> Filter:
     """
     if isinstance(condition, Mapping) and not condition:
         return And(())
+    check_levels(condition, _inside)
     return _condition(condition, "a filter")
 
 
@@ -324,7 +329,7 @@ _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
 def _condition(condition: object, place: str) -> Filter:
     """One dict of keys and logical operators, all of which must hold."""
     if not isinstance(condition, Mapping) or not condition:
-        raise FilterError(f"{place} must be a non-empty dict of conditions, not {condition!r}")
+        raise FilterError(f"{place} must be a non-empty dict of conditions, not {brief(condition)}")
     return _all([_entry(key, value) for key, value in condition.items()])
 
 
@@ -337,13 +342,13 @@ def _entry(key: object, value: object) -> Filter:
         return Not(_condition(value, "$not"))
     if isinstance(key, str) and key.startswith("$"):
         hint = "; write {key: {operator: value}}" if key in COMPARISONS else ""
-        raise _unknown(key, LOGICAL, f"in place of a key{hint}")
+        raise unknown_operator(key, LOGICAL, f"in place of a key{hint}")
     return _under(key, value)
 
 
 def _branches(op: str, value: object) -> list[Filter]:
     if not isinstance(value, list | tuple):
-        raise FilterError(f"{op} takes a list of conditions, not {value!r}")
+        raise FilterError(f"{op} takes a list of conditions, not {brief(value)}")
     return [_condition(part, f"each part of {op}") for part in value]
 
 
@@ -361,7 +366,7 @@ def _test(key: Any, op: Any, operand: object) -> Filter:
         return Not(_under(key, operand))
     if op not in COMPARISONS:
         nested = "" if str(op).startswith("$") else f"; a nested key is written '{key}.{op}'"
-        raise _unknown(op, COMPARISONS | {"$not"}, f"under {key!r}{nested}")
+        raise unknown_operator(op, COMPARISONS | {"$not"}, f"under {key!r}{nested}")
     return Compare(key, op, operand)
 
 
@@ -371,33 +376,73 @@ def _all(parts: list[Filter]) -> Filter:
 
 def _checked_parts(name: str, parts: Sequence[Filter]) -> tuple[Filter, ...]:
     if wrong := [part for part in parts if not isinstance(part, Filter)]:
-        raise FilterError(f"{name} is made of filters, not {wrong[0]!r}; parse() reads dicts")
+        raise FilterError(f"{name} is made of filters, not {brief(wrong[0])}; parse() reads dicts")
     return tuple(parts)
 
 
 def _checked_value(path: str, op: str, value: object) -> object:
     """The value in its kept form."""
     if op in {"$in", "$nin"} and not isinstance(value, list | tuple):
-        raise FilterError(f"{path!r}: {op} takes a list of values, not {value!r}")
+        raise FilterError(f"{path!r}: {op} takes a list of values, not {brief(value)}")
     if op == "$exists" and not isinstance(value, bool):
-        raise FilterError(f"{path!r}: $exists takes true or false, not {value!r}")
+        raise FilterError(f"{path!r}: $exists takes true or false, not {brief(value)}")
     return _frozen(path, op, value)
 
 
-def _frozen(path: str, op: str, value: object) -> object:
+def _frozen(path: str, op: str, value: object, level: int = 1) -> object:
     if isinstance(value, list | tuple):
-        return tuple(_frozen(path, op, item) for item in value)
-    if isinstance(value, float) and not math.isfinite(value):
+        if level > MOST_LEVELS:
+            raise _too_deep(f"the value of {op} under {path!r}")
+        return tuple(_frozen(path, op, item, level + 1) for item in value)
+    if isinstance(value, Mapping):
+        raise FilterError(
+            f"{path!r}: {op} takes null, booleans, numbers, strings and lists of these, not the "
+            f"dict {brief(value)}; a nested key is written '{path}.key'"
+        )
+    try:
+        plain = scalar(value, "{!r}: the value of {}".format, path, op)
+    except InputError as error:
+        raise FilterError(str(error)) from error
+    if isinstance(plain, float) and not math.isfinite(plain):
         raise FilterError(f"{path!r}: {op} takes finite numbers, not {value!r}")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise FilterError(
-        f"{path!r}: {op} takes null, booleans, numbers, strings and lists of these, "
-        f"not {type(value).__name__} {value!r}"
+    return plain
+
+
+def check_levels(root: Any, inside: Callable[[Any], Iterable[Any]]) -> None:
+    """Refuse a nested filter that is too deep to be read, or holds itself, before it is read.
+
+    Args:
+        root: The filter in a form of a user's.
+        inside: The parts of one of its parts.
+
+    Raises:
+        FilterError: It goes more than twice `MOST_LEVELS` deep, as each level of the dict form is
+            a dict and a list; `And`, `Or` and `Not` count exactly.
+    """
+    waiting = [(root, 0)]
+    while waiting:
+        value, level = waiting.pop()
+        if level > 2 * MOST_LEVELS + 1:
+            raise _too_deep("a filter")
+        waiting += [(part, level + 1) for part in inside(value)]
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _levels_over(parts: Sequence[Filter]) -> int:
+    """How many filters lie in one another, the one over these parts included."""
+    levels = 1 + max((getattr(part, "levels", 0) for part in parts), default=0)
+    if levels > MOST_LEVELS:
+        raise _too_deep("a filter")
+    return levels
+
+
+def _too_deep(name: str) -> FilterError:
+    return FilterError(
+        f"{name} goes more than {MOST_LEVELS} levels deep, or holds itself; $and and $or take any "
+        "number of parts side by side"
     )
-
-
-def _unknown(op: object, known: frozenset[str], place: str) -> FilterError:
-    near = difflib.get_close_matches(str(op), sorted(known), n=1, cutoff=0.5)
-    guess = f"; did you mean {near[0]}?" if near else ""
-    return FilterError(f"unknown filter operator {op!r} {place}; known: {sorted(known)}{guess}")

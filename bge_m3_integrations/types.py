@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.metadata import plain
 
 Mode: TypeAlias = Literal["dense", "sparse", "colbert"]
 Kind: TypeAlias = Literal["query", "document"]
@@ -511,9 +512,10 @@ class Record:
     Attributes:
         id: Any non-empty string.
         text: Exactly what is encoded, and hashed.
-        metadata: What filters see; JSON values.
+        metadata: What filters see; JSON values. What is nearly one becomes one, such as a numpy
+            integer or a tuple; `metadata.plain` is the rule.
         content: What a reader sees; None stands for `text`.
-        payload: Opaque JSON that belongs to one adapter.
+        payload: Opaque JSON that belongs to one adapter; by the same rule.
     """
 
     id: str
@@ -534,6 +536,14 @@ class Record:
                 f"record {self.id!r}: metadata must be a mapping, not "
                 f"{type(self.metadata).__name__}; leave it out for none"
             )
+        if not isinstance(self.content, str | None):
+            raise InputError(
+                f"record {self.id!r}: content must be str or None, not "
+                f"{type(self.content).__name__}"
+            )
+        for name in ("metadata", "payload"):
+            held = plain(getattr(self, name), f"record {self.id!r}: {name}")
+            object.__setattr__(self, name, held)
 
     @property
     def shown(self) -> str:

@@ -7,22 +7,30 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import date, datetime
+from typing import Any, Final, TypeVar
 
 from langchain_core.documents import Document
 
 from bge_m3_integrations.errors import FilterError, InputError
 from bge_m3_integrations.filters import Filter, RecordPredicate, as_filter
+from bge_m3_integrations.metadata import plain
 from bge_m3_integrations.types import Hit, Record
 
 T = TypeVar("T")
 
 SCORES_KEY = "bge_m3_scores"
 """Where `with_scores` puts a hit's scores in the metadata."""
+PAYLOAD_KEY: Final = "langchain"
+"""Where the keys of dates stand in a record's payload."""
+_DATES: Final[Mapping[str, type[date]]] = {"date": date, "datetime": datetime}
 
 
 def to_record(document: Document, *, record_id: str | None = None) -> Record:
     """A document as the index keeps it: what is encoded is its `page_content`.
+
+    A `date` or `datetime` under a key of its own is kept as its ISO text, which filters see; the
+    document that comes back has the date again, as LangChain's time-weighted retriever needs.
 
     Args:
         document: Its metadata is copied deeply.
@@ -32,15 +40,23 @@ def to_record(document: Document, *, record_id: str | None = None) -> Record:
         A record that `to_document` turns back into an equal document with an id.
 
     Raises:
-        InputError: The id is empty, or this is no document.
+        InputError: The id is empty, this is no document, or its metadata hold what JSON does not
+            keep.
     """
     if not isinstance(document, Document):
         raise InputError(f"a Document is needed, not {type(document).__name__} {document!r}")
     chosen = document.id if record_id is None else record_id
+    chosen = str(uuid.uuid4()) if chosen is None else chosen
+    dates = {
+        k: type(v).__name__ for k, v in document.metadata.items() if type(v) in (date, datetime)
+    }
+    texts = {key: document.metadata[key].isoformat() for key in dates}
+    metadata = plain({**document.metadata, **texts}, f"document {chosen!r}: metadata")
     return Record(
-        id=str(uuid.uuid4()) if chosen is None else chosen,
+        id=chosen,
         text=document.page_content,
-        metadata=deepcopy(document.metadata),
+        metadata=deepcopy(metadata),  # after the check: it holds itself no more
+        payload={PAYLOAD_KEY: {"dates": dates}} if dates else None,
     )
 
 
@@ -72,6 +88,8 @@ def latest(records: Iterable[Record]) -> list[Record]:
 def to_document(record: Record) -> Document:
     """A record as a document: what a reader sees, whichever framework wrote it."""
     metadata = deepcopy(dict(record.metadata))
+    dates = (record.payload or {}).get(PAYLOAD_KEY, {}).get("dates", {})
+    metadata.update({key: _DATES[kind].fromisoformat(metadata[key]) for key, kind in dates.items()})
     return Document(id=record.id, page_content=record.shown, metadata=metadata)
 
 

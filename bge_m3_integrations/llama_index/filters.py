@@ -9,7 +9,7 @@ source document, as in LlamaIndex's other stores, where the metadata have no suc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llama_index.core.vector_stores.types import (
@@ -29,9 +29,11 @@ from bge_m3_integrations.filters import (
     Or,
     Predicate,
     as_filter,
+    check_levels,
     lookup,
 )
 from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY
+from bge_m3_integrations.metadata import brief
 
 _SOURCE_KEYS = ("ref_doc_id", "doc_id", "document_id")
 _ORDERINGS = {
@@ -54,12 +56,26 @@ def to_filter(value: MetadataFilters | FilterLike | None) -> Filter | None:
     Raises:
         FilterError: An unknown operator or condition, or a value that does not fit its operator.
     """
-    return _group(value) if isinstance(value, MetadataFilters) else as_filter(value)
+    if not isinstance(value, MetadataFilters):
+        return as_filter(value)
+    check_levels(value, _inside)
+    return _group(value)
 
 
 def chooses(filters: MetadataFilters) -> bool:
     """Whether there is a condition in it at any depth: without one it is true of every node."""
-    return any(isinstance(f, MetadataFilter) or chooses(f) for f in filters.filters)
+    check_levels(filters, _inside)
+    waiting = list(filters.filters)
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, MetadataFilter):
+            return True
+        waiting += part.filters
+    return False
+
+
+def _inside(value: object) -> Iterable[object]:
+    return value.filters if isinstance(value, MetadataFilters) else ()
 
 
 def _group(filters: MetadataFilters) -> Filter:
@@ -148,24 +164,26 @@ def _held_text(key: str, test: Callable[[str], bool]) -> Filter:
         held = lookup(key, metadata)
         return isinstance(held, str) and test(held)
 
-    return Predicate(run)
+    return And([Compare(key, "$exists", True), Predicate(run)])  # so that the key is known
 
 
 def _list(operator: str, key: str, values: object) -> list[object]:
     if not isinstance(values, list):
-        raise FilterError(f"{key!r}: {operator} takes a list of values, not {values!r}")
+        raise FilterError(f"{key!r}: {operator} takes a list of values, not {brief(values)}")
     return values
 
 
 def _listed(operator: str, key: str, values: object) -> list[object]:
     if not isinstance(values, list) or not values:
-        raise FilterError(f"{key!r}: {operator} takes a list of at least one value, not {values!r}")
+        raise FilterError(
+            f"{key!r}: {operator} takes a list of at least one value, not {brief(values)}"
+        )
     return values
 
 
 def _string(operator: str, key: str, value: object) -> str:
     if not isinstance(value, str):
-        raise FilterError(f"{key!r}: {operator} takes a string, not {value!r}")
+        raise FilterError(f"{key!r}: {operator} takes a string, not {brief(value)}")
     return value
 
 

@@ -19,6 +19,7 @@ from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And, Compare, Filter, Ids, Or
+from bge_m3_integrations.metadata import plain
 from bge_m3_integrations.types import Record
 
 PAYLOAD_KEY = "llama_index"
@@ -43,10 +44,11 @@ def node_to_record(node: BaseNode) -> Record:
     Raises:
         InputError: The node holds something that JSON cannot, or its metadata has `REF_DOC_KEY`.
     """
+    metadata = plain(node.metadata, f"node {node.node_id!r}: metadata")  # before it is copied
     return Record(
         node.node_id,
         embedded_text(node),
-        metadata=_metadata_of(node),
+        metadata=_metadata_of(node, metadata),
         content=node.get_content(metadata_mode=MetadataMode.NONE),
         payload={PAYLOAD_KEY: _json_of(node)},
     )
@@ -124,8 +126,8 @@ def with_text(nodes: Sequence[BaseNode]) -> list[BaseNode]:
     return kept
 
 
-def _metadata_of(node: BaseNode) -> dict[str, object]:
-    metadata: dict[str, object] = copy.deepcopy(node.metadata)
+def _metadata_of(node: BaseNode, held: dict[str, object]) -> dict[str, object]:
+    metadata = copy.deepcopy(held)
     source = node.ref_doc_id
     if metadata.get(REF_DOC_KEY, source) != source:
         raise InputError(
@@ -144,10 +146,7 @@ def _json_of(node: BaseNode) -> dict[str, object]:
         data = doc_to_json(node)
         # the engine's own vectors are in the store; a foreign dense vector has no meaning there
         data["__data__"] = {**data["__data__"], "embedding": None}
-        plain: dict[str, object] = json.loads(json.dumps(data))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"node {node.node_id!r} cannot be kept as JSON ({error}); metadata takes null, "
-            "booleans, numbers, strings, lists and dicts"
-        ) from error
-    return plain
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"node {node.node_id!r} cannot be kept as JSON: {error}") from error
+    kept: dict[str, object] = json.loads(json.dumps(plain(data, f"node {node.node_id!r}")))
+    return kept

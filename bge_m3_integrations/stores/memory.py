@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TypeAlias
 
@@ -78,7 +79,8 @@ class MemoryStore:
             embeddings: One row per record, in the modes and widths that the store keeps; copied.
 
         Raises:
-            InputError: The batch contradicts itself or holds numbers that are not finite.
+            InputError: The batch contradicts itself, holds numbers that are not finite, or values
+                that JSON would change.
             StoreError: The batch has other modes or widths than the store; the store is closed.
         """
         check_batch(records, embeddings)
@@ -267,4 +269,6 @@ class MemoryStore:
 
 
 def _at_rest(records: Sequence[Record]) -> list[_AtRest]:
-    return [(record.id, resting(record), flat(record.metadata)) for record in records]
+    # checked again: their metadata may have been changed since they were made
+    checked = map(replace, records)
+    return [(record.id, resting(record), flat(record.metadata)) for record in checked]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,8 +149,16 @@ def test_a_condition_means_what_the_table_says(condition: dict[str, Any], expect
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
-        ({"a": {"$gtt": 1}}, ["$gtt", "$gte", "did you mean $gt?"]),
-        ({"$nor": []}, ["$nor", "$or"]),
+        ({"a": {"$gtt": 1}}, ["$gtt", "known: ['$contains', '$eq'"]),
+        ({"$nor": []}, ["$nor", "{'$not': {'$or': [...]}}"]),
+        ({"a": {"$like": "x"}}, ["$like", "$contains", "a function as filter"]),
+        ({"a": {"$regex": "x"}}, ["$regex", "$contains", "a function as filter"]),
+        ({"a": {"$between": [1, 2]}}, ["{'$gte': least, '$lte': most}"]),
+        ({"a": {"$ge": 1}}, ["write $gte"]),
+        ({"a": {"$GTE": 1}}, ["write $gte"]),
+        ({"a": {"gte": 1}}, ["write $gte"]),
+        ({"a": {"!=": 1}}, ["write $ne"]),
+        ({"a": {"$exist": True}}, ["did you mean $exists?"]),
         ({"$eq": 1}, ["$eq", "{key: {operator: value}}"]),
         ({"a": {"b": 1}}, ["'b'", "'a.b'"]),
         ({"a": {"$in": 1}}, ["$in", "list", "1"]),
@@ -172,6 +185,118 @@ def test_a_malformed_condition_is_an_error_that_says_why(
     with pytest.raises(FilterError) as caught:
         parse(condition)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("op", ["$like", "$regex", "$gtt", "$lge", "$te", "$inn", "$nen", "$qe"])
+def test_no_comparison_is_guessed(op: str) -> None:
+    with pytest.raises(FilterError) as caught:
+        parse({"a": {op: 1}})
+    assert "did you mean" not in str(caught.value)
+
+
+def nested(levels: int, key: str) -> Any:
+    condition: Any = {"a": 1}
+    for _ in range(levels):
+        condition = {key: condition if key == "$not" else [condition]}
+    return condition
+
+
+def in_lists(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def holding_itself() -> Any:
+    condition: dict[str, Any] = {}
+    condition["$and"] = [condition, condition]
+    return condition
+
+
+DEEP = [
+    *(nested(levels, key) for levels in (101, 1000, 100_000) for key in ("$and", "$or", "$not")),
+    *({"a": in_lists(levels)} for levels in (101, 1000, 100_000)),
+    {"a": {"$in": in_lists(1000)}},
+    holding_itself(),
+]
+
+
+@pytest.mark.parametrize("condition", DEEP, ids=range(len(DEEP)))
+def test_a_filter_too_deep_to_be_read_is_refused(condition: Any) -> None:
+    with pytest.raises(FilterError, match="more than 100 levels"):
+        as_filter(condition)
+
+
+@pytest.mark.parametrize("key", ["$and", "$or", "$not"])
+def test_a_filter_of_a_hundred_levels_is_read(key: str) -> None:
+    where = as_filter(nested(100, key))
+    assert where is not None
+    assert matches(where, {"a": 1})
+    with pytest.raises(FilterError, match="more than 100 levels"):
+        Not(where)
+    with pytest.raises(FilterError, match="more than 100 levels"):
+        Or([Compare("b", "$eq", 1), where])
+
+
+@pytest.mark.parametrize("op", ["$eq", "$gt", "$in", "$contains"])
+@pytest.mark.parametrize(
+    ("number", "digits"), [(10**5000, "5,001"), (1 - 10**5000, "5,000")], ids=["over", "under"]
+)
+def test_an_integer_of_too_many_digits_is_refused_with_their_number(
+    op: str, number: int, digits: str
+) -> None:
+    with pytest.raises(FilterError, match=f"{digits} digits"):
+        parse({"year": {op: [number] if op == "$in" else number}})
+
+
+@pytest.mark.parametrize(
+    "condition", [{"$and": 10**5000}, {"$not": 10**5000}, {"a": {"$exists": 10**5000}}]
+)
+def test_no_error_is_too_large_to_be_written(condition: Any) -> None:
+    with pytest.raises(FilterError, match="too large to be shown"):
+        parse(condition)
+
+
+class Lang(StrEnum):
+    EN = "en"
+
+
+@pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        (np.int64(2020), 2020),
+        (np.uint8(7), 7),
+        (np.float32(0.1), float(np.float32(0.1))),
+        (np.float64(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.str_("en"), "en"),
+        (Lang.EN, "en"),
+        ([np.int64(1), (np.bool_(False),)], (1, (False,))),
+    ],
+)
+def test_values_of_numpy_and_of_richer_classes_become_plain(value: Any, same: Any) -> None:
+    where = parse({"a": value})
+    assert where == Compare("a", "$eq", same)
+    assert isinstance(where, Compare)
+    assert type(where.value) is type(same)
+
+
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        (date(2024, 1, 1), "isoformat"),
+        (datetime(2024, 1, 1, tzinfo=UTC), "isoformat"),
+        (Decimal("1.5"), "float"),
+        (np.zeros(2), "tolist"),
+        (np.float32("nan"), "finite"),
+        (UUID(int=1), "str"),
+    ],
+)
+def test_a_value_that_no_metadata_hold_is_refused_with_the_fix(value: Any, fix: str) -> None:
+    for op in ("$eq", "$gte", "$contains"):
+        with pytest.raises(FilterError, match=fix):
+            parse({"when": {op: value}})
 
 
 def test_compare_checks_itself_without_parse() -> None:

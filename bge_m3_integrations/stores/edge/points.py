@@ -11,6 +11,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -18,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_edge import Point, SparseVector, UpdateOperation
 
-from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.stores.edge.terms import filter_payload
 from bge_m3_integrations.types import (
     EmbeddingBatch,
@@ -36,8 +36,6 @@ Payload: TypeAlias = Mapping[str, Any]
 _TOKENS_AT_ONCE = 1024
 """Most token vectors of one write: the engine holds Python's lock meanwhile, up to 80 ms."""
 _RECORDS_AT_ONCE = 256
-_DEEPEST = 100
-"""Levels of metadata and payload: reading them must not meet Python's recursion limit."""
 
 
 def point_id(record_id: str) -> UUID:
@@ -56,14 +54,13 @@ def payload_of(record: Record, fields: frozenset[str] | None) -> dict[str, Any]:
         The payload, without `tokens` and `truncated`.
 
     Raises:
-        InputError: Metadata, content or payload hold what JSON does not give back as it was; the
-            message names it.
+        InputError: See `Record`.
     """
-    body = body_of(record)
+    record = replace(record)  # checked again: its metadata may have been changed meanwhile
     found = filter_payload(record.metadata, fields)
     return {
         "name": json.dumps(record.id),
-        "body": body,
+        "body": _body(record),
         "hash": record.text_hash,
         "terms": list(found.terms),
         **found.numbers,
@@ -82,10 +79,11 @@ def body_of(record: Record) -> str:
     Raises:
         InputError: See `payload_of`.
     """
-    for name in ("metadata", "content", "payload"):
-        _check_json(getattr(record, name), f"record {record.id!r}: {name}")
-    body = [record.text, dict(record.metadata), record.content, record.payload]
-    return _json(body, record.id)
+    return _body(replace(record))  # see `payload_of`
+
+
+def _body(record: Record) -> str:
+    return json.dumps([record.text, record.metadata, record.content, record.payload])
 
 
 def numbers_of(payload: Payload) -> set[str]:
@@ -263,31 +261,3 @@ _PACKED: Mapping[Mode, Any] = {
     "sparse": _packed_sparse,
     "colbert": _packed_colbert,
 }
-
-
-def _json(value: Any, record_id: str) -> str:
-    try:
-        return json.dumps(value, default=dict)  # a mapping that is no dict
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"record {record_id!r} cannot be kept as JSON: {error}") from error
-
-
-def _check_json(value: Any, place: str, depth: int = 0) -> None:
-    """Refuse what JSON would change or drop; a tuple becomes a list, which filters take alike."""
-    if depth > _DEEPEST:
-        raise InputError(
-            f"{place[:100]}... goes more than {_DEEPEST} levels deep, or holds itself; flatten it"
-        )
-    if isinstance(value, Mapping):
-        for key, held in value.items():
-            if not isinstance(key, str):
-                raise InputError(f"{place} has the key {key!r}; keys must be strings")
-            _check_json(held, f"{place}[{key!r}]", depth + 1)
-    elif isinstance(value, list | tuple):
-        for i, held in enumerate(value):
-            _check_json(held, f"{place}[{i}]", depth + 1)
-    elif not isinstance(value, str | int | float | None):
-        raise InputError(
-            f"{place} is {value!r} of type {type(value).__name__}, which JSON does not keep; "
-            "store a string, a number, a boolean, None, a list or a dict"
-        )

@@ -3,7 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from copy import deepcopy
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from langchain_core.documents import Document
 
@@ -125,3 +130,45 @@ def test_scores_take_the_place_of_a_value_of_their_name_in_a_copy_alone() -> Non
     assert found.metadata["bge_m3_scores"].keys() >= {"score", "fusion", "hybrid"}
     assert document.metadata == {"bge_m3_scores": "mine"}
     assert retriever.index.get(["a"])[0].metadata == {"bge_m3_scores": "mine"}  # type: ignore[union-attr]
+
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+HOLDING_ITSELF: list[Any] = []
+HOLDING_ITSELF.append(HOLDING_ITSELF)
+
+
+def test_a_date_comes_back_and_is_filtered_by_as_its_text() -> None:
+    metadata = {"at": NOW, "local": datetime(2026, 1, 2), "day": date(2026, 1, 2)}
+    document = Document(id="a", page_content="one", metadata=metadata)
+    record = to_record(document)
+    assert to_document(record) == document
+    assert document.metadata == metadata
+    assert matches(parse({"at": {"$gte": "2026-01-01"}, "day": "2026-01-02"}), record.metadata)
+    kept = document_filter(lambda document: document.metadata["at"] == NOW)
+    assert kept is not None
+    assert matches(kept, record.metadata, record=record)
+    assert to_record(Document(id="a", page_content="one")).payload is None
+
+
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        ([NOW], "isoformat"),
+        (pd.Timestamp(2026, 1, 2), "isoformat"),
+        (Decimal(1), "float"),
+        (np.zeros(1), "tolist"),
+        (10**5000, "5,001 digits"),
+        (HOLDING_ITSELF, "levels"),
+    ],
+    ids=range(6),
+)
+def test_what_no_store_keeps_is_refused_by_the_documents_id(value: Any, fix: str) -> None:
+    with pytest.raises(InputError, match="document 'the-id': metadata") as error:
+        to_record(Document(id="the-id", page_content="one", metadata={"v": value}))
+    assert fix in str(error.value)
+
+
+def test_values_of_numpy_become_pythons() -> None:
+    metadata = {"year": np.int64(2020), "on": np.bool_(True), "tags": (np.str_("a"),)}
+    record = to_record(Document(page_content="one", metadata=metadata))
+    assert repr(record.metadata) == "{'year': 2020, 'on': True, 'tags': ['a']}"

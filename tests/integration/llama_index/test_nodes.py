@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import datetime
+from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core.schema import (
     BaseNode,
@@ -100,6 +102,24 @@ def test_metadata_that_json_cannot_hold_is_refused_by_name() -> None:
     node = TextNode(id_="n7", text="x", metadata={"when": datetime.date(2020, 1, 1)})
     with pytest.raises(InputError, match=r"n7.*date"):
         node_to_record(node)
+
+
+def test_values_of_numpy_become_pythons_in_the_node_and_in_what_it_came_from() -> None:
+    source = RelatedNodeInfo(node_id="d", metadata={"year": np.int64(2020)})
+    node = TextNode(id_="n", text="x", metadata={"year": np.int64(2020), "on": np.bool_(True)})
+    node.relationships[NodeRelationship.SOURCE] = source
+    back = record_to_node(node_to_record(node))
+    assert repr(back.metadata) == "{'year': 2020, 'on': True}"
+    assert repr(back.relationships[NodeRelationship.SOURCE].metadata) == "{'year': 2020}"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("levels", [101, 1000])
+def test_metadata_too_deep_to_be_read_are_refused_by_the_nodes_id(levels: int) -> None:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    with pytest.raises(InputError, match=r"node 'n7': metadata.*100 levels"):
+        node_to_record(TextNode(id_="n7", text="x", metadata={"v": value}))
 
 
 def test_a_nodes_source_can_be_filtered_by_and_is_not_shown_by_the_node() -> None:

@@ -306,8 +306,8 @@ def test_deep_nesting_is_left_to_python_before_the_engine_overflows(
     shard: qdrant.EdgeShard,
 ) -> None:
     assert _check(shard, _nested(DEEPEST))
-    assert not _check(shard, _nested(250))
-    assert _height(_pushed(_nested(250)).doubtful) < DEEPEST + 10
+    assert not _check(shard, _nested(99))
+    assert _height(_pushed(_nested(99)).doubtful) < DEEPEST + 10
 
 
 def test_wide_alternatives_are_one_condition(shard: qdrant.EdgeShard) -> None:
