@@ -9,6 +9,7 @@ from itertools import islice
 from bge_m3_integrations.checks import check_text, chunks, whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError
+from bge_m3_integrations.record_inputs import Numbered, RecordLike, as_records
 from bge_m3_integrations.stores.base import ChecksRecords, Store
 from bge_m3_integrations.types import EmbeddingBatch, Modes, Record
 
@@ -65,9 +66,10 @@ class Writer:
     pooling: int = 1
     check: Check | None = None
 
-    def add(self, records: Iterable[Record], *, batch_size: int, tell: Tell) -> list[str]:
+    def add(self, records: Iterable[RecordLike], *, batch_size: int, tell: Tell) -> list[str]:
         """Encode all records and keep them; see `HybridIndex.add`."""
-        taken = self._distinct(records)
+        numbered = list(as_records(records))
+        taken = self._distinct(_without_copies(numbered))
         since = 0
         for piece in self._pieces(taken, batch_size):
             batch = taken[piece]
@@ -78,11 +80,12 @@ class Writer:
             since = self._committed(since + len(batch))
             tell(piece.stop, len(taken))
         self.store.flush()
-        return [record.id for record in taken]
+        return [held.record.id for held in numbered]
 
-    def ingest(self, records: Iterable[Record], *, batch_size: int, tell: Tell) -> Ingested:
+    def ingest(self, records: Iterable[RecordLike], *, batch_size: int, tell: Tell) -> Ingested:
         """Bring a stream of records up to date; see `HybridIndex.ingest`."""
-        stream, done, read, since = iter(records), Ingested(), 0, 0
+        stream = (held.record for held in as_records(records))
+        done, read, since = Ingested(), 0, 0
         total = len(records) if isinstance(records, Sequence) else None
         size = whole("batch_size", batch_size)
         while batch := list(islice(stream, size)):
@@ -127,13 +130,10 @@ class Writer:
 
         return replace(batch, colbert=pooled(batch.colbert, self.pooling))
 
-    def _distinct(self, records: Iterable[Record]) -> list[Record]:
-        taken = list(records)
+    def _distinct(self, taken: list[Record]) -> list[Record]:
         surrogates = bool(self.engine.options["clean"])
         seen: set[str] = set()
-        for i, record in enumerate(taken):
-            if not isinstance(record, Record):
-                raise InputError(f"record {i} is a {type(record).__name__}, not a Record")
+        for record in taken:
             if record.id in seen:
                 raise InputError(f"id {record.id!r} comes twice in one add; keep one record of it")
             check_text(record.text, name=f"the text of record {record.id!r}", surrogates=surrogates)
@@ -143,6 +143,18 @@ class Writer:
         return taken
 
 
+def _without_copies(numbered: Sequence[Numbered]) -> list[Record]:
+    """The records, those whose id was made of their content once each."""
+    made: set[str] = set()
+    kept: list[Record] = []
+    for held in numbered:
+        if not held.id_was_made or held.record.id not in made:
+            kept.append(held.record)
+        if held.id_was_made:
+            made.add(held.record.id)
+    return kept
+
+
 def _latest(records: Sequence[Record]) -> list[Record]:
-    """The last record of each id; what is no record stays, to be refused."""
-    return list({getattr(record, "id", i): record for i, record in enumerate(records)}.values())
+    """The last record of each id."""
+    return list({record.id: record for record in records}.values())

@@ -6,28 +6,31 @@ import asyncio
 import sys
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Unpack, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, get_args, overload, runtime_checkable
 
 import numpy as np
 
 from bge_m3_integrations import scoring
 from bge_m3_integrations._calls import Ask
+from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import NoMore, hinted, refuse
 from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
-from bge_m3_integrations.checks import check_texts, whole
-from bge_m3_integrations.encoders.base import Encoder, OffersMaxsim
+from bge_m3_integrations.checks import check_text, check_texts, whole
+from bge_m3_integrations.encoders.base import Encoder, OffersMaxsim, TellsLoaded
 from bge_m3_integrations.encoders.cached import CachedEncoder
 from bge_m3_integrations.encoders.memo import MemoEncoder
 from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper, innermost
 from bge_m3_integrations.errors import InputError, TruncationWarning
 from bge_m3_integrations.gathering import Gatherer
+from bge_m3_integrations.similarity import similarity
+from bge_m3_integrations.token_counts import own_token_count, own_token_ids, token_counts
 from bge_m3_integrations.types import (
     ALL_MODES,
     Components,
@@ -71,6 +74,13 @@ class _Loading:
     token: str | bool | None = None
     offline: bool = False
     trust_remote_code: bool = False
+
+    def shown(self) -> Iterator[str]:
+        """Device and dtype as they were asked for: "auto" is decided when the model is loaded."""
+        device = self.device if isinstance(self.device, str) else " + ".join(self.device)
+        yield "device auto" if device == "auto" else device
+        yield "dtype auto" if self.dtype == "auto" else self.dtype
+        yield "not loaded"
 
 
 @hinted
@@ -217,6 +227,24 @@ class BGEM3:
         }
         return _rebuilt, (self._model, {**self.options, **ours})
 
+    def __repr__(self) -> str:
+        return called(self, self._parts)
+
+    def _parts(self) -> Iterator[str]:
+        encoder: object = self._encoder  # no lock: whoever loads a model holds it
+        while isinstance(encoder, EncoderWrapper) and not isinstance(encoder, TellsLoaded):
+            encoder = encoder.encoder
+        if self.over_encoder:
+            yield f"over {type(self._model).__name__}"
+            encoder = encoder or self._model
+        else:
+            yield repr(str(self._model))
+        loaded = encoder.loaded_as if isinstance(encoder, TellsLoaded) else None
+        if loaded is not None:
+            yield from loaded
+        elif not self.over_encoder:
+            yield from self._loading.shown()
+
     @property
     def encoder(self) -> MemoEncoder:
         """The encoder, behind the memo that adapters share."""
@@ -272,6 +300,44 @@ class BGEM3:
             document: Modes that it needs of documents.
         """
         self._needs.declare(role, query=query, document=document)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Kind = "document",
+        modes: Modes = ALL_MODES,
+        max_length: int | None = None,
+    ) -> EmbeddingBatch:
+        """Encode texts of one kind.
+
+        The kinds differ only in the instruction that is put in front (`query_instruction`,
+        `document_instruction`). BGE-M3 needs none, so both give the same numbers by default.
+
+        Args:
+            texts: See `encode_queries`.
+            kind: "document" for texts that are searched, "query" for those that search.
+            modes: See `encode_queries`.
+            max_length: See `encode_queries`.
+
+        Returns:
+            One row per text, in order.
+
+        Raises:
+            InputError: A text is no encodable string, or an argument is out of range.
+        """
+        return self._encode(texts, kind, modes, max_length)
+
+    async def aencode(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Kind = "document",
+        modes: Modes = ALL_MODES,
+        max_length: int | None = None,
+    ) -> EmbeddingBatch:
+        """See `encode`, and `aencode_queries`."""
+        return await self._aencode(texts, kind, modes, max_length)
 
     def encode_queries(
         self,
@@ -369,6 +435,111 @@ class BGEM3:
     ) -> TokenBatch:
         """The tokens that encoding would see, with their place in each text."""
         return self.encoder.tokenize(texts, kind=kind, max_length=max_length)
+
+    @overload  # a str is a sequence of str too: the first signature that fits counts
+    def count_tokens(  # type: ignore[overload-overlap]
+        self, texts: str, *, kind: Kind = ...
+    ) -> int: ...
+    @overload
+    def count_tokens(self, texts: Sequence[str], *, kind: Kind = ...) -> list[int]: ...
+    def count_tokens(
+        self, texts: str | Sequence[str], *, kind: Kind = "document"
+    ) -> int | list[int]:
+        """Count the tokens of one text or of several; the weights are not loaded.
+
+        The two special tokens, and an instruction, are counted: a text fits if this is at most
+        `max_length`. Nothing is cut off. For splitters see `length_function`.
+
+        Args:
+            texts: A text, or any number of texts.
+            kind: Chooses the instruction.
+
+        Returns:
+            A number for a text, a list of numbers for a list.
+
+        Raises:
+            InputError: A text is no encodable string.
+        """
+        many = self._checked([texts] if isinstance(texts, str) else texts)
+        counts = token_counts(self.encoder, many, kind=_asked_kind(kind))
+        return counts[0] if isinstance(texts, str) else counts
+
+    def length_function(self, text: str) -> int:
+        """Count a text's own tokens, without the two special ones, for a text splitter.
+
+        `RecursiveCharacterTextSplitter(length_function=engine.length_function, chunk_size=510)`
+        makes chunks of at most 512 tokens. LlamaIndex: `SentenceSplitter(tokenizer=...)` takes
+        `engine.token_ids`.
+
+        Args:
+            text: Of any length.
+
+        Returns:
+            The number of tokens; the weights are not loaded.
+
+        Raises:
+            InputError: It is no encodable string.
+        """
+        check_text(text, name="text", surrogates=self._clean)
+        return own_token_count(self.encoder, text)
+
+    def token_ids(self, text: str) -> list[int]:
+        """List the ids of a text's own tokens, without special ones; nothing is cut off.
+
+        Args:
+            text: Of any length.
+
+        Returns:
+            Token ids, in order; the weights are not loaded.
+
+        Raises:
+            InputError: It is no encodable string.
+        """
+        check_text(text, name="text", surrogates=self._clean)
+        return own_token_ids(self.encoder, text)
+
+    @overload
+    def similarity(  # type: ignore[overload-overlap]
+        self, a: str, b: str, *, mode: Mode = ..., max_length: int | None = ...
+    ) -> float: ...
+    @overload
+    def similarity(
+        self,
+        a: str | Sequence[str],
+        b: str | Sequence[str],
+        *,
+        mode: Mode = ...,
+        max_length: int | None = ...,
+    ) -> FloatArray: ...
+    def similarity(
+        self,
+        a: str | Sequence[str],
+        b: str | Sequence[str],
+        *,
+        mode: Mode = "dense",
+        max_length: int | None = None,
+    ) -> float | FloatArray:
+        """Compare texts with texts, by the cosine of their dense vectors; it is symmetric.
+
+        Both sides are encoded as documents. A text has dense and ColBERT similarity 1 with itself.
+        To rank documents for a query, use `score` or `rerank`: they weigh all three scores.
+
+        Args:
+            a: A text, or `n` texts.
+            b: A text, or `m` texts.
+            mode: "dense"; "colbert", the mean of the ColBERT scores in both directions; or
+                "sparse", the lexical score, which is no cosine: 0 and up, without a limit.
+            max_length: Most tokens per text.
+
+        Returns:
+            A float for two texts, else `(n, m) float32`; a single text counts as a list of one.
+
+        Raises:
+            InputError: A text is no encodable string, or the model lacks the mode.
+        """
+        left, right = ([side] if isinstance(side, str) else self._checked(side) for side in (a, b))
+        found = similarity(self, left, right, mode, max_length)
+        return float(found[0, 0]) if isinstance(a, str) and isinstance(b, str) else found
 
     def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
         """ColBERT scores by the encoder's kernel where it offers one, else by `scoring.maxsim`.
@@ -608,10 +779,14 @@ class _Closes(Protocol):
 
 
 def _asked(kind: Kind, modes: Modes, max_length: int | None) -> Ask:
+    limit = None if max_length is None else whole("max_length", max_length)
+    return Ask(_asked_kind(kind), as_modes(modes), limit)
+
+
+def _asked_kind(kind: Kind) -> Kind:
     if kind not in get_args(Kind):
         raise InputError(f"kind must be one of {list(get_args(Kind))}, not {kind!r}")
-    limit = None if max_length is None else whole("max_length", max_length)
-    return Ask(kind, as_modes(modes), limit)
+    return kind
 
 
 def as_devices(device: str | Sequence[str]) -> str | tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
 
+from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import NoMore, hinted, refuse
 from bge_m3_integrations._progress import ProgressLike, reporter
 from bge_m3_integrations.adding import Check, Ingested, Writer
@@ -21,15 +22,18 @@ from bge_m3_integrations.filters import FilterLike, as_filter
 from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.opening import copy_to_folder, open_store
 from bge_m3_integrations.plan import Plan, SearchOptions, Stage, make_plan
+from bge_m3_integrations.record_inputs import RecordLike
 from bge_m3_integrations.reranking import Given, ranked_batch
 from bge_m3_integrations.rescoring import Reencoder
 from bge_m3_integrations.searching import Searcher
 from bge_m3_integrations.stores.base import OffersBackup
 from bge_m3_integrations.stores.memory import MemoryStore
+from bge_m3_integrations.stores.shown import documents_in, modes_name, place_of
 from bge_m3_integrations.types import (
     EmbeddingBatch,
     FloatArray,
     Hit,
+    Hits,
     Mode,
     Modes,
     Ranked,
@@ -174,7 +178,7 @@ class HybridIndex:
 
     def add(
         self,
-        records: Iterable[Record],
+        records: Iterable[RecordLike],
         *,
         batch_size: int = 256,
         progress: ProgressLike = False,
@@ -184,8 +188,13 @@ class HybridIndex:
 
         What was added survives a killed process once this returns, and a power cut too.
 
+        A text, or a dict without an id, gets an id that is made of its content, metadata included.
+        So adding it again changes nothing, the same one twice in a call is one record, and the
+        same text with other metadata is another record.
+
         Args:
-            records: Records of distinct ids; read to the end before anything is encoded.
+            records: Records, texts, or dicts such as `{"text": ..., "id": ..., "metadata": {...}}`,
+                of distinct ids; read to the end before anything is encoded.
             batch_size: Most records encoded and written at a time; long texts make batches
                 smaller. If one batch fails, those before it are kept.
             progress: True shows a bar; a function is called with the number done and the total.
@@ -193,10 +202,10 @@ class HybridIndex:
                 raises ends the call.
 
         Returns:
-            The ids, in order.
+            The id of each, in order.
 
         Raises:
-            InputError: An id comes twice, or something is no record.
+            InputError: An id comes twice, something is no record, or a dict has an unknown key.
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
         with reporter(progress, label="adding") as tell:
@@ -205,7 +214,7 @@ class HybridIndex:
 
     def ingest(
         self,
-        records: Iterable[Record],
+        records: Iterable[RecordLike],
         *,
         batch_size: int = 256,
         progress: ProgressLike = False,
@@ -217,7 +226,7 @@ class HybridIndex:
         bounded, whatever the number of records; they are committed every 4,096.
 
         Args:
-            records: Records, also from a generator; if an id comes again, the later one holds.
+            records: See `add`; also from a generator. If an id comes again, the later one holds.
             batch_size: Records looked up, encoded and written at a time.
             progress: True shows a bar; a function is called with the number done and the total,
                 None where that is not known.
@@ -395,7 +404,7 @@ class HybridIndex:
         hits, vectors = self._with_vectors(hits)
         relevance = np.array([hit.relevance for hit in hits], np.float32)
         chosen = mmr(relevance, vectors, limit=limit, relevance_share=relevance_share)
-        return [hits[i] for i in chosen]
+        return Hits(hits[i] for i in chosen)
 
     def _with_vectors(self, hits: Sequence[Hit]) -> tuple[Sequence[Hit], FloatArray]:
         """The hits and their dense vectors; what was deleted meanwhile is left out."""
@@ -603,12 +612,31 @@ class HybridIndex:
         Others that opened the same folder in this process keep it open.
         """
         if not isinstance(self._store, _Closed):
+            place = place_of(self._store)
             self._store.close()
-            self._store = cast("Store", _Closed())
+            self._store = cast("Store", _Closed(place))
             self._searcher = replace(self._searcher, store=self._store)
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __bool__(self) -> bool:
+        return True  # `index or None` must not take an empty index for none
+
+    def __repr__(self) -> str:
+        return called(self, self._parts)
+
+    def _parts(self) -> Iterator[str]:
+        if isinstance(self._store, _Closed):
+            yield from (self._store.place, "closed")
+            return
+        yield place_of(self._store)
+        yield from documents_in(self._store)
+        scored = self._wanted or self._store.capabilities.score
+        yield modes_name(scored | ({"colbert"} if self.reencodes else set()))
 
     def __enter__(self) -> Self:
         return self
@@ -642,6 +670,9 @@ _CLOSED = "this index is closed; make or open another one"
 
 class _Closed:
     """What a closed index has in place of its store."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
 
     def __getattr__(self, name: str) -> Any:
         raise StoreError(_CLOSED)

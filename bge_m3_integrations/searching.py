@@ -10,7 +10,7 @@ from bge_m3_integrations.filters import And, Filter, Ids, matches, operators
 from bge_m3_integrations.plan import Plan, Scored, ranking
 from bge_m3_integrations.rescoring import Reencoder
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.types import Components, EmbeddingBatch, Hit, Modes, Record
+from bge_m3_integrations.types import Components, EmbeddingBatch, Hit, Hits, Modes, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Searcher:
         kind = self._colbert_kind if "colbert" in plan.weights.modes else None
         greatest = plan.fusion.greatest(plan.weights)
         return [
-            [
+            Hits(
                 Hit(
                     record,
                     scored.score,
@@ -146,7 +146,7 @@ class Searcher:
                 )
                 for scored in row
                 if (record := records[scored.id]) is not None
-            ]
+            )
             for row in ranked
         ]
 

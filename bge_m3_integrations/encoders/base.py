@@ -111,3 +111,13 @@ class OffersMaxsim(Protocol):
             InputError: The widths differ, or a text has no vector.
         """
         ...
+
+
+@runtime_checkable
+class TellsLoaded(Protocol):
+    """An encoder that says whether its weights are in memory, for a `repr`."""
+
+    @property
+    def loaded_as(self) -> tuple[str, str] | None:
+        """Device and dtype of the weights in memory; nothing is read, imported or waited for."""
+        ...

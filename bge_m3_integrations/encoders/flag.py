@@ -97,6 +97,11 @@ class FlagSource:
         """The dtype of the modules now."""
         return str(self._parts[2].weight.dtype).removeprefix("torch.")
 
+    @property
+    def loaded_as(self) -> tuple[str, str]:
+        """See `encoders.torch.load.Source.loaded_as`."""
+        return str(self.device), self.precision
+
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the tensors in memory; rounded weights differ from the file's."""

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from bge_m3_integrations._display import called
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import OPERATORS, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
@@ -25,6 +26,7 @@ from bge_m3_integrations.stores.checks import (
     widths_of,
 )
 from bge_m3_integrations.stores.resting import Flat, Resting, awake, flat, resting
+from bge_m3_integrations.stores.shown import parts_of
 from bge_m3_integrations.stores.snapshot import Ordered, Snapshot
 from bge_m3_integrations.types import (
     ALL_MODES,
@@ -184,6 +186,13 @@ class MemoryStore:
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
         return sum(1 for _ in self._in_order().passing(where))
+
+    def count_now(self) -> int | None:
+        """See `shown.CountsNow`."""
+        return None if self._closed else len(self._records)
+
+    def __repr__(self) -> str:
+        return called(self, lambda: parts_of(self, closed=self._closed))
 
     def flush(self) -> None:
         """See `Store.flush`: there is nothing to write."""

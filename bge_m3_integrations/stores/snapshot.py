@@ -221,15 +221,18 @@ def _exact_dots(query: FloatArray, rows: FloatArray) -> FloatArray:
 
 
 def _dense(batch: EmbeddingBatch) -> FloatArray:
-    return _present(batch.dense)
+    held: FloatArray | None = batch.dense
+    return _present(held)
 
 
 def _sparse(batch: EmbeddingBatch) -> SparseRows:
-    return _present(batch.sparse)
+    held: SparseRows | None = batch.sparse
+    return _present(held)
 
 
 def _colbert(batch: EmbeddingBatch) -> TokenVectors:
-    return _present(batch.colbert)
+    held: TokenVectors | None = batch.colbert
+    return _present(held)
 
 
 def _present(part: _Part | None) -> _Part:

@@ -29,6 +29,7 @@ from bge_m3_integrations.types import (
     Modes,
     Record,
     Weights,
+    text_hash,
 )
 
 WORDS = ["fox", "dog", "bridge", "river", "sparse", "dense", "token", "query", "model", "bread"]
@@ -264,15 +265,68 @@ def test_adding_nothing_encodes_nothing() -> None:
 
 def test_a_bad_batch_of_records_is_refused_before_anything_is_encoded() -> None:
     index, fake = make()
-    wrong: Any = "text"
+    wrong: Any = 3
     with pytest.raises(InputError, match="'x' comes twice"):
         index.add([Record("x", "a"), Record("y", "b"), Record("x", "c")])
-    with pytest.raises(InputError, match="record 1 is a str"):
+    with pytest.raises(InputError, match="record 1 must be a Record"):
         index.add([Record("x", "a"), wrong])
     with pytest.raises(InputError, match="batch_size"):
         index.add([Record("x", "a")], batch_size=0)
     assert fake.calls == []
     assert index.count() == 30
+
+
+def test_texts_and_dicts_get_ids_of_their_content() -> None:
+    index, _ = make(records=[])
+    given: list[Any] = ["a b", {"text": "c", "metadata": {"k": 1}}, Record("id", "d")]
+    given += [{"text": "e", "id": "mine"}, {"text": "c", "metadata": {"k": 2}}, {"text": "f"}]
+    ids = index.add(given)
+    assert len(set(ids)) == len(index) == 6
+    assert ids[0] == text_hash("a b")
+    assert ids[2:4] == ["id", "mine"]
+    assert [record and record.text for record in index.get(ids)] == ["a b", "c", "d", "e", "c", "f"]
+    assert [record and record.metadata for record in index.get(ids[1:2])] == [{"k": 1}]
+    assert index.add(given) == ids
+    assert len(index) == 6
+
+
+def test_a_text_that_comes_twice_is_one_record() -> None:
+    index, fake = make(records=[])
+    ids = index.add(["a", "b", {"text": "a", "metadata": None}, "a"])
+    assert ids == [text_hash(text) for text in ("a", "b", "a", "a")]
+    assert len(index) == 2
+    assert fake.forwards == {"a": 1, "b": 1}
+
+
+def test_ingest_takes_texts_and_dicts_too() -> None:
+    index, fake = make(records=[])
+    given: list[Any] = ["a", {"text": "b", "metadata": {"k": 1}}]
+    assert index.ingest(iter(given)).encoded == 2
+    assert index.ingest(given).unchanged == 2
+    assert fake.forwards == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("a text", "not one str"),
+        ({"text": "a"}, "not one dict"),
+        (Record("a", "b"), "not one Record"),
+        (b"a", "not one bytes"),
+        (3, "not one int"),
+        ([{"text": "a", "page": 3, "lang": "en"}], r"unknown keys \['page', 'lang'\].*metadata"),
+        ([{"id": "a"}], "record 0: .text. must be str, not missing"),
+        (["a", {"text": 3}], "record 1: .text. must be str, not int"),
+        ([{"text": "a", "id": 3}], "id must be a non-empty string"),
+        ([{"text": "a", "metadata": "en"}], "metadata must be a mapping"),
+    ],
+)
+def test_what_is_no_list_of_records_is_refused(given: Any, words: str) -> None:
+    index, fake = make(records=[])
+    for take in (index.add, index.ingest):
+        with pytest.raises(InputError, match=words):
+            take(given)
+    assert fake.calls == []
 
 
 def test_an_added_id_is_replaced() -> None:

@@ -112,6 +112,11 @@ class TorchEncoder:
         """What it computes in, such as "bfloat16"; a cache on disk keeps numbers apart by it."""
         return self.source.precision
 
+    @property
+    def loaded_as(self) -> tuple[str, str] | None:
+        """See `encoders.base.TellsLoaded`."""
+        return self.source.loaded_as
+
     @cached_property
     def fingerprint(self) -> str:
         """See `Encoder.fingerprint`; reads every weight file once."""

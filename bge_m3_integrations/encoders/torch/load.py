@@ -104,6 +104,11 @@ class Source(Protocol):
         """Digest of backbone and heads."""
         ...
 
+    @property
+    def loaded_as(self) -> tuple[str, str] | None:
+        """Device and dtype of a model that is in memory; nothing is read for it."""
+        ...
+
 
 class CheckpointSource:
     """A checkpoint in BGE-M3's format, in a folder or on a hub.
@@ -263,6 +268,14 @@ class CheckpointSource:
         """The model; sources of one checkpoint, device and dtype share it."""
         with self._lock:
             return self._modules
+
+    @property
+    def loaded_as(self) -> tuple[str, str] | None:
+        """See `Source.loaded_as`."""
+        if "_modules" not in vars(self):  # where a cached property keeps it
+            return None
+        dtype = "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
+        return str(self.device), dtype
 
     @cached_property
     def _modules(self) -> M3Modules:

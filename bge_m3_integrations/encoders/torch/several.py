@@ -104,6 +104,12 @@ class SeveralDevices(EncoderWrapper):
             call.wait()
         return results.batch()
 
+    @property
+    def loaded_as(self) -> tuple[str, str] | None:
+        """See `encoders.base.TellsLoaded`; the weights are in the workers."""
+        running = self._workers is not None and self._workers.running
+        return (" + ".join(self._devices), self._dtype) if running else None
+
     def close(self) -> None:
         """End the workers; a call that waits for one fails. The next call starts new ones."""
         with self._lock:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from bge_m3_integrations._display import called
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.filters import PREDICATE, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
@@ -27,6 +28,7 @@ from bge_m3_integrations.stores.edge.plain import (
 )
 from bge_m3_integrations.stores.edge.points import body_of
 from bge_m3_integrations.stores.edge.store import capabilities_of
+from bge_m3_integrations.stores.shown import parts_of
 from bge_m3_integrations.types import (
     Candidate,
     Components,
@@ -179,6 +181,9 @@ class ApartStore:
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
         return int(self._ask("count", plain_filter(where)))
+
+    def __repr__(self) -> str:
+        return called(self, lambda: parts_of(self))  # no number: only the other process knows it
 
     def flush(self) -> None:
         """See `Store.flush`: what was written survives a power cut."""

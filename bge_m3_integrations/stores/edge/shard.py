@@ -205,6 +205,21 @@ class Shard:
         request = engine.CountRequest(exact=True, filter=where)
         return int(self._run(lambda held: held.count(request)))
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._held is None
+
+    def count_now(self) -> int | None:
+        """How many points there are; None if a call is under way, or the shard is closed."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            held = self._held
+            return None if held is None else int(held.count(engine.CountRequest(exact=True)))
+        finally:
+            self._lock.release()
+
     def nearest(
         self,
         queries: EmbeddingBatch,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from bge_m3_integrations._display import called
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import OPERATORS, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
@@ -45,6 +46,7 @@ from bge_m3_integrations.stores.edge.points import (
 from bge_m3_integrations.stores.edge.refiling import refile
 from bge_m3_integrations.stores.edge.searching import Searching, components
 from bge_m3_integrations.stores.edge.shard import Shard
+from bge_m3_integrations.stores.shown import parts_of
 from bge_m3_integrations.types import (
     Candidate,
     Components,
@@ -321,6 +323,13 @@ class EdgeStore:
         """See `Store.count`."""
         with self._reading() as shard:
             return self._choosing.count(where, shard)
+
+    def count_now(self) -> int | None:
+        """See `stores.shown.CountsNow`."""
+        return None if self._folder.inherited else self._shard.count_now()
+
+    def __repr__(self) -> str:
+        return called(self, lambda: parts_of(self, closed=self._shard.closed))
 
     def flush(self) -> None:
         """See `Store.flush`: what was written survives a power cut."""
