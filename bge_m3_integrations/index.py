@@ -259,8 +259,9 @@ class HybridIndex:
 
         Args:
             query: The query's text.
-            limit: Most hits. There are fewer only where fewer documents match, or pass the
-                threshold.
+            limit: Most hits. There are fewer where fewer documents match, pass the threshold, or
+                are looked up: a lexical lookup finds only documents that share a token with the
+                query, and by lexical scores alone no other is a hit.
             weights: How much each mode counts; a mode of weight 0 is not scored. None is the
                 default preset without the modes that the index lacks.
             candidates: How many documents each mode looks up, at least `limit`; everything found
@@ -269,7 +270,8 @@ class HybridIndex:
             fusion: How scores become one ranking value; None is `WeightedSum()`.
             where: Which documents may be found: a dict, a function over metadata, or a filter.
             score_threshold: Hits with a lower ranking value are left out.
-            exact: Score every matching document instead of candidates.
+            exact: Score every matching document instead of candidates, also those that share no
+                token with the query.
             observe: Is told of each finished step of the search.
             **unknown: None: a keyword that comes here is an error, which names the right one.
 

@@ -86,6 +86,11 @@ class Plan:
         """What the queries must be encoded by."""
         return self.weights.modes | frozenset(self.candidates or ())
 
+    @property
+    def lexical(self) -> bool:
+        """Whether lexical scores alone rank what was looked up: 0 is then no hit."""
+        return self.candidates is not None and self.weights.modes == {"sparse"}
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -153,9 +158,12 @@ def ranking(ids: Sequence[str], parts: Components, plan: Plan, mass: float) -> l
         mass: The sum of the query's lexical weights.
 
     Returns:
-        At most `plan.limit` documents, best first, ties by ascending id; none that is gone.
+        At most `plan.limit` documents, best first, ties by ascending id; none that is gone, and
+        none that shares no token with the query where `plan.lexical`.
     """
     gone = np.any([np.isnan(scores) for _, scores in parts.items()], axis=0)
+    if plan.lexical and parts.sparse is not None:
+        gone |= parts.sparse <= 0
     alive = np.flatnonzero(~gone)
     held, left = [ids[i] for i in alive.tolist()], parts.take(alive)
     values = plan.fusion.rank_values(left, plan.weights, query_sparse_mass=mass).tolist()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from bge_m3_integrations.filters import And, Filter, Ids, matches, operators
 from bge_m3_integrations.plan import Plan, Scored, ranking
@@ -106,7 +105,7 @@ class Searcher:
     def _pool(
         self, embeddings: EmbeddingBatch, plan: Plan, where: Filter | None
     ) -> list[list[str]]:
-        """The ids to score for each query."""
+        """The ids to score for each query: what its lookups found, or all that match."""
         if plan.candidates is None:
             return [list(self.store.ids(where))] * len(embeddings)
         pools: list[dict[str, None]] = [{} for _ in range(len(embeddings))]
@@ -114,17 +113,7 @@ class Searcher:
             found = self.store.find(embeddings, mode, limit=count, where=where)
             for pool, candidates in zip(pools, found, strict=True):
                 pool.update(dict.fromkeys(candidate.id for candidate in candidates))
-        if any(len(pool) < plan.limit for pool in pools):
-            self._fill(pools, plan.limit, where)
         return [list(pool) for pool in pools]
-
-    def _fill(self, pools: Sequence[dict[str, None]], limit: int, where: Filter | None) -> None:
-        """Bring short pools up to the limit: no shared token is a low score, not a missing hit."""
-        # of the first `limit` matching ids, at least as many are new as the pool lacks
-        spare = list(islice(self.store.ids(where), limit))
-        for pool in pools:
-            fresh = (record_id for record_id in spare if record_id not in pool)
-            pool.update(dict.fromkeys(list(islice(fresh, max(0, limit - len(pool))))))
 
     def _hits(self, ranked: Sequence[Sequence[Scored]], plan: Plan) -> list[list[Hit]]:
         """Fetch all records in one go; what was deleted meanwhile is left out."""

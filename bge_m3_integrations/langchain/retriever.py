@@ -81,7 +81,8 @@ class BGEM3Retriever(BaseRetriever):
     Attributes:
         source: What is searched, given as `index`: an index, or the folder of one, which is opened
             by the first search.
-        k: Most documents per query; fewer only where fewer match, or pass the threshold.
+        k: Most documents per query; fewer where fewer match, pass the threshold, or share a token
+            with a query that is searched for by lexical weights alone.
         weights: How much each mode counts; None is the default preset.
         filter: Which documents may be found: a dict such as `{"year": {"$gte": 2020}}`, a
             function over a `Document`, or a filter tree.

@@ -74,7 +74,8 @@ class SearchingStore(VectorStore):
 
         Args:
             query: The query's text.
-            k: Most documents; fewer only where fewer match, or pass the threshold.
+            k: Most documents; fewer where fewer match, pass the threshold, or share a token with a
+                query that is searched for by lexical weights alone.
             **kwargs: The keywords of a search; see the class.
 
         Returns:

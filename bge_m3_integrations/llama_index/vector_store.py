@@ -264,8 +264,8 @@ class BGEM3VectorStore(BasePydanticVectorStore):
             **kwargs: `weights`, `mmr_threshold`, `mmr_prefetch_k`; see `QueryOptions`.
 
         Returns:
-            New nodes, their scores and ids. There are fewer than asked for only where fewer match
-            the filters.
+            New nodes, their scores and ids. There are fewer than asked for where fewer match the
+            filters, or share a token with the query of a lexical search.
 
         Raises:
             InputError: The mode is not supported, things in the query do not go together, or its

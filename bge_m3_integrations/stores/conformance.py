@@ -309,6 +309,15 @@ class StoreConformance:
         with _raises(BGEM3Error, "unknown"):
             store.vectors(["a", "gone"], store.capabilities.vectors)
 
+    def test_a_lexical_lookup_finds_only_what_shares_a_token(self, store: Store) -> None:
+        if "sparse" not in store.capabilities.find:
+            return
+        self._fill(store)
+        for query in ("unheard", "", "unheard bread"):
+            found = store.find(self._queries(store, [query]), "sparse", limit=len(RECORDS))[0]
+            assert [candidate.id for candidate in found] == (["z"] if "bread" in query else [])
+            assert all(candidate.score > 0 for candidate in found)
+
     def test_every_filter_means_the_same_in_count_scroll_and_find(self, store: Store) -> None:
         self._fill(store)
         queries = self._queries(store, QUERIES)

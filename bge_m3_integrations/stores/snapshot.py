@@ -176,7 +176,8 @@ class Snapshot:
             shared = np.unique(owners)
             sums = np.bincount(owners, weights=products, minlength=len(self.records.ids))
             hits = shared[allowed[shared]].astype(np.int64)
-            found.append((hits, sums[hits].astype(np.float32)))
+            scores = sums[hits].astype(np.float32)
+            found.append((hits[scores > 0], scores[scores > 0]))
         return found
 
     def _products(

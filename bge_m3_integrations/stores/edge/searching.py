@@ -67,6 +67,8 @@ class Searching:
             if len(found) < wanted or found[limit - 1][1] != found[-1][1]:
                 break
             wanted *= 2
+        if mode == "sparse":
+            found = [pair for pair in found if pair[1] > 0]  # weights so small that nothing is left
         return self._best(found, limit, shard)
 
     def _by_token_vectors(

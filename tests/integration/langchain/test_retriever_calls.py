@@ -113,7 +113,7 @@ async def test_an_unknown_option_of_a_call_is_refused() -> None:
 
 async def test_a_mistyped_filter_operator_of_a_call_is_refused() -> None:
     _, retriever = made()
-    with pytest.raises(FilterError, match=r"did you mean \$gte\?"):
+    with pytest.raises(FilterError, match=r"unknown filter operator '\$gtee'.*\$gte"):
         retriever.invoke("cat", filter={"year": {"$gtee": 2021}})
-    with pytest.raises(FilterError, match=r"did you mean \$gte\?"):
+    with pytest.raises(FilterError, match=r"unknown filter operator '\$gtee'.*\$gte"):
         await retriever.ainvoke("cat", filter={"year": {"$gtee": 2021}})

@@ -286,7 +286,7 @@ async def test_every_search_takes_every_form_of_filter(made: Made, where: Any) -
         store.max_marginal_relevance_search(query, k=9, filter=where),
         await store.amax_marginal_relevance_search(query, k=9, filter=where),
         store.max_marginal_relevance_search_by_vector(vector, k=9, filter=where),
-        store.search(query, "sparse", k=9, filter=where),
+        store.search(f"{query} cat owl bee", "sparse", k=9, filter=where),
         store.as_retriever(search_kwargs={"k": 9, "filter": where}).invoke(query),
     ]
     assert [set(ids(documents)) for documents in found] == [kept] * len(found)
@@ -399,7 +399,7 @@ async def test_relevance_is_in_0_to_1_for_any_texts(ranking: dict[str, Any]) -> 
         warnings.simplefilter("error")
         for query in queries:
             found = store.similarity_search_with_relevance_scores(query, k=60, **ranking)
-            assert len(found) == 60
+            assert len(found) == 60 or ranking.get("weights") == (0, 1, 0)
             assert all(0 <= relevance <= 1 for _, relevance in found)
             assert found == await store.asimilarity_search_with_relevance_scores(
                 query, k=60, **ranking
@@ -526,7 +526,7 @@ async def test_one_mode_alone_looks_up_and_ranks(made: Made, mode: Any) -> None:
     assert encoder.calls[-1].modes == {mode}
     exact = store.index.search("the lazy dog", weights={
         "dense": 0, "sparse": 0, "colbert": 0, mode: 1}, limit=5, exact=True)  # fmt: skip
-    assert ids(found) == [hit.id for hit in exact]
+    assert ids(found) == [hit.id for hit in exact if mode != "sparse" or hit.score > 0]
     assert await retriever.ainvoke("the lazy dog") == found
     assert store.search("the lazy dog", mode, k=5) == found
     assert await store.asearch("the lazy dog", mode, k=5) == found
@@ -758,8 +758,8 @@ def test_a_folder_keeps_documents_and_says_which_choices_it_was_made_by(tmp_path
 
 
 def test_a_failed_from_documents_gives_its_folder_back(tmp_path: Path) -> None:
-    bad = [Document(id="a", page_content="a", metadata={"x": object()})]
-    with pytest.raises(InputError, match="object"):
+    bad = [Document(id="a", page_content="\ud800")]
+    with pytest.raises(InputError, match="surrogate"):
         BGEM3VectorStore.from_documents(bad, BGEM3(FakeEncoder()), path=tmp_path / "a")
     shutil.rmtree(tmp_path / "a")
     other = FakeEncoder(dim=8)  # would be refused by a handle that is still open

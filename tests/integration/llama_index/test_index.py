@@ -378,7 +378,7 @@ def test_words_of_the_stock_retriever_give_the_stock_retriever(
     index = BGEM3Index([*nodes, pointer], engine=engine)
     lexical = index.as_retriever(vector_store_query_mode="sparse", similarity_top_k=9)
     assert isinstance(lexical, VectorIndexRetriever)
-    assert len(lexical.retrieve(QUERY)) == 5  # not the index node alone, to which it is no key
+    assert len(lexical.retrieve(QUERY)) == 4  # not the index node alone, to which it is no key
     diverse = index.as_retriever(
         vector_store_query_mode="mmr", vector_store_kwargs={"mmr_threshold": 0.5}
     )
