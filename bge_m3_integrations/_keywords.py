@@ -6,11 +6,16 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn, TypedDict, TypeVar, Unpack
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, get_args, get_origin
 
 from bge_m3_integrations.errors import KeywordError
 
+F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")
+
+_CHECKS = "__checks_keywords__"
+_UNSEEN = frozenset({"_together"})
+"""Keywords between classes of this package, which no user gives."""
 
 _NAMES: Sequence[tuple[str, str]] = (
     # our names, of which the first that a signature has is meant | other libraries' names
@@ -140,6 +145,8 @@ _REMARKS: Mapping[str, str] = {
         "options of a search are keywords of their own; "
         "BGEM3VectorStore.as_retriever takes search_type= and search_kwargs="
     ),
+    "k top_k limit top_n n_results similarity_top_k filter filters where score_threshold fetch_k "
+    "lambda_mult candidates": "it is an option of a search",
     "num_workers n_jobs num_threads threads workers": (
         "torch.set_num_threads says how many threads compute"
     ),
@@ -174,21 +181,25 @@ def told(name: str, known: Sequence[str]) -> str:
 
 
 def names_of(function: Callable[..., Any]) -> list[str]:
-    """The parameters that can be given by name."""
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(function).parameters.items()
-    return [n for n, p in parameters if p.kind in by_name and n not in {"self", "cls"}]
+    """The parameters that can be given by name, also those of a catch-all of a typed dict."""
+    return _names(_expanded(function))
+
+
+def checks_itself(function: F) -> F:
+    """Mark a method that refuses unknown keywords itself, such as one that runs for each query."""
+    function.__dict__[_CHECKS] = True
+    return function
 
 
 def hinted(cls: type[C]) -> type[C]:
     """Have the public methods of a class say which keyword was meant.
 
-    Signatures stay as they are, for checkers and for `inspect.signature`. It costs a call, but not
-    where a method has a catch-all of its own: what runs for each query has one of type `NoMore`,
-    and refuses what it catches.
+    Checkers and `inspect.signature` see the signatures as they are written; the latter sees the
+    keys of a typed dict in place of `**options: Unpack[...]`. It costs a call, but not where a
+    method `checks_itself`.
 
     Args:
-        cls: A class whose methods are all written in it.
+        cls: Its own methods are looked at, those of its bases are not.
 
     Returns:
         The class.
@@ -204,18 +215,17 @@ def hinted(cls: type[C]) -> type[C]:
 
 
 def _hinting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with a check of its keywords, if it has no catch-all and takes any."""
-    signature = inspect.signature(function)
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    if inspect.Parameter.VAR_KEYWORD in kinds:
-        return _closed(function, signature)
-    known = frozenset(names_of(function))
-    if not known:
+    """The function with a check of its keywords, if it takes any and no others."""
+    signature = _expanded(function)
+    known = frozenset(_names(signature))
+    function.__dict__["__signature__"] = signature
+    others = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values())
+    if others or not known or _CHECKS in function.__dict__:
         return function
 
     def check(given: Mapping[str, Any]) -> None:
-        if not given.keys() <= known:
-            refuse([name for name in given if name not in known], function)
+        if unknown := [name for name in given if name not in known and name not in _UNSEEN]:
+            refuse(unknown, function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -230,12 +240,35 @@ def _hinting(function: Callable[..., Any]) -> Callable[..., Any]:
     return acall if inspect.iscoroutinefunction(function) else call
 
 
-def _closed(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
-    """The same function; a catch-all that takes nothing is hidden from `inspect.signature`."""
-    *kept, last = signature.parameters.values()
-    if last.annotation in {"Unpack[NoMore]", Unpack[NoMore]}:
-        function.__dict__["__signature__"] = signature.replace(parameters=kept)
-    return function
+def _expanded(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature with a typed dict's keys in place of the catch-all that is annotated so."""
+    signature = inspect.signature(function)
+    kept = list(signature.parameters.values())
+    if not kept or kept[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return signature
+    written = kept[-1].annotation
+    if isinstance(written, str) and written.startswith("Unpack["):
+        written = eval(written, inspect.unwrap(function).__globals__)
+    if get_origin(written) is not Unpack:
+        return signature
+    options = get_args(written)[0].__annotations__
+    more = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=...,  # as in a stub: there is one, but not here
+            annotation=getattr(kind, "__forward_arg__", kind),
+        )
+        for name, kind in options.items()
+        if name not in _UNSEEN
+    ]
+    return signature.replace(parameters=[*kept[:-1], *more])
+
+
+def _names(signature: inspect.Signature) -> list[str]:
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = signature.parameters.items()
+    return [n for n, p in parameters if p.kind in by_name and n not in {"self", "cls"}]
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

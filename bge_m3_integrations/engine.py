@@ -18,7 +18,7 @@ import numpy as np
 from bge_m3_integrations import scoring
 from bge_m3_integrations._calls import Ask
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import NoMore, hinted, refuse
+from bge_m3_integrations._keywords import NoMore, checks_itself, hinted, refuse
 from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import check_text, check_texts, whole
@@ -339,6 +339,7 @@ class BGEM3:
         """See `encode`, and `aencode_queries`."""
         return await self._aencode(texts, kind, modes, max_length)
 
+    @checks_itself
     def encode_queries(
         self,
         texts: Sequence[str],
@@ -365,6 +366,7 @@ class BGEM3:
             refuse(unknown, self.encode_queries)
         return self._encode(texts, "query", modes, max_length)
 
+    @checks_itself
     def encode_documents(
         self,
         texts: Sequence[str],
@@ -378,6 +380,7 @@ class BGEM3:
             refuse(unknown, self.encode_documents)
         return self._encode(texts, "document", modes, max_length)
 
+    @checks_itself
     async def aencode_queries(
         self,
         texts: Sequence[str],
@@ -391,6 +394,7 @@ class BGEM3:
             refuse(unknown, self.aencode_queries)
         return await self._aencode(texts, "query", modes, max_length)
 
+    @checks_itself
     async def aencode_documents(
         self,
         texts: Sequence[str],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 import numpy as np
 
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import NoMore, hinted, refuse
+from bge_m3_integrations._keywords import NoMore, checks_itself, hinted, refuse
 from bge_m3_integrations._progress import ProgressLike, reporter
 from bge_m3_integrations.adding import Check, Ingested, Writer
 from bge_m3_integrations.checks import whole
@@ -241,6 +241,7 @@ class HybridIndex:
         with reporter(progress, label="ingesting") as tell:
             return self._writer.ingest(records, batch_size=batch_size, tell=tell)
 
+    @checks_itself
     def search(
         self,
         query: str,
@@ -296,10 +297,12 @@ class HybridIndex:
             observe=observe,
         )[0]
 
+    @checks_itself
     async def asearch(self, query: str, **options: Unpack[SearchOptions]) -> list[Hit]:
         """See `search`; the event loop is free meanwhile, and no thread waits for the encoder."""
         return (await self.asearch_batch([query], **options))[0]
 
+    @checks_itself
     def search_batch(
         self, queries: Sequence[str], **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
@@ -324,6 +327,7 @@ class HybridIndex:
             counts["queries"] = len(queries)
         return self._searcher.run(embeddings, plan)
 
+    @checks_itself
     async def asearch_batch(
         self, queries: Sequence[str], **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
@@ -337,6 +341,7 @@ class HybridIndex:
             counts["queries"] = len(queries)
         return await asyncio.to_thread(self._searcher.run, embeddings, plan)
 
+    @checks_itself
     def search_embedded(
         self, embeddings: EmbeddingBatch, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
@@ -379,7 +384,6 @@ class HybridIndex:
         Raises:
             InputError: As `search` does; also where the index keeps no dense vectors.
         """
-        _check_names(options, "fetch", "relevance_share")
         limit = whole("limit", options.get("limit", 10))
         options["limit"] = max(limit, whole("fetch", fetch))
         hits = self.search(query, **options)
@@ -662,7 +666,8 @@ class HybridIndex:
         return Writer(self._engine, self._store, modes, self._searcher.pooling)
 
     def _plan(self, **options: Unpack[SearchOptions]) -> Plan:
-        _check_names(options)
+        if unknown := options.keys() - SearchOptions.__annotations__.keys():
+            refuse(sorted(unknown), SearchOptions.__annotations__)
         findable = self.modes & self._store.capabilities.find
         return make_plan(options, modes=self.modes, findable=findable)
 
@@ -678,12 +683,6 @@ class _Closed:
 
     def __getattr__(self, name: str) -> Any:
         raise StoreError(_CLOSED)
-
-
-def _check_names(options: Mapping[str, Any], *more: str) -> None:
-    """Refuse what is no option of a search; `more` are the caller's own."""
-    if unknown := options.keys() - SearchOptions.__annotations__.keys():
-        refuse(sorted(unknown), [*SearchOptions.__annotations__, *more])
 
 
 def _refuse_string(queries: Sequence[str]) -> None:

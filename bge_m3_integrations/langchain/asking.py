@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self, TypeAlias, cast
+from typing import Any, Final, Self, cast
 
 import numpy as np
 
+from bge_m3_integrations._keywords import refuse
 from bge_m3_integrations.checks import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.langchain.foreign import unit
+from bge_m3_integrations.langchain.keywords import SearchKeywords, VectorKeywords
 from bge_m3_integrations.langchain.options import checked_candidates, checked_fusion
+from bge_m3_integrations.langchain.together import TOGETHER
 from bge_m3_integrations.plan import SearchOptions
-from bge_m3_integrations.types import MODES, EmbeddingBatch, Mode, Weights
+from bge_m3_integrations.types import EmbeddingBatch, Mode, Weights
 
-SearchType: TypeAlias = Literal["similarity", "similarity_score_threshold", "mmr", "hybrid"] | Mode
-SEARCH_TYPES: Final[tuple[SearchType, ...]] = (
-    "similarity",
-    "similarity_score_threshold",
-    "mmr",
-    "hybrid",
-    *MODES,
-)
-SEARCH_KEYWORDS: Final = ("filter", "weights", "candidates", "fusion", "score_threshold")
-VECTOR_KEYWORDS: Final = ("filter", "score_threshold")
-_OTHER_FILTERS: Final = {"where", "where_document", "expr", "filters", "pre_filter", "metadata"}
 _LOOKED_UP: Final = 100
 
 
@@ -83,9 +75,10 @@ def search_options(given: Mapping[str, Any], k: int, ranking: Ranking) -> Search
         InputError: An unknown keyword or fusion, or a number out of range.
         FilterError: A malformed filter.
     """
-    refuse_unknown(given, SEARCH_KEYWORDS)
+    refuse_unknown(given, SearchKeywords)
     own = {n: getattr(ranking, n) for n in ("weights", "candidates", "fusion")}
     chosen = own | {name: value for name, value in given.items() if value is not None}
+    chosen.pop("include_scores", None)  # it is about the documents that come back
     chosen["where"] = document_filter(chosen.pop("filter", None))
     chosen["fusion"] = checked_fusion(chosen["fusion"])
     chosen["candidates"] = checked_candidates(chosen["candidates"])
@@ -132,16 +125,23 @@ def vector_options(given: Mapping[str, Any], k: int) -> SearchOptions:
         InputError: An unknown keyword.
         FilterError: A malformed filter.
     """
-    refuse_unknown(given, VECTOR_KEYWORDS)
+    refuse_unknown(given, VectorKeywords)
     return search_options(given, k, Ranking(Weights.only("dense"), {"dense": _LOOKED_UP}))
 
 
-def refuse_unknown(given: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise `InputError` for a keyword that would be passed over, with what was meant."""
+def refuse_unknown(given: Mapping[str, Any], options: type[Any]) -> None:
+    """Raise `KeywordError` for a keyword that a typed dict of options lacks, with what was meant.
+
+    Args:
+        given: The keywords of a call.
+        options: `SearchKeywords` or another one of `keywords`.
+
+    Raises:
+        KeywordError: There is an unknown one.
+    """
+    known = [name for name in options.__annotations__ if name != TOGETHER]
     if unknown := sorted(given.keys() - set(known)):
-        meant = _OTHER_FILTERS.intersection(unknown) and "filter" in known
-        fix = '; write filter={"key": value}' if meant else ""
-        raise InputError(f"unknown keywords {unknown}; there are {list(known)}{fix}")
+        refuse(unknown, dict.fromkeys(["k", *known]))
 
 
 def vector_batch(vector: Sequence[float]) -> EmbeddingBatch:

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
 
+from bge_m3_integrations._keywords import refuse
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.langchain.documents import document_filter
-from bge_m3_integrations.langchain.options import DocumentFilter, FusionLike, parsed_weights
-from bge_m3_integrations.langchain.together import Together
+from bge_m3_integrations.langchain.keywords import CallOptions
+from bge_m3_integrations.langchain.options import parsed_weights
+from bge_m3_integrations.langchain.together import TOGETHER
 from bge_m3_integrations.plan import USUAL_CANDIDATES, SearchOptions
 from bge_m3_integrations.types import Mode, Modes, Weights, WeightsLike, as_modes, ordered_modes
-
-
-class RetrieverOptions(TypedDict, total=False):
-    """The fields of `BGEM3Retriever` besides the index."""
-
-    k: int
-    weights: WeightsLike | None
-    filter: DocumentFilter | None
-    score_threshold: float | None
-    candidates: Mapping[Mode, int] | None
-    fusion: FusionLike | None
-    include_scores: bool
-    name: str | None
-    tags: list[str] | None
-    metadata: dict[str, Any] | None
-
-
-class CallOptions(TypedDict, total=False):
-    """What `BGEM3Retriever.invoke` and its relatives take for one call; None is the field's."""
-
-    k: int | None
-    filter: DocumentFilter | None
-    weights: WeightsLike | None
-    modes: Modes | Mode | None
-    score_threshold: float | None
-    _together: Together | None
 
 
 def search_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
@@ -51,13 +26,13 @@ def search_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
         New options.
 
     Raises:
-        TypeError: The call has an unknown option.
+        KeywordError: The call has an unknown option.
         InputError: A number is out of range, or its weights and modes contradict each other or are
             malformed.
         FilterError: Its filter is malformed.
     """
     if unknown := call.keys() - CallOptions.__annotations__.keys():
-        raise TypeError(f"unknown options of a call: {sorted(unknown)}")
+        refuse(sorted(unknown), [n for n in CallOptions.__annotations__ if n != TOGETHER])
     options = usual.copy()
     if (limit := call.get("k")) is not None:
         options["limit"] = whole("k", limit)

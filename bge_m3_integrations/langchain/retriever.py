@@ -20,11 +20,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 from bge_m3_integrations._progress import ProgressLike
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.langchain.calling import (
-    CallOptions,
-    RetrieverOptions,
-    search_options,
-)
+from bge_m3_integrations.langchain.calling import search_options
 from bge_m3_integrations.langchain.documents import (
     document_filter,
     latest,
@@ -38,6 +34,7 @@ from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 from bge_m3_integrations.langchain.events import Found, atell, listens, tell
 from bge_m3_integrations.langchain.finding import afind, find
 from bge_m3_integrations.langchain.foreign import called
+from bge_m3_integrations.langchain.keywords import CallOptions, RetrieverOptions
 from bge_m3_integrations.langchain.options import (
     DocumentFilter,
     FusionLike,

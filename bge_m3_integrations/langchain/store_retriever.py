@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -12,12 +12,18 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
-from langchain_core.vectorstores import VectorStoreRetriever
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from pydantic import ConfigDict
 
+from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.langchain.asking import SEARCH_TYPES
+from bge_m3_integrations.langchain.asking import refuse_unknown
 from bge_m3_integrations.langchain.foreign import called
+from bge_m3_integrations.langchain.keywords import (
+    SEARCH_TYPES,
+    AnySearch,
+    StoreRetrieverOptions,
+)
 from bge_m3_integrations.langchain.store_searching import SearchingStore
 from bge_m3_integrations.langchain.together import TOGETHER, Together
 
@@ -27,11 +33,23 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
 
     `invoke` takes for one call what `search_kwargs` hold. `batch` and `abatch` encode all queries
     together and look them up in one search; over a foreign model each goes alone.
+
+    Attributes:
+        include_scores: Put each document's scores into its metadata, as `BGEM3Retriever` does.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
+    include_scores: bool = False
+
     allowed_search_types: ClassVar[Collection[str]] = SEARCH_TYPES
+
+    def __init__(self, vectorstore: VectorStore, **options: Unpack[StoreRetrieverOptions]) -> None:
+        refuse_fields(type(self), options)
+        if isinstance(vectorstore, SearchingStore):
+            refuse_unknown(options.get("search_kwargs", {}), AnySearch)
+        fields: dict[str, Any] = {"vectorstore": vectorstore, **options}
+        super().__init__(**fields)
 
     def batch(
         self,
@@ -76,14 +94,17 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         del run_manager
-        return self.vectorstore.search(query, self.search_type, **(self.search_kwargs | kwargs))
+        return self.vectorstore.search(query, self.search_type, **self._asked(kwargs))
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         del run_manager
-        asked = self.search_kwargs | kwargs
-        return await self.vectorstore.asearch(query, self.search_type, **asked)
+        return await self.vectorstore.asearch(query, self.search_type, **self._asked(kwargs))
+
+    def _asked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        scores = {"include_scores": True} if self.include_scores else {}
+        return {**scores, **self.search_kwargs, **given}
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         # not the parent's, which asks for `embeddings`: that may open a folder

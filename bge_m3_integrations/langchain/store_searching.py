@@ -1,34 +1,44 @@
 """The searches of `BGEM3VectorStore`: a query or a vector to hits, hits to documents."""
 
+# LangChain's methods take any keyword, these what they know
+# mypy: disable-error-code="override"
 from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
+from bge_m3_integrations._keywords import hinted
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.fusion import WeightedSum
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.asking import (
-    SEARCH_TYPES,
     Choice,
     Ranking,
-    SearchType,
     mode_options,
     search_options,
     vector_batch,
     vector_options,
 )
-from bge_m3_integrations.langchain.documents import to_document
+from bge_m3_integrations.langchain.documents import to_document, with_scores
 from bge_m3_integrations.langchain.finding import afind, find
+from bge_m3_integrations.langchain.keywords import (
+    SEARCH_TYPES,
+    AnySearch,
+    SearchKeywords,
+    SearchType,
+    VectorKeywords,
+)
 from bge_m3_integrations.langchain.together import TOGETHER, Together
 from bge_m3_integrations.types import MODES, Hit, Mode, Weights, relevance
 
 
+@hinted
 class SearchingStore(VectorStore):
     """All that LangChain asks of a store for reading by query; a subclass has the index."""
 
@@ -42,7 +52,7 @@ class SearchingStore(VectorStore):
     async def _aindex(self) -> HybridIndex | None:
         """See `_index`; the event loop is free meanwhile."""
 
-    def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+    def search(self, query: str, search_type: str, **kwargs: Unpack[AnySearch]) -> list[Document]:
         """Documents by one of `SEARCH_TYPES`.
 
         Args:
@@ -59,24 +69,28 @@ class SearchingStore(VectorStore):
         """
         kind = _checked_type(search_type)
         if kind in MODES:
-            return _shown(self._mode_hits(query, kind, **kwargs))
+            return _shown(self._mode_hits(query, kind, **kwargs), kwargs)
         return super().search(query, "similarity" if kind == "hybrid" else kind, **kwargs)
 
-    async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+    async def asearch(
+        self, query: str, search_type: str, **kwargs: Unpack[AnySearch]
+    ) -> list[Document]:
         """See `search`."""
         kind = _checked_type(search_type)
         if kind in MODES:
-            return _shown(await self._amode_hits(query, kind, **kwargs))
+            return _shown(await self._amode_hits(query, kind, **kwargs), kwargs)
         return await super().asearch(query, "similarity" if kind == "hybrid" else kind, **kwargs)
 
-    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+    def similarity_search(
+        self, query: str, k: int = 4, **options: Unpack[SearchKeywords]
+    ) -> list[Document]:
         """The best documents for a query.
 
         Args:
             query: The query's text.
             k: Most documents; fewer where fewer match, pass the threshold, or share a token with a
                 query that is searched for by lexical weights alone.
-            **kwargs: The keywords of a search; see the class.
+            **options: Those of a search; see the class.
 
         Returns:
             Documents, best first.
@@ -85,60 +99,81 @@ class SearchingStore(VectorStore):
             InputError: An unknown keyword, or a number out of range.
             FilterError: The filter is malformed.
         """
-        return _shown(self._hits(query, k, kwargs))
+        return _shown(self._hits(query, k, options), options)
 
-    async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+    async def asimilarity_search(
+        self, query: str, k: int = 4, **options: Unpack[SearchKeywords]
+    ) -> list[Document]:
         """See `similarity_search`."""
-        return _shown(await self._ahits(query, k, kwargs))
+        return _shown(await self._ahits(query, k, options), options)
 
     def similarity_search_with_score(
-        self, query: str, k: int = 4, **kwargs: Any
+        self, query: str, k: int = 4, **options: Unpack[SearchKeywords]
     ) -> list[tuple[Document, float]]:
         """The best documents with the value they are ranked by, higher first; no distance.
 
         Args:
             query: The query's text.
             k: Most documents.
-            **kwargs: The keywords of a search; see the class.
+            **options: Those of a search; see the class.
 
         Returns:
             Documents with `Hit.score`: the weighted mean of the modes' scores, or what `fusion`
             makes of them. Lexical scores are unbounded, so it may be above 1.
         """
-        return _scored(self._hits(query, k, kwargs))
+        return _scored(self._hits(query, k, options), options)
 
     async def asimilarity_search_with_score(
-        self, query: str, k: int = 4, **kwargs: Any
+        self, query: str, k: int = 4, **options: Unpack[SearchKeywords]
     ) -> list[tuple[Document, float]]:
         """See `similarity_search_with_score`."""
-        return _scored(await self._ahits(query, k, kwargs))
+        return _scored(await self._ahits(query, k, options), options)
+
+    def similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **options: Unpack[SearchKeywords]
+    ) -> list[tuple[Document, float]]:
+        """The best documents with `Hit.relevance`, in [0, 1]; the threshold is of that, too."""
+        return super().similarity_search_with_relevance_scores(query, k, **options)
+
+    async def asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **options: Unpack[SearchKeywords]
+    ) -> list[tuple[Document, float]]:
+        """See `similarity_search_with_relevance_scores`."""
+        return await super().asimilarity_search_with_relevance_scores(query, k, **options)
 
     def similarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
+        self, embedding: list[float], k: int = 4, **options: Unpack[VectorKeywords]
     ) -> list[Document]:
         """The nearest documents by dense score; takes `filter` and `score_threshold`."""
-        return _shown(self._vector_hits(embedding, k, kwargs))
+        return _shown(self._vector_hits(embedding, k, options), options)
 
     async def asimilarity_search_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
+        self, embedding: list[float], k: int = 4, **options: Unpack[VectorKeywords]
     ) -> list[Document]:
         """See `similarity_search_by_vector`."""
-        return _shown(await asyncio.to_thread(self._vector_hits, embedding, k, kwargs))
+        hits = await asyncio.to_thread(self._vector_hits, embedding, k, options)
+        return _shown(hits, options)
 
     def similarity_search_with_score_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
+        self, embedding: list[float], k: int = 4, **options: Unpack[VectorKeywords]
     ) -> list[tuple[Document, float]]:
         """The nearest documents with their dense score, the cosine."""
-        return _scored(self._vector_hits(embedding, k, kwargs))
+        return _scored(self._vector_hits(embedding, k, options), options)
 
     async def asimilarity_search_with_score_by_vector(
-        self, embedding: list[float], k: int = 4, **kwargs: Any
+        self, embedding: list[float], k: int = 4, **options: Unpack[VectorKeywords]
     ) -> list[tuple[Document, float]]:
         """See `similarity_search_with_score_by_vector`."""
-        return _scored(await asyncio.to_thread(self._vector_hits, embedding, k, kwargs))
+        hits = await asyncio.to_thread(self._vector_hits, embedding, k, options)
+        return _scored(hits, options)
 
     def max_marginal_relevance_search(
-        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **options: Unpack[SearchKeywords],
     ) -> list[Document]:
         """Documents that are relevant and unlike each other; see `diversity.mmr`.
 
@@ -147,7 +182,7 @@ class SearchingStore(VectorStore):
             k: Most documents.
             fetch_k: How many of the best to choose from.
             lambda_mult: 1 is relevance alone, in the order of `similarity_search`; 0 unlikeness.
-            **kwargs: The keywords of a search; see the class.
+            **options: Those of a search; see the class.
 
         Returns:
             Documents in the order of choice.
@@ -157,15 +192,20 @@ class SearchingStore(VectorStore):
                 range.
         """
         choice = Choice.of(k, fetch_k, lambda_mult)
-        return self._diverse(self._hits(query, choice.fetched, kwargs), choice)
+        return self._diverse(self._hits(query, choice.fetched, options), choice, options)
 
     async def amax_marginal_relevance_search(
-        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **options: Unpack[SearchKeywords],
     ) -> list[Document]:
         """See `max_marginal_relevance_search`."""
         choice = Choice.of(k, fetch_k, lambda_mult)
-        hits = await self._ahits(query, choice.fetched, kwargs)
-        return await asyncio.to_thread(self._diverse, hits, choice)
+        hits = await self._ahits(query, choice.fetched, options)
+        return await asyncio.to_thread(self._diverse, hits, choice, options)
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -173,11 +213,23 @@ class SearchingStore(VectorStore):
         k: int = 4,
         fetch_k: int = 20,
         lambda_mult: float = 0.5,
-        **kwargs: Any,
+        **options: Unpack[VectorKeywords],
     ) -> list[Document]:
         """See `max_marginal_relevance_search`; relevance is the dense score."""
         choice = Choice.of(k, fetch_k, lambda_mult)
-        return self._diverse(self._vector_hits(embedding, choice.fetched, kwargs), choice)
+        return self._diverse(self._vector_hits(embedding, choice.fetched, options), choice, options)
+
+    async def amax_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **options: Unpack[VectorKeywords],
+    ) -> list[Document]:
+        """See `max_marginal_relevance_search_by_vector`."""
+        search = partial(self.max_marginal_relevance_search_by_vector, **options)
+        return await asyncio.to_thread(search, embedding, k, fetch_k, lambda_mult)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """`Hit.relevance` of the store's own ranking; searches use that of the call's."""
@@ -190,12 +242,12 @@ class SearchingStore(VectorStore):
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        return _relevant(self._hits(query, k, kwargs))
+        return _relevant(self._hits(query, k, kwargs), kwargs)
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        return _relevant(await self._ahits(query, k, kwargs))
+        return _relevant(await self._ahits(query, k, kwargs), kwargs)
 
     def _hits(self, query: str, k: int, given: Mapping[str, Any]) -> Sequence[Hit]:
         given, together = _parted(given)
@@ -228,11 +280,14 @@ class SearchingStore(VectorStore):
         options, batch, index = vector_options(given, k), vector_batch(embedding), self._index()
         return [] if index is None else index.search_embedded(batch, **options)[0]
 
-    def _diverse(self, hits: Sequence[Hit], choice: Choice) -> list[Document]:
+    def _diverse(
+        self, hits: Sequence[Hit], choice: Choice, given: Mapping[str, Any]
+    ) -> list[Document]:
         index = self._index()
         if index is None or not hits:
             return []
-        return _shown(index.diversify(hits, limit=choice.k, relevance_share=choice.share))
+        chosen = index.diversify(hits, limit=choice.k, relevance_share=choice.share)
+        return _shown(chosen, given)
 
 
 def _parted(given: Mapping[str, Any]) -> tuple[dict[str, Any], Together | None]:
@@ -248,13 +303,16 @@ def _checked_type(search_type: str) -> SearchType:
     return kind
 
 
-def _shown(hits: Sequence[Hit]) -> list[Document]:
-    return [to_document(hit.record) for hit in hits]
+def _shown(hits: Sequence[Hit], given: Mapping[str, Any]) -> list[Document]:
+    documents = [to_document(hit.record) for hit in hits]
+    if not given.get("include_scores"):
+        return documents
+    return [with_scores(document, hit) for document, hit in zip(documents, hits, strict=True)]
 
 
-def _scored(hits: Sequence[Hit]) -> list[tuple[Document, float]]:
-    return [(to_document(hit.record), hit.score) for hit in hits]
+def _scored(hits: Sequence[Hit], given: Mapping[str, Any]) -> list[tuple[Document, float]]:
+    return list(zip(_shown(hits, given), [hit.score for hit in hits], strict=True))
 
 
-def _relevant(hits: Sequence[Hit]) -> list[tuple[Document, float]]:
-    return [(to_document(hit.record), hit.relevance) for hit in hits]
+def _relevant(hits: Sequence[Hit], given: Mapping[str, Any]) -> list[tuple[Document, float]]:
+    return list(zip(_shown(hits, given), [hit.relevance for hit in hits], strict=True))

@@ -1,24 +1,29 @@
 """A `HybridIndex` as a LangChain vector store."""
 
+# LangChain's methods take any keyword, these what they know
+# mypy: disable-error-code="override"
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 
+from bge_m3_integrations._arguments import given_once, has_index, index_of
+from bge_m3_integrations._keywords import checks_itself, hinted
 from bge_m3_integrations._progress import ProgressLike
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And
 from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.langchain.asking import Ranking, refuse_unknown
+from bge_m3_integrations.langchain.asking import Ranking
 from bge_m3_integrations.langchain.documents import (
+    document_filter,
     latest,
     same_length,
     several,
@@ -27,8 +32,14 @@ from bge_m3_integrations.langchain.documents import (
 )
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
 from bge_m3_integrations.langchain.foreign import encoder_of
+from bge_m3_integrations.langchain.keywords import (
+    AddOptions,
+    StoreOptions,
+    StoreRetrieverOptions,
+)
 from bge_m3_integrations.langchain.opening import Choices, Opening
 from bge_m3_integrations.langchain.options import (
+    DocumentFilter,
     FusionLike,
     checked_candidates,
     checked_fusion,
@@ -42,6 +53,7 @@ from bge_m3_integrations.types import Mode, Modes, WeightsLike, as_modes
 _ROLE = "langchain.vectorstore"
 
 
+@hinted
 class BGEM3VectorStore(SearchingStore):
     """Keeps documents and finds them by dense, sparse and ColBERT scores, weighed into one.
 
@@ -59,8 +71,9 @@ class BGEM3VectorStore(SearchingStore):
     coroutine); adding runs in a thread.
 
     Args:
-        embedding: An engine, a `BGEM3Embeddings` (its engine is taken), or any `Embeddings`. None
-            over an index, and over a folder that says which model made it.
+        embedding: An engine, an index, a `BGEM3Embeddings` (its engine is taken), or any
+            `Embeddings`. None over a folder that says which model made it.
+        engine: An engine, by the name that it has everywhere else.
         index: An index that you hold, and close.
         path: A folder; see `HybridIndex.open` for `colbert`, `filter_fields`, `other_dtype` and
             `apart`.
@@ -83,8 +96,9 @@ class BGEM3VectorStore(SearchingStore):
 
     def __init__(
         self,
-        embedding: BGEM3 | Embeddings | None = None,
+        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
         *,
+        engine: BGEM3 | None = None,
         index: HybridIndex | None = None,
         path: str | Path | None = None,
         store: Store | None = None,
@@ -101,23 +115,24 @@ class BGEM3VectorStore(SearchingStore):
     ) -> None:
         kept = None if modes is None else as_modes(modes)
         choices = Choices(path, store, kept, colbert, pooling, filter_fields, other_dtype, apart)
-        self._opening = Opening(embedding, index, choices, embedding_id=embedding_id)
+        encodes, held = _parted(embedding, engine, index)
+        self._opening = Opening(encodes, held, choices, embedding_id=embedding_id)
         self._ranking = Ranking(
             parsed_weights(weights), checked_candidates(candidates), checked_fusion(fusion)
         )
-        self._embeddings = embedding if isinstance(embedding, Embeddings) else None
+        self._embeddings = encodes if isinstance(encodes, Embeddings) else None
         self._ready: HybridIndex | None = None
 
     @classmethod
     def from_documents(
         cls,
         documents: Iterable[Document],
-        embedding: BGEM3 | Embeddings | None = None,
+        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
         *,
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
         progress: ProgressLike = False,
-        **kwargs: Any,
+        **kwargs: Unpack[StoreOptions],
     ) -> Self:
         """A store with documents in it.
 
@@ -144,13 +159,13 @@ class BGEM3VectorStore(SearchingStore):
     def from_texts(
         cls,
         texts: Iterable[str],
-        embedding: BGEM3 | Embeddings | None = None,
+        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
         metadatas: Iterable[dict[str, Any] | None] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
         progress: ProgressLike = False,
-        **kwargs: Any,
+        **kwargs: Unpack[StoreOptions],
     ) -> Self:
         """A store with texts in it.
 
@@ -182,26 +197,32 @@ class BGEM3VectorStore(SearchingStore):
     async def afrom_documents(
         cls,
         documents: Iterable[Document],
-        embedding: BGEM3 | Embeddings | None = None,
-        **kwargs: Any,
+        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
+        *,
+        ids: Iterable[str | None] | None = None,
+        batch_size: int = 256,
+        progress: ProgressLike = False,
+        **kwargs: Unpack[StoreOptions],
     ) -> Self:
         """See `from_documents`."""
-        return await run_in_executor(None, cls.from_documents, documents, embedding, **kwargs)
+        how: Any = {"ids": ids, "batch_size": batch_size, "progress": progress, **kwargs}
+        return await run_in_executor(None, cls.from_documents, documents, embedding, **how)
 
     @classmethod
     async def afrom_texts(
         cls,
         texts: Iterable[str],
-        embedding: BGEM3 | Embeddings | None = None,
+        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
         metadatas: Iterable[dict[str, Any] | None] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
-        **kwargs: Any,
+        batch_size: int = 256,
+        progress: ProgressLike = False,
+        **kwargs: Unpack[StoreOptions],
     ) -> Self:
         """See `from_texts`."""
-        return await run_in_executor(
-            None, cls.from_texts, texts, embedding, metadatas, ids=ids, **kwargs
-        )
+        how: Any = {"ids": ids, "batch_size": batch_size, "progress": progress, **kwargs}
+        return await run_in_executor(None, cls.from_texts, texts, embedding, metadatas, **how)
 
     @property
     def index(self) -> HybridIndex:
@@ -240,7 +261,6 @@ class BGEM3VectorStore(SearchingStore):
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
         progress: ProgressLike = False,
-        **kwargs: Any,
     ) -> list[str]:
         """Encode documents and keep them; a known id is replaced.
 
@@ -250,7 +270,6 @@ class BGEM3VectorStore(SearchingStore):
                 a new uuid4 where it has none.
             batch_size: Most documents encoded and written at a time.
             progress: True shows a bar; see `HybridIndex.add`.
-            **kwargs: None: LangChain's signature; what comes is refused.
 
         Returns:
             The ids, one per document.
@@ -258,7 +277,6 @@ class BGEM3VectorStore(SearchingStore):
         Raises:
             InputError: There are more or fewer ids than documents, or an unknown keyword.
         """
-        refuse_unknown(kwargs, ("ids", "batch_size", "progress"))
         size = whole("batch_size", batch_size)
         records = to_records(documents, ids=ids)
         if held := latest(records):
@@ -272,7 +290,7 @@ class BGEM3VectorStore(SearchingStore):
         metadatas: Iterable[dict[str, Any] | None] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[AddOptions],
     ) -> list[str]:
         """Encode texts and keep them; see `add_documents`.
 
@@ -290,9 +308,16 @@ class BGEM3VectorStore(SearchingStore):
         """
         return self.add_documents(_documents(texts, metadatas), ids=ids, **kwargs)
 
-    async def aadd_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
+    async def aadd_documents(
+        self,
+        documents: Iterable[Document],
+        *,
+        ids: Iterable[str | None] | None = None,
+        **kwargs: Unpack[AddOptions],
+    ) -> list[str]:
         """See `add_documents`."""
-        return await run_in_executor(None, self.add_documents, documents, **kwargs)
+        how: Any = {"ids": ids, **kwargs}
+        return await run_in_executor(None, self.add_documents, documents, **how)
 
     async def aadd_texts(
         self,
@@ -300,40 +325,56 @@ class BGEM3VectorStore(SearchingStore):
         metadatas: Iterable[dict[str, Any] | None] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[AddOptions],
     ) -> list[str]:
         """See `add_texts`."""
-        return await run_in_executor(None, self.add_texts, texts, metadatas, ids=ids, **kwargs)
+        how: Any = {"ids": ids, **kwargs}
+        return await run_in_executor(None, self.add_texts, texts, metadatas, **how)
 
     def delete(
-        self, ids: Sequence[str] | None = None, *, delete_all: bool = False, **kwargs: Any
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: DocumentFilter | None = None,
+        delete_all: bool = False,
     ) -> bool:
-        """Delete by ids, or everything.
+        """Delete by ids, by a filter, or everything: exactly one of them.
 
         Args:
             ids: Which documents; unknown ids are passed over, no ids delete nothing.
-            delete_all: Delete every document, in place of ids.
-            **kwargs: None: LangChain's signature; what comes is refused.
+            filter: Which documents, as a search takes it.
+            delete_all: Delete every document.
 
         Returns:
             True.
 
         Raises:
-            InputError: Neither ids nor `delete_all=True` is given, or both.
+            InputError: None of them is given or several are, or the filter is an empty dict.
+            FilterError: The filter is malformed.
         """
-        refuse_unknown(kwargs, ("ids", "delete_all"))
-        if (ids is None) != delete_all:
+        if (ids is None) + (filter is None) + (not delete_all) != 2:
             raise InputError(
-                f"delete got ids={ids!r} and delete_all={delete_all}; give ids, or "
-                "delete_all=True for all documents"
+                f"delete got ids={ids!r}, filter={filter!r} and delete_all={delete_all}; give ids, "
+                "or a filter, or delete_all=True for all documents"
             )
+        if isinstance(filter, Mapping) and not filter:
+            raise InputError("an empty filter matches every document; pass delete_all=True")
         wanted = None if ids is None else several(ids, "ids")
+        where = And(()) if delete_all else document_filter(filter)
         index = self._index()
-        if index is not None and wanted is None:
-            index.delete(where=And(()))
-        elif index is not None:
-            index.delete(ids=wanted)
+        if index is not None:
+            index.delete(ids=wanted, where=where)
         return True
+
+    async def adelete(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        filter: DocumentFilter | None = None,
+        delete_all: bool = False,
+    ) -> bool:
+        """See `delete`."""
+        return await asyncio.to_thread(self.delete, ids, filter=filter, delete_all=delete_all)
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents of the ids, in order; unknown ids are passed over."""
@@ -341,18 +382,20 @@ class BGEM3VectorStore(SearchingStore):
         held = [] if index is None else index.get(wanted)
         return [to_document(record) for record in held if record is not None]
 
-    def as_retriever(self, **kwargs: Any) -> BGEM3VectorStoreRetriever:
+    @checks_itself
+    def as_retriever(self, **options: Unpack[StoreRetrieverOptions]) -> BGEM3VectorStoreRetriever:
         """A retriever over this store.
 
         Args:
-            **kwargs: `search_type`, one of `SEARCH_TYPES`; `search_kwargs`, what every search takes
-                in addition to the query; `name`, `tags` and `metadata`.
+            **options: `search_type`, one of `SEARCH_TYPES`; `search_kwargs`, what every search
+                takes in addition to the query; `include_scores`, which puts each document's scores
+                into its metadata; `name`, `tags` and `metadata`.
 
         Returns:
             The retriever.
         """
-        tags = kwargs.pop("tags", None) or self._get_retriever_tags()
-        return BGEM3VectorStoreRetriever(vectorstore=self, tags=tags, **kwargs)
+        options["tags"] = options.get("tags") or self._get_retriever_tags()
+        return BGEM3VectorStoreRetriever(self, **options)
 
     def close(self) -> None:
         """Close an index that this store opened; one that was given stays open."""
@@ -395,6 +438,16 @@ class BGEM3VectorStore(SearchingStore):
 
     async def _aindex(self) -> HybridIndex | None:
         return self._index() if self._ready is not None else await asyncio.to_thread(self._index)
+
+
+def _parted(
+    first: BGEM3 | HybridIndex | Embeddings | None, engine: BGEM3 | None, index: HybridIndex | None
+) -> tuple[BGEM3 | Embeddings | None, HybridIndex | None]:
+    """The embedding and the index, either of which may be the first argument."""
+    encodes: Any = given_once(first, engine, "embedding and engine=")
+    if has_index(encodes):
+        return None, index_of(given_once(encodes, index, "embedding and index="))
+    return encodes, None if index is None else index_of(index)
 
 
 def _documents(

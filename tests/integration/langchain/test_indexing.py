@@ -138,7 +138,7 @@ def test_ids_are_hashes_of_any_form_and_what_is_unchanged_is_not_encoded_again()
 
 def test_keywords_for_adding_are_handed_on_and_unknown_ones_refused() -> None:
     store = BGEM3VectorStore(BGEM3(FakeEncoder()))
-    with pytest.raises(ValueError, match="unknown keywords"):
+    with pytest.raises(ValueError, match="unknown keyword 'vector_field'"):
         index(FIRST, Manager(), store, key_encoder="sha256", upsert_kwargs={"vector_field": "v"})
     seen: list[int] = []
     progress = {"progress": lambda done, total: seen.append(done)}

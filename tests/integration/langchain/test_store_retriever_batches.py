@@ -83,7 +83,7 @@ async def test_one_bad_query_of_a_batch_fails_alone_when_asked_so(store: BGEM3Ve
         assert ids(found[0]) == ["bee"]
         assert isinstance(found[1], InputError)
         assert isinstance(found[2], InputError)
-    with pytest.raises(InputError, match="unknown keywords"):
+    with pytest.raises(InputError, match="unknown keyword 'top'"):
         retriever.batch(["honey", "night"], top=3)
 
 

@@ -1,0 +1,137 @@
+"""The keywords that constructors and calls take, for type checkers and for what refuses others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, TypedDict
+
+from bge_m3_integrations._progress import ProgressLike
+from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.langchain.options import DocumentFilter, FusionLike
+from bge_m3_integrations.langchain.together import Together
+from bge_m3_integrations.stores.base import Store
+from bge_m3_integrations.types import MODES, Mode, Modes, WeightsLike
+
+SearchType: TypeAlias = Literal["similarity", "similarity_score_threshold", "mmr", "hybrid"] | Mode
+SEARCH_TYPES: Final[tuple[SearchType, ...]] = (
+    "similarity",
+    "similarity_score_threshold",
+    "mmr",
+    "hybrid",
+    *MODES,
+)
+
+
+class RetrieverOptions(TypedDict, total=False):
+    """The fields of `BGEM3Retriever` besides the index."""
+
+    k: int
+    weights: WeightsLike | None
+    filter: DocumentFilter | None
+    score_threshold: float | None
+    candidates: Mapping[Mode, int] | None
+    fusion: FusionLike | None
+    include_scores: bool
+    name: str | None
+    tags: list[str] | None
+    metadata: dict[str, Any] | None
+
+
+class EmbeddingsOptions(TypedDict, total=False):
+    """The fields of `BGEM3Embeddings` besides the engine; see there."""
+
+    model: str | Path
+    model_name: str | Path
+    device: str
+    dtype: str
+    max_length: int | None
+    query_instruction: str
+    document_instruction: str
+    revision: str | None
+    cache_dir: str | Path | None
+    offline: bool
+
+
+class RerankerOptions(TypedDict, total=False):
+    """The fields of `BGEM3Reranker` besides engine and index; see there."""
+
+    top_n: int | None
+    weights: WeightsLike | None
+    score_threshold: float | None
+    include_scores: bool
+    name: str | None
+
+
+class StoreOptions(TypedDict, total=False):
+    """What the constructor of `BGEM3VectorStore` takes besides the embedding; see there."""
+
+    engine: BGEM3 | None
+    index: HybridIndex | None
+    path: str | Path | None
+    store: Store | None
+    modes: Modes | None
+    colbert: str | None
+    pooling: int | None
+    filter_fields: Sequence[str] | None
+    other_dtype: bool
+    apart: bool
+    embedding_id: str | None
+    weights: WeightsLike | None
+    candidates: Mapping[Mode, int] | None
+    fusion: FusionLike | None
+
+
+class AddOptions(TypedDict, total=False):
+    """What adding to a vector store takes besides documents and ids."""
+
+    batch_size: int
+    progress: ProgressLike
+
+
+class VectorKeywords(TypedDict, total=False):
+    """What a search of a vector store by a dense vector takes; None is the store's own."""
+
+    filter: DocumentFilter | None
+    score_threshold: float | None
+    include_scores: bool
+
+
+class SearchKeywords(VectorKeywords, total=False):
+    """What every search of a vector store by text takes; None is the store's own."""
+
+    weights: WeightsLike | None
+    candidates: Mapping[Mode, int] | None
+    fusion: FusionLike | None
+    _together: Together | None
+
+
+class AnySearch(SearchKeywords, total=False):
+    """What the searches of a vector store take, each its own part: `search_kwargs`."""
+
+    k: int
+    fetch_k: int
+    lambda_mult: float
+
+
+class StoreRetrieverOptions(TypedDict, total=False):
+    """What `BGEM3VectorStore.as_retriever` takes."""
+
+    search_type: SearchType
+    search_kwargs: AnySearch
+    include_scores: bool
+    name: str | None
+    tags: list[str] | None
+    metadata: dict[str, Any] | None
+
+
+class CallOptions(TypedDict, total=False):
+    """What `BGEM3Retriever.invoke` and its relatives take for one call; None is the field's."""
+
+    k: int | None
+    filter: DocumentFilter | None
+    weights: WeightsLike | None
+    modes: Modes | Mode | None
+    score_threshold: float | None
+    _together: Together | None

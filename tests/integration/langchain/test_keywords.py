@@ -1,0 +1,162 @@
+"""What a call takes: completed by an editor, and nothing else taken."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bge_m3_integrations import BGEM3, HybridIndex, InputError
+from bge_m3_integrations.langchain import BGEM3VectorStore
+from bge_m3_integrations.testing import FakeEncoder
+from tests.integration.langchain.animals import DOCUMENTS, ids
+
+BY_TEXT = ["filter", "weights", "candidates", "fusion", "score_threshold", "include_scores"]
+BY_VECTOR = ["filter", "score_threshold", "include_scores"]
+SEARCHES = {
+    "similarity_search": BY_TEXT,
+    "similarity_search_with_score": BY_TEXT,
+    "similarity_search_with_relevance_scores": BY_TEXT,
+    "max_marginal_relevance_search": BY_TEXT,
+    "similarity_search_by_vector": BY_VECTOR,
+    "max_marginal_relevance_search_by_vector": BY_VECTOR,
+}
+ALL_SEARCHES = [a + name for name in SEARCHES for a in ("", "a")]
+
+
+@pytest.fixture
+def store() -> BGEM3VectorStore:
+    return BGEM3VectorStore.from_documents(DOCUMENTS, BGEM3(FakeEncoder()))
+
+
+def asked_by(name: str, store: BGEM3VectorStore) -> Any:
+    vector = name.endswith("by_vector")
+    return store.embeddings.embed_query("fox") if vector else "fox"
+
+
+async def called(store: BGEM3VectorStore, name: str, **options: Any) -> Any:
+    found = getattr(store, name)(asked_by(name, store), **options)
+    return await found if inspect.isawaitable(found) else found
+
+
+@pytest.mark.parametrize("name", ALL_SEARCHES)
+def test_a_search_shows_its_keywords_and_no_catch_all(name: str) -> None:
+    parameters = inspect.signature(getattr(BGEM3VectorStore, name)).parameters
+    assert set(SEARCHES[name.removeprefix("a")]) <= set(parameters)
+    assert not {"kwargs", "options", "unknown", "_together"} & set(parameters)
+    assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+@pytest.mark.parametrize("name", ALL_SEARCHES)
+async def test_a_search_takes_no_other_keyword(store: BGEM3VectorStore, name: str) -> None:
+    with pytest.raises(TypeError, match="unknown keyword 'wrong'; there are "):
+        await called(store, name, wrong=3)
+    with pytest.raises(TypeError, match=r"unknown keyword 'top_k'; did you mean k\?"):
+        await called(store, name, top_k=3)
+
+
+@pytest.mark.parametrize("name", ALL_SEARCHES)
+async def test_a_search_puts_the_scores_into_the_metadata_where_asked(
+    store: BGEM3VectorStore, name: str
+) -> None:
+    plain = await called(store, name, k=3)
+    scored = await called(store, name, k=3, include_scores=True)
+    for before, after in zip(plain, scored, strict=True):
+        old, new = (d if not isinstance(d, tuple) else d[0] for d in (before, after))
+        assert "bge_m3_scores" not in old.metadata
+        assert new.metadata.pop("bge_m3_scores")["dense"] == pytest.approx(1, abs=1.01)
+        assert old == new
+
+
+@pytest.mark.parametrize("search_type", ["similarity", "mmr", "hybrid", "dense", "colbert"])
+async def test_a_stores_retriever_brings_the_scores_along(
+    store: BGEM3VectorStore, search_type: Any
+) -> None:
+    plain = store.as_retriever(search_type=search_type)
+    scored = store.as_retriever(search_type=search_type, include_scores=True)
+    assert scored.include_scores
+    for found in (
+        scored.invoke("fox"),
+        await scored.ainvoke("fox"),
+        scored.batch(["fox"])[0],
+        plain.invoke("fox", include_scores=True),
+        store.as_retriever(search_type=search_type, search_kwargs={"include_scores": True}).invoke(
+            "fox"
+        ),
+    ):
+        assert ids(found) == ids(plain.invoke("fox"))
+        assert all("score" in document.metadata["bge_m3_scores"] for document in found)
+
+
+def test_a_stores_retriever_is_made_with_known_search_kwargs_alone(store: BGEM3VectorStore) -> None:
+    wrong: Any = {"top_k": 3}
+    with pytest.raises(TypeError, match=r"'top_k'; did you mean k\?"):
+        store.as_retriever(search_kwargs=wrong)
+    with pytest.raises(ValueError, match=r"'k'; .*search_kwargs"):
+        store.as_retriever(k=3)  # type: ignore[call-arg]
+    parameters = inspect.signature(BGEM3VectorStore.as_retriever).parameters
+    assert {"search_type", "search_kwargs", "include_scores"} <= set(parameters)
+
+
+CONSTRUCTOR: list[tuple[dict[str, Any], str]] = [
+    ({"persist_directory": "x"}, "did you mean path?"),
+    ({"persist_dir": "x"}, "did you mean path?"),
+    ({"collection_name": "x"}, "path="),
+    ({"index_name": "x"}, "path="),
+    ({"client": 1}, "no server"),
+    ({"host": "x"}, "no server"),
+    ({"embedding_function": 1}, "did you mean "),
+    ({"embeddings": 1}, "did you mean "),
+    ({"model_name": "x"}, "did you mean engine?"),
+    ({"use_fp16": True}, "keywords of BGEM3"),
+    ({"weights_for_different_modes": [1, 1, 1]}, "did you mean weights?"),
+    ({"k": 3}, "search"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), CONSTRUCTOR, ids=str)
+def test_what_other_stores_constructors_take_is_answered_by_what_this_one_takes(
+    tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    engine = BGEM3(FakeEncoder())
+    for make in (
+        lambda: BGEM3VectorStore(engine, **wrong),
+        lambda: BGEM3VectorStore.from_texts(["a"], engine, **wrong),
+        lambda: BGEM3VectorStore.from_documents([], engine, **wrong),
+    ):
+        with pytest.raises(TypeError, match=f"unknown keyword '{next(iter(wrong))}'") as caught:
+            make()
+        assert said in str(caught.value)
+
+
+async def test_the_way_in_takes_no_other_keyword_either(store: BGEM3VectorStore) -> None:
+    unknown: Any = {"metadata": [{}]}
+    with pytest.raises(TypeError, match=r"'metadata'; did you mean metadatas\?"):
+        store.add_texts(["a"], **unknown)
+    with pytest.raises(TypeError, match=r"'metadata'; did you mean metadatas\?"):
+        BGEM3VectorStore.from_texts(["a"], BGEM3(FakeEncoder()), **unknown)
+    with pytest.raises(TypeError, match=r"'docs'; did you mean documents\?"):
+        await store.aadd_documents([], docs=[])  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"'document_ids'; did you mean ids\?"):
+        store.delete(document_ids=[])  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("as_index", [False, True])
+def test_engine_or_index_comes_first_or_by_its_name(as_index: bool) -> None:
+    engine = BGEM3(FakeEncoder())
+    index = HybridIndex(engine)
+    given: Any = index if as_index else engine
+    by_name: Any = {"index": index} if as_index else {"engine": engine}
+    for store in (
+        BGEM3VectorStore(given),
+        BGEM3VectorStore(**by_name),
+        BGEM3VectorStore.from_texts(["a"], given),
+    ):
+        assert store.engine is engine
+        assert (store.index is index) == as_index
+    assert BGEM3VectorStore(BGEM3VectorStore(index)).index is index
+    assert BGEM3VectorStore(index=BGEM3VectorStore(index)).index is index  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="another engine"):
+        BGEM3VectorStore(BGEM3(FakeEncoder()), index=index)
