@@ -109,7 +109,11 @@ _NAMES: Sequence[tuple[str, str]] = (
     ("offline", "local_files_only local_only"),
     ("progress show_progress", "show_progress_bar progress_bar tqdm disable_tqdm"),
     ("filter_fields", "payload_indexes indexed_fields index_fields metadata_fields"),
-    ("search_kwargs", "retriever_kwargs"),
+    (
+        "search_kwargs",
+        "retriever_kwargs k top_k limit top_n similarity_top_k filter filters where weights "
+        "candidates fusion score_threshold fetch_k lambda_mult",
+    ),
     ("read_only", "readonly"),
     ("create", "create_if_missing exist_ok overwrite"),
 )
