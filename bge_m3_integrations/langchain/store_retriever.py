@@ -34,6 +34,10 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
     `invoke` takes for one call what `search_kwargs` hold. `batch` and `abatch` encode all queries
     together and look them up in one search; over a foreign model each goes alone.
 
+    Args:
+        vectorstore: What is searched.
+        **options: The fields; see `BGEM3VectorStore.as_retriever`.
+
     Attributes:
         include_scores: Put each document's scores into its metadata, as `BGEM3Retriever` does.
     """
