@@ -1,8 +1,8 @@
 """An index's folder: who holds it, what lies in it, whether the disk has room.
 
 `manifest.json`, `lock`, `holder.json` and one `shard-NNNN`. While a shard is made its name ends in
-`.new`; it counts once it is renamed and the manifest names it. Folders named like shards that the
-manifest does not name are remains of a crash, and the only thing ever deleted.
+`.new`; it counts once it is renamed and the manifest names it. Only what is known to be the remains
+of a crash is ever deleted, and only once the index is open: see `UNNAMED`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,16 @@ from bge_m3_integrations.stores.edge.opened import check_own
 
 _OURS = frozenset({"lock", "holder.json", f"{NAME}.new"})
 """What may lie in a folder before there is a manifest, which is written before any shard."""
-_SHARD = re.compile(r"shard-\d{4,}(\.([0-9a-f]{8}\.)?new)?")
+_SHARD = re.compile(r"shard-(\d{4,})(\.([0-9a-f]{8}\.)?new)?")
+UNNAMED = "unnamed"
+"""A file in a shard that no manifest has named yet.
+
+A crash between the renaming of a new shard and the writing of the manifest leaves an old manifest
+beside a newer shard. So does a copy of the folder that raced a compaction, and so does an older
+manifest that was put back; but there the newer shard may hold what was written since. The file
+tells them apart. It is there before the shard has its name, and goes before anything is written to
+the shard: one that has it is a copy of the shard before, and holds nothing of its own.
+"""
 _SLACK = 96 << 20
 """Bytes that stay free: the engine's log grows by 32 MiB at a time, two of them at most."""
 
@@ -86,13 +96,50 @@ class Folder:
         (self.path / "holder.json").unlink(missing_ok=True)
         self._lock.release()
 
+    def check_shards(self, manifest: Manifest) -> None:
+        """Refuse a folder where another shard than the manifest's may be the index.
+
+        Args:
+            manifest: The folder's.
+
+        Raises:
+            StoreError: The named shard is not there, or a newer one lies beside it. The message
+                says what to do; nothing is deleted.
+        """
+        named = self.path / manifest.shard
+        others = [entry for entry in self._shards() if entry != named]
+        newer = [e for e in others if _generation(e) > manifest.generation]
+        newer = [entry for entry in newer if not _is_unfinished(entry, manifest)]
+        if manifest.generation and not named.is_dir():
+            raise StoreError(f"{named} is missing, which {NAME} names; {_ways_out(others)}")
+        if newer and manifest.generation:
+            raise StoreError(
+                f"{NAME} in {self.path} names {named.name}, but {newer[-1].name} lies beside it, "
+                f"which is newer; {_ways_out(newer)}"
+            )
+        if newer:
+            raise StoreError(
+                f"{NAME} in {self.path} is that of an index without records, but "
+                f"{newer[-1].name} lies beside it; {_ways_out(newer)}"
+            )
+
     def tidy(self, manifest: Manifest) -> None:
-        """Delete what a crash left of shards that the manifest does not name."""
-        for entry in self.path.iterdir():
-            named = _SHARD.fullmatch(entry.name) and entry.name != manifest.shard
-            if named and entry.is_dir() and not entry.is_symlink():
+        """Delete what a crash left: shards that were never named, and those before this one.
+
+        Args:
+            manifest: The folder's; `check_shards` has passed, and its shard is loaded.
+        """
+        for entry in self._shards(finished=False):
+            if _is_unfinished(entry, manifest) or _generation(entry) < manifest.generation:
                 # a process that outlived its parent may still write there: then the rest goes later
                 shutil.rmtree(entry, ignore_errors=True)
+
+    def _shards(self, *, finished: bool = True) -> list[Path]:
+        """Folders that are called like shards, the newest last; `finished` leaves `.new` out."""
+        held = [e for e in self.path.iterdir() if _SHARD.fullmatch(e.name) and not e.is_symlink()]
+        if finished:
+            held = [entry for entry in held if not entry.name.endswith(".new")]
+        return sorted((entry for entry in held if entry.is_dir()), key=_generation)
 
     def place_for(self, manifest: Manifest) -> Path:
         """Where the manifest's shard is made: a name that no crashed attempt has had."""
@@ -105,9 +152,18 @@ class Folder:
             made: From `place_for`; all of it is on disk.
             manifest: Names the shard.
         """
+        (made / UNNAMED).touch()
+        sync_folder(made)
         made.replace(self.path / manifest.shard)
         sync_folder(self.path)
         manifest.write(self.path)
+
+    def name(self, manifest: Manifest) -> None:
+        """Make a shard ready to be written to: the manifest names it, and it loads."""
+        shard = self.path / manifest.shard
+        if (shard / UNNAMED).exists():
+            (shard / UNNAMED).unlink()
+            sync_folder(shard)
 
 
 def check_room(path: Path, bytes_needed: int, what: str) -> None:
@@ -147,6 +203,30 @@ def size_on_disk(path: Path) -> int:
                 continue
             found += getattr(status, "st_blocks", status.st_size // 512) * 512
     return found
+
+
+def _generation(shard: Path) -> int:
+    found = _SHARD.fullmatch(shard.name)
+    assert found is not None
+    return int(found[1])
+
+
+def _is_unfinished(shard: Path, manifest: Manifest) -> bool:
+    """Whether a shard was never the index: it holds nothing that the manifest's does not."""
+    follows = _generation(shard) == manifest.generation + 1
+    return shard.name.endswith(".new") or (follows and (shard / UNNAMED).exists())
+
+
+def _ways_out(found: Sequence[Path]) -> str:
+    """What to do about shards that the manifest does not name."""
+    if not found:
+        return "restore a backup"
+    newest = found[-1]
+    return (
+        f"it may be an older {NAME}, or a copy that was made while the index was compacted. "
+        f'Nothing was deleted. Restore a backup; or write "generation": {_generation(newest)} into '
+        f"{NAME} to open {newest.name}, or move {newest.name} elsewhere to do without it"
+    )
 
 
 def _make(path: Path) -> None:

@@ -58,12 +58,14 @@ def open_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
             check_room(path, _EMPTY, "a new index")
             manifest.write(path)
         wanted.check(manifest, path)
-        folder.tidy(manifest)
+        folder.check_shards(manifest)
         if not manifest.generation:
+            folder.tidy(manifest)  # it may be the beginning that was cut
             manifest = _with_shard(folder, manifest)
-        if not (path / manifest.shard).is_dir():
-            raise StoreError(f"{path / manifest.shard} is missing; restore a backup of {path}")
-        return folder, manifest, Shard(path / manifest.shard, layout_of(manifest), warm=True)
+        shard = Shard(path / manifest.shard, layout_of(manifest), warm=True)
+        folder.name(manifest)
+        folder.tidy(manifest)  # not before: the index is open and whole
+        return folder, manifest, shard
     except BaseException:
         folder.release()
         raise
@@ -116,11 +118,14 @@ def switched(folder: Folder, made: Path, manifest: Manifest) -> tuple[Shard, Man
     Raises:
         StoreError: The copy cannot be loaded, or the folder cannot be written to.
     """
-    following = manifest.next()
+    following, shard = manifest.next(), None
     try:
         folder.switch(made, following)
         shard = Shard(folder.path / following.shard, layout_of(following), warm=True)
+        folder.name(following)
     except BaseException as error:
+        if shard is not None:
+            shard.close()
         # or writes to the old shard would be lost with the next open
         manifest.write(folder.path)
         shutil.rmtree(folder.path / following.shard, ignore_errors=True)
@@ -249,8 +254,11 @@ def restore(backup: Path, target: Path) -> None:
     manifest = Manifest.read(backup)
     if manifest is None:
         raise StoreError(f"{backup} is no backup of an index: it holds no manifest")
+    if not manifest.generation:
+        raise StoreError(f"{backup} is no backup: it is an index that was begun, without records")
     folder = Folder(backup)
     try:
+        folder.check_shards(manifest)
         back_up(folder, manifest, target)
     finally:
         folder.release()

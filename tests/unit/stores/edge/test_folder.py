@@ -16,6 +16,7 @@ import pytest
 from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge import EdgeStore, EncoderNote, Manifest, folder
+from bge_m3_integrations.stores.edge.folder import UNNAMED
 from bge_m3_integrations.stores.edge.manifest import NAME
 from bge_m3_integrations.testing import FakeEncoder
 from bge_m3_integrations.types import Record
@@ -237,10 +238,22 @@ def test_a_new_index_that_lacks_a_width_makes_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "index").exists()
 
 
+def laid(path: Path, *, unnamed: bool = False) -> None:
+    """Something that is called like a shard, with a file in it."""
+    (path / "segments").mkdir(parents=True)
+    (path / "segments" / "part").write_text("left")
+    if unnamed:
+        (path / UNNAMED).touch()
+
+
 def test_what_a_crash_left_is_removed_and_nothing_else(index: Path) -> None:
-    for name in ("shard-0007", "shard-0002.new", "shard-0002.0123abcd.new", "shard-12345"):
-        (index / name / "segments").mkdir(parents=True)
-        (index / name / "segments" / "part").write_text("left")
+    (index / "shard-0001").rename(index / "shard-0003")
+    held = Manifest.read(index)
+    assert held is not None
+    replace(held, generation=3).write(index)
+    for name in ("shard-0001", "shard-0002.new", "shard-0004.0123abcd.new", "shard-0002"):
+        laid(index / name)
+    laid(index / "shard-0004", unnamed=True)
     (index / "elsewhere").mkdir()
     (index / "shard-0009").symlink_to(index / "elsewhere")
     kept = ["notes.txt", "shard-0008", "shard-0002.old", "elsewhere/mine", "shard-1"]
@@ -250,23 +263,128 @@ def test_what_a_crash_left_is_removed_and_nothing_else(index: Path) -> None:
     assert store.get(["a"]) == [RECORD]
     store.close()
     left = {file.name for file in index.iterdir()}
-    ours = {NAME, "shard-0001", "lock"}
+    ours = {NAME, "shard-0003", "lock"}
     others = {"notes.txt", "shard-0008", "shard-0002.old", "elsewhere", "shard-0009", "shard-1"}
     assert left - {"lock"} == (ours | others) - {"lock"}
     assert [(index / name).read_text() for name in kept] == ["mine"] * len(kept)
 
 
-@pytest.mark.parametrize("left", [(), ("shard-0001.new",), ("shard-0001",)])
-def test_an_index_whose_beginning_was_cut_begins_again(
-    tmp_path: Path, left: tuple[str, ...]
-) -> None:
-    for name in left:
-        (tmp_path / name / "half").mkdir(parents=True)
+@pytest.mark.parametrize("left", ["nothing", "shard-0001.new", "shard-0001"])
+def test_an_index_whose_beginning_was_cut_begins_again(tmp_path: Path, left: str) -> None:
+    if left != "nothing":
+        laid(tmp_path / left, unnamed=left == "shard-0001")
     Manifest(("dense", "sparse", "colbert"), 8, 4, "float32").write(tmp_path)
     fill(tmp_path)
     store = EdgeStore.open(tmp_path)
     assert store.get(["a"]) == [RECORD]
     store.close()
+
+
+@pytest.fixture
+def compacted(tmp_path: Path) -> Path:
+    """A closed index of one record, whose second shard is in force."""
+    store = open_store(tmp_path / "index")
+    store.upsert([RECORD], encoded([RECORD]))
+    store.compact()
+    store.close()
+    return tmp_path / "index"
+
+
+def with_generation(index: Path, generation: int) -> None:
+    held = Manifest.read(index)
+    assert held is not None
+    replace(held, generation=generation).write(index)
+
+
+@pytest.mark.parametrize(
+    ("generation", "message"),
+    [
+        (0, "index without records, but shard-0002 lies beside it"),
+        (1, "shard-0001 is missing, which manifest.json names"),
+        (3, "shard-0003 is missing, which manifest.json names"),
+    ],
+)
+def test_a_manifest_that_does_not_name_the_shard_deletes_nothing_and_says_how_to_open_it(
+    compacted: Path, generation: int, message: str
+) -> None:
+    with_generation(compacted, generation)
+    before = listing(compacted)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=f'{message}.*"generation": 2') as caught:
+            EdgeStore.open(compacted)
+        assert "Nothing was deleted" in str(caught.value)
+    with pytest.raises(StoreError):
+        HybridIndex.restore(compacted, compacted.with_name("restored"))
+    assert listing(compacted) == before
+    with_generation(compacted, 2)  # as it says
+    store = EdgeStore.open(compacted)
+    assert store.get(["a"]) == [RECORD]
+    store.close()
+
+
+@pytest.mark.parametrize("unnamed", [False, True])
+def test_a_newer_shard_is_kept_unless_it_is_known_to_be_unfinished(
+    compacted: Path, unnamed: bool
+) -> None:
+    with_generation(compacted, 1)
+    shutil.copytree(compacted / "shard-0002", compacted / "shard-0001")
+    if unnamed:
+        (compacted / "shard-0002" / UNNAMED).touch()
+        store = EdgeStore.open(compacted)
+        assert store.get(["a"]) == [RECORD]
+        store.close()
+        assert [file.name for file in compacted.glob("shard-*")] == ["shard-0001"]
+        return
+    before = listing(compacted)
+    with pytest.raises(StoreError, match="shard-0001, but shard-0002 lies beside it, which is new"):
+        EdgeStore.open(compacted)
+    assert listing(compacted) == before
+
+
+def test_an_unfinished_shard_is_no_remains_where_the_one_before_is_not_there(
+    compacted: Path,
+) -> None:
+    (compacted / "shard-0002" / UNNAMED).touch()
+    for generation in (0, 1):
+        with_generation(compacted, generation)
+        before = listing(compacted)
+        with pytest.raises(StoreError, match="shard-0002"):
+            EdgeStore.open(compacted)
+        assert listing(compacted) == before
+
+
+@pytest.mark.parametrize("name", ["edge_config.json", "segment.json"])
+def test_a_damaged_shard_deletes_nothing(compacted: Path, name: str) -> None:
+    laid(compacted / "shard-0001")
+    for file in (compacted / "shard-0002").rglob(name):
+        file.write_bytes(b"\x00" + file.read_bytes()[1:])
+    before = set(listing(compacted))
+    with pytest.raises(StoreError, match="shard-0002"):
+        EdgeStore.open(compacted)
+    assert set(listing(compacted)) >= before
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_crash_between_the_new_shards_name_and_the_manifest_opens_the_old_one(
+    index: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    held = Manifest.read(index)
+    assert held is not None
+    at_work = folder.Folder(index)
+    made = at_work.place_for(held.next())
+    shutil.copytree(index / "shard-0001", made)
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "write", lambda *_: None)
+        at_work.switch(made, held.next())
+    at_work.release()
+    if again:  # and one after the manifest was written
+        held.next().write(index)
+    store = EdgeStore.open(index)
+    assert store.get(["a"]) == [RECORD]
+    store.close()
+    left = "shard-0002" if again else "shard-0001"
+    assert [file.name for file in index.glob("shard-*")] == [left]
+    assert not (index / left / UNNAMED).exists()
 
 
 def refused(*_: object, **__: object) -> None:
