@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from bge_m3_integrations._channel import Failure, how_ended, receive, send
+from bge_m3_integrations._children import spawning
 from bge_m3_integrations.encoders.torch.worker import Job, Recipe, work
 from bge_m3_integrations.errors import WorkerError
 from bge_m3_integrations.types import EmbeddingBatch
@@ -100,7 +101,8 @@ class Workers:
         theirs = [end for _, end in ends]
         name = f"bge-m3 on {recipe.device}"
         process = context.Process(target=work, args=(recipe, theirs), name=name, daemon=True)
-        process.start()
+        with spawning():
+            process.start()
         self._processes.append(process)
         for end in theirs:
             end.close()  # theirs alone: so their end is seen here

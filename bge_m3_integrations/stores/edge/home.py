@@ -6,13 +6,13 @@ import json
 import secrets
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from bge_m3_integrations._children import command, environment
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge.folder import Folder, check_empty, check_room, size_on_disk
@@ -29,6 +29,7 @@ from bge_m3_integrations.types import Mode, Modes, as_modes, ordered_modes
 
 _TURBO8_FROM = 1024
 """Width of token vectors from which one byte per number is exact enough to be the default."""
+_OPTIMISE = "bge_m3_integrations.stores.edge.optimise"
 _EMPTY = 100 << 20
 """Bytes of an empty shard, its log above all."""
 
@@ -148,12 +149,15 @@ def _with_shard(folder: Folder, begun: Manifest) -> Manifest:
 def _optimize_in_child(
     shard: Path, layout: Layout, tell: Callable[[str], None], *, vacuum: bool
 ) -> None:
-    program = [sys.executable, "-m", "bge_m3_integrations.stores.edge.optimise"]
-    command = [*program, str(shard), json.dumps(asdict(layout)), "vacuum" if vacuum else "keep"]
+    given = [str(shard), json.dumps(asdict(layout)), "vacuum" if vacuum else "keep"]
     start = time.monotonic()
     # not this process' own input: where that is a pipe being read, Windows' Python waits for it
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(_OPTIMISE, *given),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as child:
         try:
             while True:

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import subprocess
-import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_m3_integrations._channel import Failure, how_ended, receive, send
+from bge_m3_integrations._children import command, environment
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.host import Call, Done, Part, Told
 from bge_m3_integrations.stores.edge.opened import check_own
@@ -26,6 +27,8 @@ _DYING = 1.0
 """Seconds between a process' last word and its end."""
 _GRACE = 60.0
 """Seconds that it may take to bring everything to disk before it is left to itself."""
+_SOCKET_BYTES = 103 - len("/pymp-12345678/listener-12345678")
+"""What the name of a folder may have: the least that systems allow a socket, less its own name."""
 _WRITES = frozenset({"upsert", "rewrite", "delete", "set_filter_fields"})
 """Calls whose end is waited for even when the caller is interrupted: what it writes next comes
 after them."""
@@ -61,10 +64,13 @@ class Hosting:
         self._ended = False
         self._idle: list[Connection] = []
         self._key = secrets.token_bytes(32)
-        command = [sys.executable, "-m", _PROGRAM, str(path), str(self._pid)]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command(_PROGRAM, str(path), str(self._pid)),
+                env=_with_short_names(environment()),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             )
         except OSError as error:
             raise StoreError(f"no process can be started for {path}: {error}") from error
@@ -215,6 +221,14 @@ class _OfProgressError(Exception):
     def __init__(self, raised: BaseException) -> None:
         super().__init__()
         self.raised = raised
+
+
+def _with_short_names(variables: dict[str, str]) -> dict[str, str]:
+    """An environment whose folder of temporary files leaves room for the name of a socket."""
+    folder = tempfile.gettempdir()
+    if os.name != "nt" and len(os.fsencode(folder)) > _SOCKET_BYTES:
+        folder = "/tmp"  # multiprocessing makes a folder there that is this user's alone
+    return {**variables, "TMPDIR": folder}
 
 
 def _let_end(connection: Connection) -> None:

@@ -121,7 +121,7 @@ def test_a_process_that_fails_leaves_the_index_as_it_was(
     popen = subprocess.Popen
 
     def failing(command: list[str], **options: Any) -> subprocess.Popen[str]:
-        assert command[:2] == [sys.executable, "-m"]
+        assert command[:3] == [sys.executable, "-P", "-m"]
         return popen([sys.executable, "-c", code], **options)
 
     monkeypatch.setattr(home.subprocess, "Popen", failing)
