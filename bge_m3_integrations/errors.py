@@ -58,5 +58,9 @@ class TruncationWarning(UserWarning):
     """Texts were longer than the length limit; the message counts texts and tokens dropped."""
 
 
+class FilterWarning(UserWarning):
+    """A filter matches nothing and asks about a metadata key that no record has."""
+
+
 class PoolingWarning(UserWarning):
     """An explicit pooling contradicts the checkpoint's own configuration."""

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -275,6 +275,15 @@ def lookup(path: str, metadata: Mapping[str, Any]) -> Any:
             return _Missing.MISSING
         held = held[key]
     return held
+
+
+def every_path(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every path that may lead to a value; `lookup` tells which do, and to what."""
+    for key, value in metadata.items():
+        if isinstance(key, str):
+            yield prefix + key
+            if isinstance(value, Mapping):
+                yield from every_path(value, f"{prefix}{key}.")
 
 
 def equal(left: object, right: object) -> bool:

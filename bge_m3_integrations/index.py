@@ -500,7 +500,11 @@ class HybridIndex:
                 f"delete(where={{}}) would delete all {self.count()} documents; pass "
                 "filters.And([]) if that is meant"
             )
-        return self._store.delete(ids=ids, where=self._searcher.runnable(as_filter(where)))
+        chosen = as_filter(where)
+        deleted = self._store.delete(ids=ids, where=self._searcher.runnable(chosen))
+        if not deleted:
+            self._searcher.nothing_under(chosen)
+        return deleted
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
         """The records of the ids, in order; None for an unknown id."""
@@ -508,15 +512,21 @@ class HybridIndex:
 
     def count(self, where: FilterLike | None = None) -> int:
         """How many documents match."""
-        return self._store.count(self._searcher.runnable(as_filter(where)))
+        chosen = as_filter(where)
+        counted = self._store.count(self._searcher.runnable(chosen))
+        if not counted:
+            self._searcher.nothing_under(chosen)
+        return counted
 
     def scroll(
         self, where: FilterLike | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """Matching records in ascending order of id, from behind `after`."""
-        return self._store.scroll(
-            self._searcher.runnable(as_filter(where)), after=after, limit=limit
-        )
+        chosen = as_filter(where)
+        page = self._store.scroll(self._searcher.runnable(chosen), after=after, limit=limit)
+        if not page.records and after is None:
+            self._searcher.nothing_under(chosen)
+        return page
 
     def flush(self) -> None:
         """Make everything written so far durable, where the store is."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from bge_m3_integrations.filter_paths import UnknownPaths
 from bge_m3_integrations.filters import And, Filter, Ids, matches, operators
 from bge_m3_integrations.plan import Plan, Scored, ranking
 from bge_m3_integrations.rescoring import Reencoder
@@ -20,11 +21,13 @@ class Searcher:
         store: Finds and scores.
         reencoder: Scores by ColBERT where the store keeps no token vectors.
         pooling: How many token vectors of a document share one that is kept.
+        unknown: Warns of filters on metadata that no record has.
     """
 
     store: Store
     reencoder: Reencoder | None = None
     pooling: int = 1
+    unknown: UnknownPaths = field(default_factory=UnknownPaths, compare=False)
 
     def run(self, embeddings: EmbeddingBatch, plan: Plan) -> list[list[Hit]]:
         """The hits of each query.
@@ -40,6 +43,8 @@ class Searcher:
         with plan.step("find") as counts:
             ids = self._pool(embeddings, plan, self.runnable(plan.where))
             counts["candidates"] = sum(map(len, ids))
+        if not any(ids):
+            self.nothing_under(plan.where)
         with plan.step("score") as counts:
             scores = self.scores(embeddings, ids, plan.weights.modes)
             counts["modes"] = len(plan.weights.modes)
@@ -87,6 +92,11 @@ class Searcher:
             if matches(where, record.metadata, record_id=record.id, record=record)
         )
         return Ids(frozenset(passed))
+
+    def nothing_under(self, where: Filter | None) -> None:
+        """Warn, once for each, of metadata paths of a fruitless filter that no record has."""
+        if where is not None:
+            self.unknown.look(where, self.store, self.runnable)
 
     def _part_that_runs(self, where: Filter) -> Filter | None:
         """A weaker filter that the store can run: fewer records to look at."""

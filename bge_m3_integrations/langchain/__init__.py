@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bge_m3_integrations.langchain.documents import to_document, to_record
     from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
     from bge_m3_integrations.langchain.retriever import BGEM3Retriever
+    from bge_m3_integrations.langchain.self_query import BGEM3Translator
     from bge_m3_integrations.langchain.tool import retriever_tool
     from bge_m3_integrations.langchain.vectorstore import BGEM3VectorStore
 
@@ -25,6 +26,7 @@ _HOME_OF = {
     "BGEM3Embeddings": "embeddings",
     "BGEM3Reranker": "compressor",
     "BGEM3Retriever": "retriever",
+    "BGEM3Translator": "self_query",
     "BGEM3VectorStore": "vectorstore",
     "retriever_tool": "tool",
     "to_document": "documents",
@@ -35,6 +37,7 @@ __all__ = [
     "BGEM3Embeddings",
     "BGEM3Reranker",
     "BGEM3Retriever",
+    "BGEM3Translator",
     "BGEM3VectorStore",
     "retriever_tool",
     "to_document",

@@ -56,7 +56,7 @@ def filter_payload(metadata: Mapping[str, Any], fields: frozenset[str] | None) -
     Returns:
         What to store with the record.
     """
-    paths = _paths("", metadata) if fields is None else fields
+    paths = filters.every_path(metadata) if fields is None else fields
     held = {path: filters.lookup(path, metadata) for path in paths}
     held = {path: value for path, value in held.items() if value is not _MISSING}
     terms = {term for path, value in held.items() for term in _terms(path, value)}
@@ -124,15 +124,6 @@ def _numbers(path: str, value: object) -> Iterator[tuple[str, int]]:
     yield high_key, high
     if low:  # small integers have none, and so need one index less
         yield low_key, low
-
-
-def _paths(prefix: str, held: Mapping[str, Any]) -> Iterator[str]:
-    """Every path that may lead to a value; `filters.lookup` tells which do, and to what."""
-    for key, value in held.items():
-        if isinstance(key, str):
-            yield prefix + key
-            if isinstance(value, Mapping):
-                yield from _paths(f"{prefix}{key}.", value)
 
 
 def _term(kind: str, path: str, form: str) -> str:

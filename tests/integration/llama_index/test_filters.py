@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
+from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores.types import (
     FilterCondition,
     FilterOperator,
     MetadataFilter,
     MetadataFilters,
+    VectorStoreQuery,
 )
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
-from bge_m3_integrations.errors import FilterError
+from bge_m3_integrations import BGEM3, FilterError, FilterWarning, HybridIndex
 from bge_m3_integrations.filters import matches
-from bge_m3_integrations.llama_index import to_filter
+from bge_m3_integrations.llama_index import BGEM3VectorStore, to_filter
+from bge_m3_integrations.llama_index.filters import chooses
+from bge_m3_integrations.testing import FakeEncoder
 
 HELD: list[dict[str, Any]] = [
     {},
@@ -168,3 +173,40 @@ def test_a_dict_a_tree_and_a_function_pass_through() -> None:
     predicate = to_filter(lambda metadata: metadata["a"] == 1)
     assert predicate is not None
     assert matches(predicate, {"a": 1})
+
+
+@pytest.mark.parametrize("operator", [FilterOperator.EQ, FilterOperator.TEXT_MATCH])
+def test_a_mistyped_key_is_told_of_with_the_nearest(operator: FilterOperator) -> None:
+    engine = BGEM3(FakeEncoder())
+    store = BGEM3VectorStore(HybridIndex(engine))
+    source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id="doc")}
+    node = TextNode(text="a fox", metadata={"file_name": "a.pdf"}, relationships=source)
+    store.add([node])
+    typed = MetadataFilter(key="filename", value="a.pdf", operator=operator)
+    query = VectorStoreQuery(query_str="fox", filters=MetadataFilters(filters=[typed]))
+    with pytest.warns(FilterWarning, match="'filename': did you mean 'file_name'"):
+        assert store.query(query).nodes == []
+    other = MetadataFilter(key="doc_id", value="gone")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        query = VectorStoreQuery(query_str="fox", filters=MetadataFilters(filters=[other]))
+        assert store.query(query).nodes == []
+
+
+@pytest.mark.parametrize("levels", [101, 1000])
+def test_filters_too_deep_to_be_read_are_refused(levels: int) -> None:
+    filters = MetadataFilters(filters=[MetadataFilter(key="k", value=1)])
+    for _ in range(levels):
+        filters = MetadataFilters(filters=[filters])
+    with pytest.raises(FilterError, match="more than 100 levels"):
+        to_filter(filters)
+    if levels > 200:
+        with pytest.raises(FilterError, match="more than 100 levels"):
+            chooses(filters)
+
+
+def test_an_integer_of_too_many_digits_is_refused_with_their_number() -> None:
+    for operator in (FilterOperator.EQ, FilterOperator.GTE, FilterOperator.CONTAINS):
+        typed = MetadataFilter(key="k", value=10**5000, operator=operator)
+        with pytest.raises(FilterError, match="5,001 digits"):
+            to_filter(MetadataFilters(filters=[typed]))
