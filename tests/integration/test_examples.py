@@ -51,6 +51,14 @@ SAYS = {
         "refreshed 1 of 107: 107 documents, 109 forward passes so far",
         r"opened again: .*\n  0\.\d+  Filter before, not after",
     ],
+    "11_langchain_service.py": [
+        "Why filter before the search and not after it\\?\n  0\\.\\d+  en/filter-before-search.md",
+        r"\d+ forward passes for \d+ chunks",
+    ],
+    "12_llama_index_service.py": [
+        "Why filter before the search and not after it\\?\n  0\\.\\d+  en/filter-before-search.md",
+        r"\d+ forward passes for \d+ chunks",
+    ],
 }
 CHOICES = {"CHAT_MODEL", "BGE_M3_MODEL", "BGE_M3_PATH", "BGE_M3_EXAMPLE_LLM"}
 

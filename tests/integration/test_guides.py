@@ -23,6 +23,8 @@ PAGES = [
     "langchain-stores.md",
     "scale.md",
     "scores.md",
+    "tutorial-langchain.md",
+    "tutorial-llama-index.md",
     "zh.md",
 ]
 PART = re.compile(r"^```python\n(?P<code>.*?)^```|^<!-- check: (?P<check>.*?) -->", re.S | re.M)
