@@ -50,7 +50,7 @@ def split(documents: list[Document], engine: BGEM3) -> list[Document]:
     splitter = RecursiveCharacterTextSplitter(
         chunk_size=300,
         chunk_overlap=30,
-        length_function=engine.count_tokens,
+        length_function=engine.length_function,
         add_start_index=True,
     )
     chunks = splitter.split_documents(documents)

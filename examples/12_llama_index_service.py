@@ -51,9 +51,7 @@ def load(folder: Path) -> list[Document]:
 def build(documents: list[Document], held: HybridIndex) -> BGEM3Index:
     """Bring an index up to date: chunks of at most 300 tokens, counted as the model counts them."""
     engine = held.engine
-    splitter = SentenceSplitter(
-        chunk_size=300, chunk_overlap=30, tokenizer=lambda text: [0] * engine.count_tokens(text)
-    )
+    splitter = SentenceSplitter(chunk_size=300, chunk_overlap=30, tokenizer=engine.token_ids)
     store = BGEM3VectorStore(held)
     return BGEM3Index.from_documents(documents, vector_store=store, transformations=[splitter])
 
