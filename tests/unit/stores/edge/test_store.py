@@ -236,7 +236,7 @@ MALFORMED_VALUES: dict[str, Any] = {
     "date": datetime.now(UTC),
     "set": {1},
     "key": {1: 2},
-    "numpy": np.float32(1),
+    "numpy": np.ones(2, np.float32),
     "huge": 10**5000,
     "deep": _nested(100_000),
     "cycle": _cycle(),
