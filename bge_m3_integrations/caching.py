@@ -13,7 +13,7 @@ from bge_m3_integrations._cachefile import CacheFile, Item
 from bge_m3_integrations._cachesql import damaged
 from bge_m3_integrations._keywords import hinted
 from bge_m3_integrations._rowbytes import packed, unpacked
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import as_path, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import EmbeddingBatch, Kind, Modes, ordered_modes
 
@@ -76,9 +76,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int = CACHE_BYTES) -> None:
-        if not isinstance(path, str | Path) or not str(path):
-            raise InputError(f"the path of a cache must name a folder, not {path!r}")
-        self.path = Path(path).absolute()
+        self.path = as_path(path, name="the folder of a cache").absolute()
         self.max_bytes = whole("max_bytes", max_bytes)
         self.file = CacheFile(self.path, max_bytes=self.max_bytes)
 

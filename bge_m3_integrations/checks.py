@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from bge_m3_integrations.errors import InputError
@@ -12,6 +14,32 @@ from bge_m3_integrations.errors import InputError
 ENCODED_CHARACTERS = 262_144
 """Most characters whose token vectors are in memory at once where texts come in bulk; at 3
 characters a token and 4 KiB a vector that is 350 MiB. A longer text still goes, alone."""
+
+
+def as_path(path: str | os.PathLike[str], *, name: str = "path") -> Path:
+    """Return a caller's path, in which a leading `~` stands for the home folder.
+
+    Args:
+        path: A name; of a file or folder that need not exist.
+        name: What the caller knows it by.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: It is none, or empty, or names the home of a user who does not exist.
+    """
+    try:
+        given = os.fspath(path)
+        if not isinstance(given, str) or not given.strip() or "\0" in given:
+            raise TypeError
+        return Path(given).expanduser()
+    except TypeError:
+        raise InputError(
+            f'{name} must be a path, such as "my_index" or "~/my_index", not {path!r}'
+        ) from None
+    except RuntimeError as error:
+        raise InputError(f"{name} {str(path)!r} begins with the home of nobody: {error}") from error
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import FilterLike, as_filter
 from bge_m3_integrations.fusion import Fusion
-from bge_m3_integrations.opening import copy_to_folder, open_store
+from bge_m3_integrations.opening import Choices, NotBegun, copy_to_folder, open_folder
 from bge_m3_integrations.plan import Plan, SearchOptions, Stage, make_plan
 from bge_m3_integrations.record_inputs import RecordLike
 from bge_m3_integrations.reranking import Given, ranked_batch
@@ -45,6 +46,7 @@ from bge_m3_integrations.types import (
 
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.base import Page, Store
+    from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
 
 
 @hinted
@@ -75,10 +77,11 @@ class HybridIndex:
                 "the .engine of an adapter"
             )
         self._engine = engine
-        self._store = MemoryStore(modes=modes) if store is None else store
         self._wanted = None if modes is None else as_modes(modes)
         reencoder = Reencoder(engine) if reencode else None
-        self._searcher = Searcher(self._store, reencoder, whole("pooling", pooling))
+        kept = MemoryStore(modes=modes) if store is None else store
+        self._held = Searcher(kept, reencoder, whole("pooling", pooling))
+        self._beginning = threading.Lock()
 
     @classmethod
     def open(
@@ -92,8 +95,9 @@ class HybridIndex:
         filter_fields: Sequence[str] | None = None,
         other_dtype: bool = False,
         apart: bool = False,
+        create: bool | None = None,
     ) -> Self:
-        """Open the index in a folder, or begin one.
+        """Open the index in a folder, or begin one with the first record that is added.
 
         It survives crashes and is searched inside this process, or in one of its own that this
         one alone talks to. One process at a time holds it, and all opens of one folder in a
@@ -101,8 +105,8 @@ class HybridIndex:
         index; for one that is there they may be left out, and must not contradict it.
 
         Args:
-            path: The folder; made if it does not exist.
-            engine: Encodes; None is the model that made the index, BAAI/bge-m3 for a new one.
+            path: The folder; `~` is the home folder.
+            engine: Encodes; None is the model that made the index. A new index needs one.
             modes: What a new index keeps; None is all that the engine has.
             colbert: How token vectors are kept: "turbo8" (1 byte per number; the default where
                 they are at least 1,024 wide, as BGE-M3's), "float16" (the default of narrower
@@ -113,28 +117,37 @@ class HybridIndex:
             apart: Search in a process of its own, which starts and ends with the index: no thread
                 of this process waits for the engine, which holds Python's lock while it searches.
                 For servers and large indexes; it costs memory and some time, see `docs/index.md`.
+            create: What happens where there is no index. None begins one with the first `add` or
+                `ingest`, and until then there is no folder and every search is an error; without
+                an engine it is an error at once. True begins an empty index now, which searches
+                find nothing in. False is an error at once.
 
         Returns:
             The index; `close` it, or use it as a context manager.
 
         Raises:
-            StoreError: Another process holds the folder, it is no index, or it was made by
-                another model or in another way than is asked for; both sides are named.
-            InputError: The engine lacks a mode.
+            StoreError: There is no index and none may begin, another process holds the folder, or
+                it was made by another model or in another way than is asked for; both sides are
+                named.
+            InputError: The engine lacks a mode, or an index is to begin without an engine.
         """
-        engine, store = open_store(
-            path,
-            engine,
+        choices = Choices(
             modes=modes,
             colbert=colbert,
             pooling=pooling,
             filter_fields=filter_fields,
             other_dtype=other_dtype,
             apart=apart,
+            create=create,
         )
-        held = store.manifest
-        reencode = "colbert" in set(held.modes) - held.kept
-        return cls(engine, store, modes=held.modes, pooling=held.pooling, reencode=reencode)
+        engine, store = open_folder(path, engine, choices)
+        index = cls(engine, modes=modes)
+        if isinstance(store, NotBegun):
+            again = Reencoder(engine) if colbert == "reencode" else None
+            index._held = Searcher(cast("Store", store), again, pooling or 1)
+        else:
+            index._use(store)
+        return index
 
     @property
     def engine(self) -> BGEM3:
@@ -144,15 +157,16 @@ class HybridIndex:
     @property
     def store(self) -> Store:
         """What keeps the documents."""
-        return self._store
+        return self._known.store
 
     @property
     def path(self) -> Path | None:
         """The folder of the index; None in memory, or once it is closed."""
-        store = self._store
-        if isinstance(store, _Closed) or not isinstance(store, OffersBackup):
+        store = self._known.store
+        if isinstance(store, _Closed):
             return None
-        return store.path
+        # in this order: the second looks at properties, which would read the model's files
+        return store.path if isinstance(store, NotBegun | OffersBackup) else None
 
     @property
     def modes(self) -> frozenset[Mode]:
@@ -161,20 +175,21 @@ class HybridIndex:
         Raises:
             InputError: The engine or the store lacks a mode.
         """
-        scored = self._store.capabilities.score
-        if self._searcher.reencoder is not None:
+        held = self._known
+        scored = held.store.capabilities.score
+        if held.reencoder is not None:
             scored |= {"colbert"}
         return _shared_modes(self._engine.modes, scored, self._wanted)
 
     @property
     def pooling(self) -> int:
         """How many token vectors of a document share one that is kept."""
-        return self._searcher.pooling
+        return self._known.pooling
 
     @property
     def reencodes(self) -> bool:
         """Whether candidates are encoded again, since no token vectors are kept."""
-        return self._searcher.reencoder is not None
+        return self._known.reencoder is not None
 
     def add(
         self,
@@ -208,6 +223,7 @@ class HybridIndex:
             InputError: An id comes twice, something is no record, or a dict has an unknown key.
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
+        self._opened(begin=True)
         with reporter(progress, label="adding") as tell:
             writer = replace(self._writer, check=check)
             return writer.add(records, batch_size=batch_size, tell=tell)
@@ -238,6 +254,7 @@ class HybridIndex:
             InputError: Something is no record, or a text is none.
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
+        self._opened(begin=True)
         with reporter(progress, label="ingesting") as tell:
             return self._writer.ingest(records, batch_size=batch_size, tell=tell)
 
@@ -602,9 +619,9 @@ class HybridIndex:
             StoreError: The folder holds something, the disk has no room, or the store does not
                 give back the numbers that it keeps.
         """
-        if self.reencodes:
+        if self._searcher.reencoder is not None:
             colbert = "reencode"
-        copy_to_folder(self, Path(path), colbert=colbert)
+        copy_to_folder(self, path, colbert=colbert)
 
     @staticmethod
     def restore(backup: str | Path, path: str | Path) -> None:
@@ -620,18 +637,20 @@ class HybridIndex:
         """
         from bge_m3_integrations.stores.edge import restore
 
-        restore(Path(backup), Path(path))
+        restore(backup, path)
 
     def close(self) -> None:
         """Close the store; the engine stays usable. Closing twice is fine.
 
         Others that opened the same folder in this process keep it open.
         """
-        if not isinstance(self._store, _Closed):
-            place = place_of(self._store)
-            self._store.close()
-            self._store = cast("Store", _Closed(place))
-            self._searcher = replace(self._searcher, store=self._store)
+        with self._beginning:
+            held = self._held
+            if not isinstance(held.store, _Closed):
+                store = held.store
+                place = store.place if isinstance(store, NotBegun) else place_of(store)
+                store.close()
+                self._held = replace(held, store=cast("Store", _Closed(place)))
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
@@ -646,19 +665,52 @@ class HybridIndex:
         return called(self, self._parts)
 
     def _parts(self) -> Iterator[str]:
-        if isinstance(self._store, _Closed):
-            yield from (self._store.place, "closed")
+        held = self._held  # as it is: a `repr` opens nothing
+        store = held.store
+        if isinstance(store, _Closed | NotBegun):
+            yield from (store.place, "closed" if isinstance(store, _Closed) else "not begun")
             return
-        yield place_of(self._store)
-        yield from documents_in(self._store)
-        scored = self._wanted or self._store.capabilities.score
-        yield modes_name(scored | ({"colbert"} if self.reencodes else set()))
+        yield place_of(store)
+        yield from documents_in(store)
+        scored = self._wanted or store.capabilities.score
+        yield modes_name(scored | ({"colbert"} if held.reencoder is not None else set()))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    @property
+    def _known(self) -> Searcher:
+        """What is searched; of a folder without an index, what will be."""
+        return self._opened(begin=False)
+
+    @property
+    def _searcher(self) -> Searcher:
+        held = self._opened(begin=False)
+        if isinstance(held.store, NotBegun):
+            raise held.store.error()
+        return held
+
+    @property
+    def _store(self) -> Store:
+        return self._searcher.store
+
+    def _opened(self, *, begin: bool) -> Searcher:
+        """What is searched, once the folder holds an index; one begins where that is asked for."""
+        if isinstance(self._held.store, NotBegun):
+            with self._beginning:
+                waiting = self._held.store
+                if isinstance(waiting, NotBegun) and (store := waiting.opened(begin=begin)):
+                    self._use(store)
+        return self._held
+
+    def _use(self, store: EdgeStore | ApartStore) -> None:
+        held = store.manifest
+        again = "colbert" in set(held.modes) - held.kept
+        self._wanted = frozenset(held.modes)
+        self._held = Searcher(store, Reencoder(self._engine) if again else None, held.pooling)
 
     def _durable(self, what: str) -> OffersBackup:
         if isinstance(self._store, _Closed):
@@ -678,7 +730,7 @@ class HybridIndex:
     def _plan(self, **options: Unpack[SearchOptions]) -> Plan:
         if unknown := options.keys() - SearchOptions.__annotations__.keys():
             refuse(sorted(unknown), SearchOptions.__annotations__)
-        findable = self.modes & self._store.capabilities.find
+        findable = self._searcher.store.capabilities.find & self.modes  # no model is read in vain
         return make_plan(options, modes=self.modes, findable=findable)
 
 

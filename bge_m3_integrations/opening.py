@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+from bge_m3_integrations._display import path_name
+from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.stores.checks import id_list
 from bge_m3_integrations.types import (
     ALL_MODES,
     EmbeddingBatch,
+    Mode,
     Modes,
     Record,
     as_modes,
@@ -19,35 +25,218 @@ from bge_m3_integrations.types import (
 
 if TYPE_CHECKING:
     from bge_m3_integrations.index import HybridIndex
-    from bge_m3_integrations.stores.base import Store
+    from bge_m3_integrations.stores.base import Capabilities, Store
     from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, EncoderNote, Manifest
+    from bge_m3_integrations.stores.edge.manifest import Wanted
+    from bge_m3_integrations.stores.edge.reserving import Reservation
 
+COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
+"""What a folder's store takes, which is not asked: it would be imported by every constructor."""
 _COPIED_AT_ONCE = 64
 """Records whose token vectors are in memory at once."""
 
 
-def open_store(
-    path: str | Path,
-    engine: BGEM3 | None,
-    *,
-    modes: Modes | None,
-    colbert: str | None,
-    pooling: int | None,
-    filter_fields: Sequence[str] | None,
-    other_dtype: bool,
-    apart: bool = False,
-) -> tuple[BGEM3, EdgeStore | ApartStore]:
-    """Open a folder's store for an engine; see `HybridIndex.open`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """How an index in a folder is opened; see `HybridIndex.open`.
 
-    Args:
-        path: The folder.
-        engine: None is the model that made the index, or the default one.
+    Attributes:
         modes: What a new index keeps.
         colbert: How token vectors are kept.
         pooling: How many of them are merged into one.
         filter_fields: Metadata paths that filters are to be fast on.
         other_dtype: Let int8 numbers meet float ones.
         apart: In a process of its own, unless it is open in this one.
+        create: Whether an index may begin: None with the first record, True now, False never.
+
+    Raises:
+        InputError: One of them cannot be meant, whatever the index.
+    """
+
+    modes: Modes | None = None
+    colbert: str | None = None
+    pooling: int | None = None
+    filter_fields: Sequence[str] | None = None
+    other_dtype: bool = False
+    apart: bool = False
+    create: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.colbert is not None and self.colbert not in COLBERT_KINDS:
+            raise InputError(f"colbert={self.colbert!r} is not one of {list(COLBERT_KINDS)}")
+        if self.pooling is not None:
+            whole("pooling", self.pooling)
+        if self.modes is not None:
+            as_modes(self.modes)
+        if self.create not in {None, True, False}:
+            raise InputError(f"create must be None, True or False, not {self.create!r}")
+
+    def wanted(self, engine: BGEM3 | None = None) -> Wanted:
+        """What an index must hold, as far as these choices and an engine's options say it."""
+        from bge_m3_integrations.stores.edge.manifest import Wanted
+
+        fields = self.filter_fields
+        return Wanted(
+            modes=None if self.modes is None else as_modes(self.modes),
+            colbert=self.colbert,
+            pooling=self.pooling,
+            filter_fields=None if fields is None else tuple(sorted(id_list(fields))),
+            encoder=None if engine is None else note_of(engine, fingerprint=False),
+            other_dtype=self.other_dtype,
+        )
+
+
+class NotBegun:
+    """A folder in which an index begins with the first record.
+
+    Args:
+        path: The folder.
+        engine: Will encode.
+        choices: How the index will begin.
+
+    Raises:
+        StoreError: None could begin there.
+        InputError: The engine is known to lack a mode.
+    """
+
+    def __init__(self, path: Path, engine: BGEM3, choices: Choices) -> None:
+        from bge_m3_integrations.stores.edge.folder import check_place
+
+        check_place(path)
+        if engine.over_encoder:
+            _check_modes(engine, choices)
+        self.path, self._engine, self._choices = path, engine, choices
+
+    @property
+    def place(self) -> str:
+        """The folder, as a `repr` has it."""
+        return path_name(self.path)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the index will say of itself; the first look may read the model's files."""
+        from bge_m3_integrations.stores.edge.home import begun_by
+
+        return begun_by(_wanted(self._engine, self._choices, held=None, fingerprint=False))
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store will be able to do."""
+        from bge_m3_integrations.stores.edge.store import capabilities_of
+
+        return capabilities_of(self.manifest)
+
+    def opened(self, *, begin: bool) -> EdgeStore | ApartStore | None:
+        """The store, if there is an index by now; it begins where that is asked for."""
+        if not begin and not holds_index(self.path):
+            return None
+        return open_store(self.path, self._engine, replace(self._choices, create=begin))[1]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def error(self) -> StoreError:
+        """What it means to look for something here."""
+        from bge_m3_integrations.stores.edge.missing import no_index
+
+        return no_index(self.path)
+
+    def __getattr__(self, name: str) -> Any:
+        raise self.error()
+
+
+def open_folder(
+    path: str | Path, engine: BGEM3 | None, choices: Choices
+) -> tuple[BGEM3, EdgeStore | ApartStore | NotBegun]:
+    """Open a folder's store, or wait for the first record; see `HybridIndex.open`.
+
+    Args:
+        path: The folder.
+        engine: None is the model that made the index.
+        choices: How.
+
+    Returns:
+        The engine, made from the manifest where none was given, and the store.
+
+    Raises:
+        StoreError: See `HybridIndex.open`.
+        InputError: See `HybridIndex.open`.
+    """
+    from bge_m3_integrations.stores.edge.missing import as_folder, no_index
+
+    place = as_folder(path)
+    if holds_index(place) or (choices.create and engine is not None):
+        return open_store(place, engine, choices)
+    if choices.create:
+        raise InputError(
+            f"a new index in {place} needs an engine, which its numbers are to come from: "
+            "HybridIndex.open(path, BGEM3(...), create=True)"
+        )
+    if engine is None or choices.create is False:
+        raise no_index(place)
+    return engine, NotBegun(place, engine, choices)
+
+
+def holds_index(path: str | Path) -> bool:
+    """Whether a folder says that it is an index.
+
+    Args:
+        path: The folder, which need not exist.
+
+    Returns:
+        Whether its manifest is there.
+
+    Raises:
+        StoreError: It is a file, or holds a manifest that is none of ours.
+    """
+    from bge_m3_integrations.stores.edge.manifest import Manifest
+    from bge_m3_integrations.stores.edge.missing import as_folder
+
+    return Manifest.read(as_folder(path)) is not None
+
+
+def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation | None:
+    """Check a folder that will be opened later, and keep other processes from it until then.
+
+    It is cheap: neither torch nor the search engine is imported, and no weights are read.
+
+    Args:
+        path: The folder.
+        engine: What will encode; None is the model that made the index.
+        choices: How it will be opened.
+
+    Returns:
+        Holds the folder; None where no index has begun there yet.
+
+    Raises:
+        StoreError: No index is there and none may begin, another process holds it, or it is
+            another index than is asked for.
+        InputError: See `Choices`.
+    """
+    from bge_m3_integrations.stores.edge.folder import check_place
+    from bge_m3_integrations.stores.edge.manifest import Manifest
+    from bge_m3_integrations.stores.edge.missing import no_index
+    from bge_m3_integrations.stores.edge.reserving import Reservation
+
+    held = Manifest.read(path)
+    if held is not None:
+        choices.wanted(engine).check(held, path)
+        return Reservation(path)
+    if engine is None or choices.create is False:
+        raise no_index(path)
+    check_place(path)
+    return None
+
+
+def open_store(
+    path: Path, engine: BGEM3 | None, choices: Choices
+) -> tuple[BGEM3, EdgeStore | ApartStore]:
+    """Open a folder's store for an engine, now.
+
+    Args:
+        path: The folder.
+        engine: None is the model that made the index.
+        choices: How; an index begins unless `create` is False.
 
     Returns:
         The engine, made from the manifest where none was given, and the store.
@@ -56,35 +245,56 @@ def open_store(
         StoreError: See `EdgeStore.open`; also an index whose model cannot be loaded by name.
         InputError: The engine lacks a mode.
     """
-    from bge_m3_integrations.stores.edge import REENCODE, ApartStore, EdgeStore, Manifest
+    from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, Manifest
 
-    held = Manifest.read(Path(path))
+    held = Manifest.read(path)
     engine = _engine_of(held, path) if engine is None else engine
-    wanted = None if modes is None else as_modes(modes)
-    if held is None:
-        wanted = wanted or engine.modes & ALL_MODES
-    if missing := (wanted or frozenset()) - engine.modes:
-        raise InputError(
-            f"an index by {ordered_modes(wanted or ())} needs {ordered_modes(missing)}, which the "
-            f"engine lacks: it has {ordered_modes(engine.modes)}"
+    # before the model's files are read, which may take minutes
+    reservation = None if held is None else reserve(path, engine, choices)
+    try:
+        wanted = _wanted(engine, choices, held=held)
+        apart = ApartStore.is_open(path) or (choices.apart and not EdgeStore.is_open(path))
+        return engine, (ApartStore if apart else EdgeStore).open(
+            path,
+            create=choices.create is not False,
+            **{field.name: getattr(wanted, field.name) for field in fields(wanted)},
         )
-    keeps = colbert != REENCODE and (wanted is None or "colbert" in wanted)
+    finally:
+        if reservation is not None:
+            reservation.release()
+
+
+def _wanted(
+    engine: BGEM3, choices: Choices, *, held: Manifest | None, fingerprint: bool = True
+) -> Wanted:
+    """What an index must hold to be searched by an engine; reads the model's files."""
+    from bge_m3_integrations.stores.edge.manifest import REENCODE
+
+    modes = None if choices.modes is None else as_modes(choices.modes)
+    if held is None:
+        modes = modes or engine.modes & ALL_MODES
+    _check_modes(engine, replace(choices, modes=modes))
+    keeps = choices.colbert != REENCODE and (modes is None or "colbert" in modes)
     encoder = engine.encoder
-    apart = ApartStore.is_open(path) or (apart and not EdgeStore.is_open(path))
-    return engine, (ApartStore if apart else EdgeStore).open(
-        path,
-        modes=wanted,
-        dim=encoder.dim if wanted is None or "dense" in wanted else None,
+    return replace(
+        choices.wanted(),
+        modes=modes,
+        dim=encoder.dim if modes is None or "dense" in modes else None,
         colbert_dim=encoder.colbert_dim if keeps else None,
-        colbert=colbert,
-        pooling=pooling,
-        filter_fields=filter_fields,
-        encoder=note_of(engine),
-        other_dtype=other_dtype,
+        encoder=note_of(engine, fingerprint=fingerprint),
     )
 
 
-def copy_to_folder(index: HybridIndex, path: Path, *, colbert: str) -> None:
+def _check_modes(engine: BGEM3, choices: Choices) -> None:
+    wanted = frozenset[Mode]() if choices.modes is None else as_modes(choices.modes)
+    if missing := wanted - engine.modes:
+        raise InputError(
+            f"an index by {ordered_modes(wanted)} needs {ordered_modes(missing)}, which the "
+            f"engine lacks: it has {ordered_modes(engine.modes)}"
+        )
+
+
+def copy_to_folder(index: HybridIndex, path: str | Path, *, colbert: str) -> None:
     """Copy an index's numbers into a new folder; see `HybridIndex.copy_to`.
 
     Args:
@@ -102,17 +312,15 @@ def copy_to_folder(index: HybridIndex, path: Path, *, colbert: str) -> None:
             f"{ordered_modes(lacking)} back as numbers; copy its folder by backup()"
         )
     from bge_m3_integrations.stores.edge.home import making
+    from bge_m3_integrations.stores.edge.missing import as_folder
 
-    with making(path) as place:
-        _, store = open_store(
-            place,
-            index.engine,
+    with making(as_folder(path)) as place:
+        choices = Choices(
             modes=index.modes,
             colbert=colbert if "colbert" in index.modes else None,
             pooling=index.pooling,
-            filter_fields=None,
-            other_dtype=False,
         )
+        _, store = open_store(place, index.engine, choices)
         try:
             _copy(index, store, kept)
         finally:
@@ -153,13 +361,21 @@ def _with_numbers(
     return None
 
 
-def note_of(engine: BGEM3) -> EncoderNote:
-    """What a manifest keeps of an engine; reads every weight file of a checkpoint once."""
+def note_of(engine: BGEM3, *, fingerprint: bool = True) -> EncoderNote:
+    """What a manifest keeps of an engine.
+
+    Args:
+        engine: Any.
+        fingerprint: Reads every weight file of a checkpoint once; else it is left out.
+
+    Returns:
+        The note.
+    """
     from bge_m3_integrations.stores.edge import EncoderNote
 
     options = engine.options
     return EncoderNote(
-        fingerprint=engine.fingerprint,
+        fingerprint=engine.fingerprint if fingerprint else "",
         model=None if engine.over_encoder else _place_of(engine.name),
         revision=options["revision"],
         dtype=None if engine.over_encoder else options["dtype"],
@@ -178,9 +394,11 @@ def _place_of(model: str) -> str:
     return str(folder.resolve()) if folder.is_dir() else model
 
 
-def _engine_of(held: Manifest | None, path: str | Path) -> BGEM3:
+def _engine_of(held: Manifest | None, path: Path) -> BGEM3:
+    from bge_m3_integrations.stores.edge.missing import no_index
+
     if held is None:
-        return BGEM3()
+        raise no_index(path)
     note = held.encoder
     if note is None or note.model is None:
         raise StoreError(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_m3_integrations import __version__
+from bge_m3_integrations.checks import as_path
 from bge_m3_integrations.compat.conversions import five_scores
 from bge_m3_integrations.encoders.wrapper import innermost
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
@@ -236,7 +237,7 @@ def write_report(report: Report, path: str | Path) -> None:
     Raises:
         InputError: The file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path, name="out")
     text = json.dumps({"passed": report.passed, **asdict(report)}, indent=2, ensure_ascii=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

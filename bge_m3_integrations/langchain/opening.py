@@ -6,24 +6,29 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from langchain_core.embeddings import Embeddings
 
-from bge_m3_integrations.checks import chunks, whole
+from bge_m3_integrations.checks import chunks
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
 from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder, encoder_of, fingerprint_of
+from bge_m3_integrations.opening import (
+    COLBERT_KINDS,  # noqa: F401 - it has long been here
+    holds_index,
+    reserve,
+)
+from bge_m3_integrations.opening import Choices as FolderChoices
 from bge_m3_integrations.stores.base import Store
+from bge_m3_integrations.stores.edge.missing import as_folder, no_index
 from bge_m3_integrations.types import Modes, Record
 
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import EncoderNote
-
-COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
-"""What a folder's store takes, which is not asked: it would be imported by every constructor."""
+    from bge_m3_integrations.stores.edge.reserving import Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Choices:
         filter_fields: Metadata paths that a folder's filters are to be fast on.
         other_dtype: Let int8 numbers meet float ones.
         apart: Search a folder in a process of its own.
+        create: Whether an index may begin in a folder.
 
     Raises:
         InputError: One of them cannot be meant, whatever the index.
@@ -52,22 +58,36 @@ class Choices:
     filter_fields: Sequence[str] | None = None
     other_dtype: bool = False
     apart: bool = False
+    create: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.colbert is not None and self.colbert not in COLBERT_KINDS:
-            raise InputError(f"colbert={self.colbert!r} is not one of {list(COLBERT_KINDS)}")
-        if self.pooling is not None:
-            whole("pooling", self.pooling)
+        _ = self.of_folder  # it checks them
+
+    @property
+    def of_folder(self) -> FolderChoices:
+        """Those of an index in a folder."""
+        return FolderChoices(
+            modes=self.modes,
+            colbert=self.colbert,
+            pooling=self.pooling,
+            filter_fields=self.filter_fields,
+            other_dtype=self.other_dtype,
+            apart=self.apart,
+            create=self.create,
+        )
 
     @property
     def made(self) -> list[str]:
         """The names of those that were made."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}
-        return [name for name, value in held.items() if value is not None and value is not False]
+        usual = {f.name: f.default for f in fields(self)}
+        return [name for name, value in held.items() if value is not usual[name]]
 
 
 class Opening:
     """Opens an index once; thread-safe.
+
+    A folder that holds an index is checked and reserved at once, and opened when it is needed.
 
     Args:
         embedding: What encodes: an engine, an adapter over one, or any LangChain `Embeddings`.
@@ -77,6 +97,7 @@ class Opening:
 
     Raises:
         InputError: The arguments contradict each other, or there are none.
+        StoreError: The folder cannot be used, or another process holds it.
     """
 
     def __init__(
@@ -89,7 +110,9 @@ class Opening:
     ) -> None:
         self._engine = _engine_of(embedding, embedding_id)
         _check(self._engine, index, choices)
+        self._folder = None if choices.path is None else as_folder(choices.path)
         self._index, self._choices = index, choices
+        self._reserved = self._reservation()
         self._ours = index is None
         self._closed = False
         self._lock = threading.Lock()
@@ -103,7 +126,14 @@ class Opening:
         """The index; None before the first document of a new folder of foreign vectors.
 
         Its width is written down with the folder, and only the first vectors tell it.
+
+        Raises:
+            StoreError: The folder holds no index, and nobody has asked for a new one.
         """
+        return self._opened([], begun=True)
+
+    def held(self) -> HybridIndex | None:
+        """See `opened`; a folder that holds no index yet is fine."""
         return self._opened([])
 
     def opened_for(self, records: Sequence[Record], *, batch_size: int) -> HybridIndex:
@@ -134,26 +164,32 @@ class Opening:
                 self._closed = True
                 if self._index is not None:
                     self._index.close()
+                if self._reserved is not None:
+                    self._reserved.release()
 
-    def _opened(self, records: Sequence[Record], batch_size: int = 1) -> HybridIndex | None:
+    def _opened(
+        self, records: Sequence[Record], batch_size: int = 1, *, begun: bool = False
+    ) -> HybridIndex | None:
         with self._lock:
             if self._closed:
                 raise StoreError("this vector store is closed; make a new one")
+            if begun:
+                self._check_begun()
             if self._index is None:
                 self._index = self._open(records, batch_size)
             return self._index
 
     def _open(self, records: Sequence[Record], batch_size: int) -> HybridIndex | None:
-        made, engine = self._choices, self._engine
-        if made.path is None:
+        made, engine, folder = self._choices, self._engine, self._folder
+        if folder is None:
             assert engine is not None
             pooling = 1 if made.pooling is None else made.pooling
             return HybridIndex(engine, made.store, modes=made.modes, pooling=pooling)
         foreign = None if engine is None else encoder_of(engine)
-        if foreign is not None and not _has_width(foreign, Path(made.path), records, batch_size):
+        if foreign is not None and not _has_width(foreign, folder, records, batch_size):
             return None
         return HybridIndex.open(
-            made.path,
+            folder,
             engine,
             modes=made.modes,
             colbert=made.colbert,
@@ -161,7 +197,21 @@ class Opening:
             filter_fields=made.filter_fields,
             other_dtype=made.other_dtype,
             apart=made.apart,
+            create=made.create,
         )
+
+    def _check_begun(self) -> None:
+        """Refuse a search where there is nothing, before the model's files are read."""
+        folder = self._folder
+        if folder is None or self._index is not None or self._choices.create:
+            return
+        if not holds_index(folder):
+            raise no_index(folder)
+
+    def _reservation(self) -> Reservation | None:
+        if self._folder is None:
+            return None
+        return reserve(self._folder, self._engine, self._choices.of_folder)
 
 
 def _has_width(
@@ -226,6 +276,6 @@ def _check(engine: BGEM3 | None, index: HybridIndex | None, choices: Choices) ->
         raise InputError("give an embedding, such as BGEM3(), or index=, or the path of an index")
     if choices.path is not None and choices.store is not None:
         raise InputError("path and store are two places to keep documents; give one of them")
-    needs = {"apart", "colbert", "filter_fields", "other_dtype"} & set(made)
+    needs = {"apart", "colbert", "create", "filter_fields", "other_dtype"} & set(made)
     if choices.path is None and needs:
         raise InputError(f"{sorted(needs)} are for an index in a folder; give path= too")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.opening import Choices, reserve
+from bge_m3_integrations.stores.edge.missing import as_folder, no_index
 
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import EncoderNote
@@ -17,12 +19,16 @@ class Source:
     """An index that was given, or one in a folder that is opened when it is first used.
 
     All copies of a retriever share it, so that what is configured anew for each call opens nothing
-    again. Two are equal that stand for one folder, or for one index in memory.
+    again. A folder is checked and reserved at once. Two are equal that stand for one folder, or for
+    one index in memory.
 
     Args:
         index: The index; None for one in a folder.
         folder: The folder.
         role: Under which the engine is told what is needed of it.
+
+    Raises:
+        StoreError: The folder holds no index, or another process holds it.
     """
 
     def __init__(
@@ -30,6 +36,7 @@ class Source:
     ) -> None:
         self._held = index
         self._folder = folder
+        self._reserved = None if folder is None else reserve(folder, None, Choices())
         self._role = role
         self._lock = threading.Lock()
         self.ready: HybridIndex | None = None
@@ -53,7 +60,7 @@ class Source:
         if isinstance(value, HybridIndex):
             return cls(value, role=role)
         if isinstance(value, str | Path):
-            return cls(folder=Path(value).resolve(), role=role)
+            return cls(folder=as_folder(value, name="index"), role=role)
         raise InputError(
             f"index must be a HybridIndex or the folder of one, not {type(value).__name__} "
             f"{value!r}"
@@ -106,6 +113,8 @@ class Source:
         return path if note is None or note.query_instruction == mine else None
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._reserved is not None:  # it goes where it will be opened
+            self._reserved.release()
         if self.written is None:
             raise InputError(
                 "a retriever over an index in memory, or over an engine with another query "
@@ -138,8 +147,8 @@ def _note(folder: Path) -> EncoderNote | None:
     from bge_m3_integrations.stores.edge import Manifest
 
     held = Manifest.read(folder)
-    if held is None:  # else an empty index would begin there
-        raise StoreError(f"there is no index in {folder}; make one with HybridIndex.open")
+    if held is None:
+        raise no_index(folder)
     return held.encoder
 
 

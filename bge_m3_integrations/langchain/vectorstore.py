@@ -58,9 +58,9 @@ class BGEM3VectorStore(SearchingStore):
     """Keeps documents and finds them by dense, sparse and ColBERT scores, weighed into one.
 
     `BGEM3VectorStore(engine)` is in memory, `BGEM3VectorStore(engine, path="my_index")` in a
-    folder, `BGEM3VectorStore(index=index)` over an index that you hold. A folder is opened when it
-    is first needed. One forward pass per text, also for all three modes. With another model's
-    LangChain `Embeddings` it is a dense store.
+    folder, `BGEM3VectorStore(index=index)` over an index that you hold. A folder is checked and
+    reserved now, and opened when it is first needed. One forward pass per text, also for all three
+    modes. With another model's LangChain `Embeddings` it is a dense store.
 
     Every search by text takes the keywords `filter`, `weights`, `candidates` and `fusion`, which
     stand in place of the store's own for one call, and `score_threshold`, below which hits are left
@@ -84,6 +84,9 @@ class BGEM3VectorStore(SearchingStore):
         filter_fields: Metadata paths that filters in a folder are to be fast on.
         other_dtype: Let an engine in int8 search a folder made in float, or the reverse.
         apart: Search a folder in a process of its own, so that no thread of this one waits for it.
+        create: What happens where a folder holds no index. None begins one with the first document,
+            and until then a search is an error; True lets searches find nothing; False is an error
+            now.
         embedding_id: Names the model of a foreign `Embeddings`; a folder that was made by another
             one is refused. None is its class, its width, and what it states as its model.
         weights: How much each mode counts; None is the default preset.
@@ -92,6 +95,8 @@ class BGEM3VectorStore(SearchingStore):
 
     Raises:
         InputError: The arguments contradict each other, or there are none.
+        StoreError: The folder cannot be used, another process holds it, or it is another index
+            than is asked for.
     """
 
     def __init__(
@@ -108,13 +113,16 @@ class BGEM3VectorStore(SearchingStore):
         filter_fields: Sequence[str] | None = None,
         other_dtype: bool = False,
         apart: bool = False,
+        create: bool | None = None,
         embedding_id: str | None = None,
         weights: WeightsLike | None = None,
         candidates: Mapping[Mode, int] | None = None,
         fusion: FusionLike | None = None,
     ) -> None:
         kept = None if modes is None else as_modes(modes)
-        choices = Choices(path, store, kept, colbert, pooling, filter_fields, other_dtype, apart)
+        choices = Choices(
+            path, store, kept, colbert, pooling, filter_fields, other_dtype, apart, create
+        )
         encodes, held = _parted(embedding, engine, index)
         self._opening = Opening(encodes, held, choices, embedding_id=embedding_id)
         self._ranking = Ranking(
@@ -231,7 +239,7 @@ class BGEM3VectorStore(SearchingStore):
         Raises:
             InputError: A new folder of foreign vectors has no document yet, so no width either.
         """
-        index = self._index()
+        index = self._declared(self._opening.held())
         if index is None:
             raise InputError(
                 "this folder becomes an index with its first document, which tells the width of "
@@ -428,7 +436,10 @@ class BGEM3VectorStore(SearchingStore):
 
     def _index(self) -> HybridIndex | None:
         """The index; None before the first document of a new folder of foreign vectors."""
-        index = self._opening.opened()
+        return self._declared(self._opening.opened())
+
+    def _declared(self, index: HybridIndex | None) -> HybridIndex | None:
+        """Tell the engine what will be asked of it."""
         if index is not None and self._ready is None:
             # not in the constructor: the modes may come from the model's files
             kept = index.modes & index.store.capabilities.score

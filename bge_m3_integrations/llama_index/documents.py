@@ -24,6 +24,7 @@ from bge_m3_integrations.llama_index.origins import (
     origins_of,
 )
 from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
+from bge_m3_integrations.opening import NotBegun
 
 
 class DocumentIndex(VectorStoreIndex):
@@ -116,6 +117,8 @@ class DocumentIndex(VectorStoreIndex):
         The document store alone would be wrong after a process that ended before `persist`, and
         after an insertion that was cut off.
         """
+        if isinstance(self.vector_store.index.store, NotBegun):
+            return
         held = held_of(self.vector_store.records(of_documents([d.id_ for d in documents])))
         for document in documents:
             noted = self._docstore.get_document_hash(document.id_)

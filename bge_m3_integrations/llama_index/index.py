@@ -29,6 +29,7 @@ from bge_m3_integrations.llama_index.contexts import (
 from bge_m3_integrations.llama_index.documents import DocumentIndex
 from bge_m3_integrations.llama_index.embedding import BGEM3Embedding
 from bge_m3_integrations.llama_index.nodes import copied, with_text
+from bge_m3_integrations.llama_index.persisting import local
 from bge_m3_integrations.llama_index.retriever import BGEM3Retriever, RetrieverOptions
 from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 
@@ -192,11 +193,12 @@ class BGEM3Index(DocumentIndex):
         try:
             store = BGEM3VectorStore.from_persist_dir(persist_dir, engine=engine)
         except StoreError as error:
-            if (Path(persist_dir) / _OLD_FILE).exists():
+            if (local(persist_dir, None) / _OLD_FILE).exists():
                 raise StoreError(f"{persist_dir} holds {_OLD_FILE}: {_OLD}") from error
             raise
         try:
-            context = StorageContext.from_defaults(persist_dir=str(persist_dir), vector_store=store)
+            folder = str(local(persist_dir, None))
+            context = StorageContext.from_defaults(persist_dir=folder, vector_store=store)
             struct = struct_of(context, index_id, persist_dir)
             return cls(index_struct=struct, storage_context=context, **options)
         except BaseException:
@@ -271,7 +273,7 @@ class BGEM3Index(DocumentIndex):
         Args:
             persist_dir: The folder; see `BGEM3VectorStore.persist` for what is written.
         """
-        self._storage_context.persist(persist_dir=persist_dir)
+        self._storage_context.persist(persist_dir=local(persist_dir, None))
 
     def close(self) -> None:
         """Close the index below, which gives its folder free."""

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from bge_m3_integrations.checks import as_path
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
@@ -131,7 +132,7 @@ def opened(path: Path, engine: BGEM3 | None) -> tuple[HybridIndex, Mapping[str, 
     pointer = Pointer.read(path)
     if not pointer.folder.is_dir():
         raise StoreError(f"{path} names the index in {pointer.folder}, which is not there")
-    return HybridIndex.open(pointer.folder, engine), pointer.options
+    return HybridIndex.open(pointer.folder, engine, create=False), pointer.options
 
 
 def local(path: str | Path, fs: object) -> Path:
@@ -154,4 +155,4 @@ def local(path: str | Path, fs: object) -> Path:
             f"an index in a folder needs a local disk, not {sorted(names)}; persist it locally and "
             "copy the folder"
         )
-    return Path(path)
+    return as_path(path, name="persist_path")

@@ -4,7 +4,6 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any, Self
 
@@ -16,7 +15,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
-from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index._options import (
     EngineOptions,
@@ -25,7 +24,10 @@ from bge_m3_integrations.llama_index._options import (
     new_engine,
 )
 from bge_m3_integrations.llama_index.nodes import embedded_text, fresh, with_score_metadata
+from bge_m3_integrations.opening import Choices, reserve
 from bge_m3_integrations.reranking import Given, ranked_batch
+from bge_m3_integrations.stores.edge.missing import as_folder
+from bge_m3_integrations.stores.edge.reserving import Reservation
 from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
 
 ROLE = "llama_index.reranker"
@@ -84,6 +86,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     )
 
     _index: HybridIndex | None = PrivateAttr(default=None)
+    _reserved: Reservation | None = PrivateAttr(default=None)
 
     def __init__(
         self, *, engine: BGEM3 | None = None, index: HybridIndex | None = None, **fields: Any
@@ -93,6 +96,9 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         super().__init__(**engine_fields(engine, fields, model="model"))
         self._engine = new_engine(self, self.model) if engine is None else engine
         self._index = index
+        if index is None and self.index_path is not None:
+            folder = as_folder(self.index_path, name="index_path")
+            self._reserved = reserve(folder, self._engine, Choices(create=False))
         modes = ALL_MODES if self.weights is None else self.weights.modes
         self._engine.declare(ROLE, query=modes)
 
@@ -111,7 +117,9 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         """
         if self._index is None and self.index_path is not None:
             with _opening:
-                self._index = self._index or _opened(self.index_path, self._engine)
+                self._index = self._index or HybridIndex.open(
+                    self.index_path, self._engine, create=False
+                )
         return self._index
 
     def rerank_batch(
@@ -152,6 +160,9 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
             )
         bare = self.model_copy()
         bare._index = None  # opened again
+        if bare._reserved is not None:  # it goes where it will be opened
+            bare._reserved.release()
+            bare._reserved = None
         return EngineOptions.__getstate__(bare)
 
     def _postprocess_nodes(
@@ -235,12 +246,6 @@ def _engine_of(index: HybridIndex, engine: BGEM3 | None) -> BGEM3:
             "the index alone"
         )
     return index.engine
-
-
-def _opened(path: str, engine: BGEM3) -> HybridIndex:
-    if not Path(path).is_dir():  # opening would begin a new index
-        raise StoreError(f"index_path {path!r} is no folder; give the folder of an index")
-    return HybridIndex.open(path, engine)
 
 
 def _with_path(index: HybridIndex, fields: dict[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ from bge_m3_integrations.llama_index.querying import (
     encoded,
     read_query,
 )
+from bge_m3_integrations.opening import NotBegun
 from bge_m3_integrations.types import Mode, Modes, Record, Weights, WeightsLike
 
 ROLE = "llama_index.vector_store"
@@ -344,7 +345,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         engine: BGEM3 | None = None,
     ) -> Self:
         """Open what `StorageContext.persist` wrote; see `from_persist_path`."""
-        path = Path(persist_dir) / f"{namespace}__{DEFAULT_PERSIST_FNAME}"
+        path = local(persist_dir, None) / f"{namespace}__{DEFAULT_PERSIST_FNAME}"
         return cls.from_persist_path(path, fs, engine=engine)
 
     @model_serializer(mode="wrap")
@@ -380,7 +381,9 @@ class BGEM3VectorStore(BasePydanticVectorStore):
                 "this store was over an index in memory, which fields cannot bring back; give it: "
                 "from_dict(data, index=...), or persist it"
             )
-        return cls(HybridIndex.open(path, engine) if index is None else index, **fields)
+        return cls(
+            HybridIndex.open(path, engine, create=False) if index is None else index, **fields
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         raise InputError(
@@ -389,6 +392,8 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         )
 
     def _asked(self, query: VectorStoreQuery, given: Mapping[str, Any]) -> Asked:
+        if isinstance(self._index.store, NotBegun):  # no model is read in vain
+            raise self._index.store.error()
         usual = Usual(self.weights, self.candidates)
         return read_query(query, QueryOptions.read(given), usual, self._index)
 

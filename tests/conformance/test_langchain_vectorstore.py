@@ -32,19 +32,21 @@ class TestVectorStoreEdgeHybrid(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:
         engine = BGEM3(FakeEncoder())
-        with BGEM3VectorStore(engine, path=tmp_path, modes=["dense", "sparse"]) as store:
+        with BGEM3VectorStore(
+            engine, path=tmp_path, create=True, modes=["dense", "sparse"]
+        ) as store:
             yield store
 
 
 class TestVectorStoreEdgeColbert(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:
-        with BGEM3VectorStore(BGEM3(FakeEncoder()), path=tmp_path) as store:
+        with BGEM3VectorStore(BGEM3(FakeEncoder()), path=tmp_path, create=True) as store:
             yield store
 
 
 class TestVectorStoreEdgeForeign(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:
-        with BGEM3VectorStore(self.get_embeddings(), path=tmp_path) as store:
+        with BGEM3VectorStore(self.get_embeddings(), path=tmp_path, create=True) as store:
             yield store

@@ -22,6 +22,7 @@ from bge_m3_integrations.llama_index.conformance import (
     SparseEmbeddingConformance,
 )
 from bge_m3_integrations.llama_index.conformance_store import VectorStoreConformance
+from bge_m3_integrations.testing import FakeEncoder
 
 
 class TestLlamaIndexEmbedding(EmbeddingConformance):
@@ -41,12 +42,17 @@ class TestLlamaIndexSparseEmbedding(SparseEmbeddingConformance):
 
 
 class TestLlamaIndexReranker(RerankerConformance):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path / "index"
+        HybridIndex.open(self.folder, BGEM3(FakeEncoder()), create=True).close()
+
     def make(self, engine: BGEM3) -> BGEM3Reranker:
         return BGEM3Reranker(engine=engine, top_n=2)
 
     def named(self) -> BGEM3Reranker:
         return BGEM3Reranker(
-            model="some/model", weights="keyword", top_n=None, index_path="some/folder"
+            model="some/model", weights="keyword", top_n=None, index_path=self.folder
         )
 
 

@@ -108,7 +108,7 @@ def test_a_models_folder_is_found_again_from_another_place(
     folder: Path, xlm_roberta: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(xlm_roberta.parent)
-    HybridIndex.open(folder, BGEM3(f"./{xlm_roberta.name}", device="cpu")).close()
+    HybridIndex.open(folder, BGEM3(f"./{xlm_roberta.name}", device="cpu"), create=True).close()
     monkeypatch.chdir(folder)
     with HybridIndex.open(folder) as again:
         assert again.engine.name == str(xlm_roberta.resolve())

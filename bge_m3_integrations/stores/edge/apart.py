@@ -19,6 +19,7 @@ from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.edge.host import Call
 from bge_m3_integrations.stores.edge.hosting import Hosting
 from bge_m3_integrations.stores.edge.manifest import Manifest
+from bge_m3_integrations.stores.edge.missing import as_folder
 from bge_m3_integrations.stores.edge.opened import Opened, Places
 from bge_m3_integrations.stores.edge.plain import (
     plain_filter,
@@ -27,6 +28,7 @@ from bge_m3_integrations.stores.edge.plain import (
     plain_texts,
 )
 from bge_m3_integrations.stores.edge.points import body_of
+from bge_m3_integrations.stores.edge.reserving import give_up
 from bge_m3_integrations.stores.edge.store import capabilities_of
 from bge_m3_integrations.stores.shown import parts_of
 from bge_m3_integrations.types import (
@@ -74,7 +76,7 @@ class ApartStore:
             StoreError: See `EdgeStore.open`; also where the process cannot be started.
             InputError: See `EdgeStore.open`.
         """
-        place = Path(path).resolve()
+        place = as_folder(path)
         if options.get("filter_fields") is not None:
             options["filter_fields"] = plain_ids(options["filter_fields"])
         asked = Call("open", options=options)
@@ -84,6 +86,7 @@ class ApartStore:
                 held._hosting.ask(asked)
                 held._handles += 1
                 return held
+            give_up(place)
             hosting = Hosting(place)
             try:
                 manifest, _ = hosting.ask(asked)
@@ -96,7 +99,7 @@ class ApartStore:
     @staticmethod
     def is_open(path: str | Path) -> bool:
         """Whether this process has the folder's index open in a process of its own."""
-        return Path(path).resolve() in _OPENED.at
+        return as_folder(path) in _OPENED.at
 
     @property
     def path(self) -> Path:
@@ -208,7 +211,7 @@ class ApartStore:
 
     def backup(self, path: str | Path) -> None:
         """See `EdgeStore.backup`."""
-        self._ask("backup", Path(path).resolve())
+        self._ask("backup", as_folder(path))
 
     def close(self) -> None:
         """See `Store.close`: the last of its users' handles closes it, and ends the process."""

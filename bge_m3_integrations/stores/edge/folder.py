@@ -7,6 +7,8 @@ of a crash is ever deleted, and only once the index is open: see `UNNAMED`.
 
 from __future__ import annotations
 
+import errno
+import inspect
 import json
 import os
 import re
@@ -22,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.manifest import NAME, Manifest, sync_folder
+from bge_m3_integrations.stores.edge.missing import no_locks, unwritable
 from bge_m3_integrations.stores.edge.opened import check_own
 
 _OURS = frozenset({"lock", "holder.json", f"{NAME}.new"})
@@ -40,6 +43,12 @@ _SLACK = 96 << 20
 """Bytes that stay free: the engine's log grows by 32 MiB at a time, two of them at most."""
 
 
+_NATIVE: dict[str, Any] = (
+    {"fallback_to_soft": False}
+    if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters
+    else {}
+)
+"""A file that stands for a lock would outlive a killed process: newer versions make one unasked."""
 _LAST_CALLS = 10.0
 """Seconds that a process has to end whose caller is gone: it finishes what it does, and flushes."""
 
@@ -60,7 +69,7 @@ class Folder:
         self.path, self._pid = path, os.getpid()
         _make(path)
         _check_ours(path)
-        self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
+        self._lock = FileLock(path / "lock", timeout=0, thread_local=False, **_NATIVE)
         self._take()
 
     def _take(self) -> None:
@@ -68,19 +77,21 @@ class Folder:
         try:
             self._lock.acquire(timeout=_LAST_CALLS if _is_orphan(holder) else 0)
         except Timeout as error:
+            if (refused := no_locks(self.path / "lock")) is not None:
+                raise unwritable(self.path, refused) from error
             raise StoreError(
                 f"the index in {self.path} is in use by {_holder(holder)}; an index belongs to "
                 "one process at a time: close it there, or serve it from there"
             ) from error
-        except (OSError, NotImplementedError) as error:  # the latter: no locks on this filesystem
-            raise _unwritable(self.path, error) from error
+        except (OSError, NotImplementedError) as error:
+            raise unwritable(self.path, error) from error
         try:
             mine: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
             mine |= {"since": _now(), "for": self.caller}
             holder.write_text(json.dumps(mine), encoding="utf-8")
         except OSError as error:
             self._lock.release()
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
 
     @property
     def inherited(self) -> bool:
@@ -185,6 +196,27 @@ def check_room(path: Path, bytes_needed: int, what: str) -> None:
         )
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place where no index could begin, before anything is made.
+
+    Args:
+        path: A folder, or where it is to be made.
+
+    Raises:
+        StoreError: Something else is in the way, or the place cannot be written to.
+    """
+    try:
+        there = next(parent for parent in (path, *path.parents) if parent.exists())
+    except OSError as error:  # a name that is too long; a folder that may not be looked into
+        raise unwritable(path, error) from error
+    if not there.is_dir():
+        raise StoreError(f"{there} is a file; an index needs a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise unwritable(path, _refusal(there))
+    if there == path:
+        _check_ours(path)
+
+
 def check_empty(path: Path) -> None:
     """Make a folder where there is none; raise `StoreError` for one that holds something."""
     _make(path)
@@ -235,7 +267,7 @@ def _make(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _check_ours(path: Path) -> None:
@@ -253,11 +285,11 @@ def _check_ours(path: Path) -> None:
         )
 
 
-def _unwritable(path: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"{path} cannot be written to ({getattr(error, 'strerror', None) or error}); an index "
-        "needs a writable folder, also for searching"
-    )
+def _refusal(folder: Path) -> OSError:
+    read_only = getattr(os, "ST_RDONLY", 0)
+    if read_only and os.statvfs(folder).f_flag & read_only:
+        return OSError(errno.EROFS, os.strerror(errno.EROFS))
+    return PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _holder(file: Path) -> str:
@@ -268,6 +300,23 @@ def _holder(file: Path) -> str:
         return f"process {held['pid']}{caller} {place}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def is_held_for(path: Path, pid: int) -> bool:
+    """Whether a folder that is in use is so by a process, or by one that works for it.
+
+    Args:
+        path: A folder that somebody holds.
+        pid: The process, of this machine.
+
+    Returns:
+        What its holder has written down.
+    """
+    try:
+        held = json.loads((path / "holder.json").read_text(encoding="utf-8"))
+        return held["host"] == socket.gethostname() and pid in {held["pid"], held.get("for")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _is_orphan(file: Path) -> bool:

@@ -24,6 +24,8 @@ from bge_m3_integrations.stores.edge.manifest import (
     shard_name,
     sync_folder,
 )
+from bge_m3_integrations.stores.edge.missing import as_folder, no_index
+from bge_m3_integrations.stores.edge.reserving import handed_over
 from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES, Layout, Shard, sync_files
 from bge_m3_integrations.types import Mode, Modes, as_modes, ordered_modes
 
@@ -34,12 +36,13 @@ _EMPTY = 100 << 20
 """Bytes of an empty shard, its log above all."""
 
 
-def open_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
+def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Manifest, Shard]:
     """Take hold of a folder and load its shard, a new one if there is none.
 
     Args:
         path: The folder.
         wanted: What it must hold.
+        create: Whether an index may begin there.
 
     Returns:
         Folder, manifest and shard.
@@ -49,8 +52,10 @@ def open_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
         InputError: See `EdgeStore.open`.
     """
     begun = Manifest.read(path)
-    new = _begun(wanted) if begun is None else None
-    folder = Folder(path)
+    if begun is None and not create:
+        raise no_index(path)
+    new = begun_by(wanted) if begun is None else None
+    folder = handed_over(path) or Folder(path)
     try:
         # again, now that nobody else changes it
         manifest = Manifest.read(path) or new
@@ -244,7 +249,7 @@ def _settle(place: Path, target: Path) -> None:
         raise
 
 
-def restore(backup: Path, target: Path) -> None:
+def restore(backup: str | Path, target: str | Path) -> None:
     """Copy a backup to where it is to be used; the backup stays as it is.
 
     Args:
@@ -255,21 +260,32 @@ def restore(backup: Path, target: Path) -> None:
         StoreError: The backup is none or in use, the target holds something, or the disk has no
             room.
     """
-    manifest = Manifest.read(backup)
+    source, place = as_folder(backup, name="backup"), as_folder(target)
+    manifest = Manifest.read(source)
     if manifest is None:
-        raise StoreError(f"{backup} is no backup of an index: it holds no manifest")
+        raise StoreError(f"{source} is no backup of an index: it holds no manifest")
     if not manifest.generation:
-        raise StoreError(f"{backup} is no backup: it is an index that was begun, without records")
-    folder = Folder(backup)
+        raise StoreError(f"{source} is no backup: it is an index that was begun, without records")
+    folder = Folder(source)
     try:
         folder.check_shards(manifest)
-        back_up(folder, manifest, target)
+        back_up(folder, manifest, place)
     finally:
         folder.release()
 
 
-def _begun(wanted: Wanted) -> Manifest:
-    """The manifest of a new index."""
+def begun_by(wanted: Wanted) -> Manifest:
+    """Make the manifest of a new index.
+
+    Args:
+        wanted: What it is to hold.
+
+    Returns:
+        A manifest, not written yet.
+
+    Raises:
+        InputError: A width is missing, or a value makes no sense.
+    """
     colbert = _usual(wanted.colbert_dim) if wanted.colbert is None else wanted.colbert
     if colbert not in {*COLBERT_TYPES, REENCODE}:
         raise InputError(f"colbert={colbert!r} is not one of {sorted({*COLBERT_TYPES, REENCODE})}")

@@ -15,7 +15,7 @@ NAME = "manifest.json"
 FORMAT = 1
 REENCODE = "reencode"
 """The kind that keeps no token vectors: candidates are encoded again when they are scored."""
-_KIND = "bge-m3-integrations index"
+KIND = "bge-m3-integrations index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class EncoderNote:
     """Which encoder made an index's numbers.
 
     Attributes:
-        fingerprint: See `Encoder.fingerprint`.
+        fingerprint: See `Encoder.fingerprint`; empty where it is not known yet.
         model: Folder or hub id, by which it can be loaded again.
         revision: Of the hub id.
         dtype: What it computed in.
@@ -73,7 +73,7 @@ class Manifest:
     generation: int = 0
     encoder: EncoderNote | None = None
     format: int = FORMAT
-    kind: str = _KIND
+    kind: str = KIND
 
     @property
     def shard(self) -> str:
@@ -137,7 +137,7 @@ class Manifest:
 
     @classmethod
     def _parsed(cls, held: Any, folder: Path) -> Self:
-        if not isinstance(held, dict) or held.get("kind") != _KIND:
+        if not isinstance(held, dict) or held.get("kind") != KIND:
             raise StoreError(f"{folder / NAME} is no manifest of ours; choose another folder")
         if held.get("format") != FORMAT:
             raise StoreError(
@@ -245,7 +245,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _check_encoder(mine: EncoderNote, its: EncoderNote, folder: Path, *, other_dtype: bool) -> None:
-    if mine.fingerprint != its.fingerprint:
+    if mine.fingerprint and mine.fingerprint != its.fingerprint:
         raise StoreError(
             f"the index in {folder} was made by {_described(its)}, but {_described(mine)} is to "
             "search it: their numbers cannot be compared; open it with its own model, or build "

@@ -33,6 +33,7 @@ from bge_m3_integrations.stores.edge.home import (
     switched,
 )
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
+from bge_m3_integrations.stores.edge.missing import as_folder
 from bge_m3_integrations.stores.edge.names import Names
 from bge_m3_integrations.stores.edge.opened import Opened
 from bge_m3_integrations.stores.edge.points import (
@@ -107,6 +108,7 @@ class EdgeStore:
         filter_fields: Sequence[str] | None = None,
         encoder: EncoderNote | None = None,
         other_dtype: bool = False,
+        create: bool = True,
     ) -> EdgeStore:
         """Open a folder's index, or begin one; a second `open` in this process shares the first.
 
@@ -127,33 +129,34 @@ class EdgeStore:
                 on other paths work and read every record.
             encoder: What makes the numbers; compared with what made those of an old index.
             other_dtype: Let int8 numbers meet float ones.
+            create: Begin an index where there is none.
 
         Returns:
             The store; `close` it as often as it was opened.
 
         Raises:
-            StoreError: Another process holds it, it is no index of ours, it contradicts what is
-                asked for, or the folder cannot be written.
+            StoreError: Another process holds it, it is no index of ours, or none at all and
+                `create` is False, it contradicts what is asked for, or it cannot be written.
             InputError: A new index lacks a width.
         """
         fields = None if filter_fields is None else tuple(sorted(id_list(filter_fields)))
         wanted = Wanted(
             modes, dim, colbert_dim, colbert, pooling, fields, encoder, other_dtype=other_dtype
         )
-        place = Path(path).resolve()
+        place = as_folder(path)
         with _OPENED.lock:
             if (held := _OPENED.at.get(place)) is not None:
                 wanted.check(held.manifest, place)
                 held._handles += 1
                 return held
-            _OPENED.at[place] = store = cls(*open_folder(place, wanted))
+            _OPENED.at[place] = store = cls(*open_folder(place, wanted, create=create))
             return store
 
     @staticmethod
     def is_open(path: str | Path) -> bool:
         """Whether this process has the folder's index open."""
         with _OPENED.lock:
-            return Path(path).resolve() in _OPENED.at
+            return as_folder(path) in _OPENED.at
 
     @property
     def path(self) -> Path:
@@ -421,7 +424,7 @@ class EdgeStore:
         """
         with self._changing() as shard:
             shard.flush()
-            back_up(self._folder, self._manifest, Path(path))
+            back_up(self._folder, self._manifest, as_folder(path))
 
     def close(self) -> None:
         """See `Store.close`: the last of its users' handles closes it.

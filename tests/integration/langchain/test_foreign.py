@@ -178,7 +178,7 @@ def test_every_text_is_embedded_once_also_the_first_of_a_new_folder(path: Path |
 async def test_before_the_first_document_everything_is_empty(tmp_path: Path) -> None:
     embeddings = Counted()
     path = tmp_path / "index"
-    with BGEM3VectorStore(embeddings, path=path) as store:
+    with BGEM3VectorStore(embeddings, path=path, create=True) as store:
         assert store.similarity_search("a") == []
         assert await store.asimilarity_search_with_score("a") == []
         assert store.similarity_search_by_vector([1.0, 2.0]) == []

@@ -63,7 +63,7 @@ def test_a_retriever_over_what_no_folder_says_says_what_to_make(
     assert copy.copy(made()[1]).k == copy.deepcopy(made()[1]).k == 4
     with pytest.raises(InputError, match=r"in memory.*cannot be pickled.*HybridIndex\.open\(path"):
         pickle.dumps(made()[1])
-    HybridIndex.open(tmp_path / "index", BGEM3(xlm_roberta, device="cpu")).close()
+    HybridIndex.open(tmp_path / "index", BGEM3(xlm_roberta, device="cpu"), create=True).close()
     engine = BGEM3(xlm_roberta, device="cpu", query_instruction="find: ")
     with (
         HybridIndex.open(tmp_path / "index", engine) as index,
@@ -76,7 +76,7 @@ def test_a_retriever_asks_elsewhere_with_the_instruction_that_its_index_was_made
     tmp_path: Path, xlm_roberta: Path
 ) -> None:
     engine = BGEM3(xlm_roberta, device="cpu", query_instruction="find: ", clean=True)
-    with HybridIndex.open(tmp_path / "index", engine) as index:
+    with HybridIndex.open(tmp_path / "index", engine, create=True) as index:
         pickled = pickle.dumps(BGEM3Retriever(index=index))
     retriever = pickle.loads(pickled)
     with retriever.index as again:

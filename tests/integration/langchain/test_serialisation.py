@@ -101,6 +101,8 @@ def test_a_folder_can_be_given_in_place_of_an_index(index: HybridIndex) -> None:
 
 
 def test_retrievers_over_other_folders_or_indexes_are_not_equal(tmp_path: Path) -> None:
+    for name in "ab":
+        HybridIndex.open(tmp_path / name, BGEM3(FakeEncoder()), create=True).close()
     assert BGEM3Retriever(index=tmp_path / "a") != BGEM3Retriever(index=tmp_path / "b")
     assert made()[1] != made()[1]
     _, retriever = made(filter=str.isalpha)
@@ -123,6 +125,7 @@ class Own:
     ids=lambda options: str(next(iter(options))),
 )
 def test_what_no_json_stands_for_is_not_implemented(tmp_path: Path, options: Any) -> None:
+    HybridIndex.open(tmp_path, BGEM3(FakeEncoder()), create=True).close()
     retriever = BGEM3Retriever(index=tmp_path, **options)
     assert dumpd(retriever)["type"] == "not_implemented"
     assert json.loads(dumps(retriever))["id"][-1] == "BGEM3Retriever"
@@ -136,7 +139,7 @@ def test_over_an_index_in_memory_it_is_not_implemented() -> None:
 def test_an_engine_that_asks_otherwise_than_the_folder_says_is_not_written(
     tmp_path: Path, xlm_roberta: Path
 ) -> None:
-    HybridIndex.open(tmp_path / "index", BGEM3(xlm_roberta, device="cpu")).close()
+    HybridIndex.open(tmp_path / "index", BGEM3(xlm_roberta, device="cpu"), create=True).close()
     engine = BGEM3(xlm_roberta, device="cpu", query_instruction="find: ")
     with HybridIndex.open(tmp_path / "index", engine) as index:
         assert dumpd(BGEM3Retriever(index=index))["type"] == "not_implemented"
@@ -147,7 +150,7 @@ def test_an_engine_that_the_folder_describes_is_written(
     tmp_path: Path, xlm_roberta: Path, options: dict[str, Any]
 ) -> None:
     engine = BGEM3(xlm_roberta, device="cpu", **options)
-    with HybridIndex.open(tmp_path / "index", engine) as index:
+    with HybridIndex.open(tmp_path / "index", engine, create=True) as index:
         written = dumpd(BGEM3Retriever(index=index))
     with loaded(written).index as again:
         assert options.items() <= again.engine.options.items()
@@ -168,7 +171,7 @@ async def test_a_folder_without_a_models_name_says_what_to_assign(tmp_path: Path
 
 def test_a_folder_without_an_index_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no index in"):
-        BGEM3Retriever(index=tmp_path).invoke("honey")
+        BGEM3Retriever(index=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

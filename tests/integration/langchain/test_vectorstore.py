@@ -785,18 +785,15 @@ def test_a_folder_keeps_documents_and_says_which_choices_it_was_made_by(tmp_path
         assert store.get_by_ids(["fox"]) == [DOCUMENTS[0]]
         assert store.similarity_search("the lazy dog") == found
         assert not encoder.forwards.keys() & {d.page_content for d in DOCUMENTS}
-    with (
-        BGEM3VectorStore(BGEM3(FakeEncoder()), path=tmp_path, colbert="turbo8") as store,
-        pytest.raises(StoreError, match="colbert 'float32', but 'turbo8'"),
-    ):
-        store.similarity_search("fox")
+    with pytest.raises(StoreError, match="colbert 'float32', but 'turbo8'"):
+        BGEM3VectorStore(BGEM3(FakeEncoder()), path=tmp_path, colbert="turbo8")
 
 
 def test_a_failed_from_documents_gives_its_folder_back(tmp_path: Path) -> None:
     bad = [Document(id="a", page_content="\ud800")]
     with pytest.raises(InputError, match="surrogate"):
         BGEM3VectorStore.from_documents(bad, BGEM3(FakeEncoder()), path=tmp_path / "a")
-    shutil.rmtree(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a", ignore_errors=True)
     other = FakeEncoder(dim=8)  # would be refused by a handle that is still open
     with BGEM3VectorStore.from_documents(DOCUMENTS, BGEM3(other), path=tmp_path / "a") as store:
         assert store.index.count() == 5

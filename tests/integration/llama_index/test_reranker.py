@@ -241,11 +241,10 @@ def test_an_index_in_a_folder_travels_as_its_path(
 
 
 def test_an_index_path_that_is_no_folder_is_an_error_and_begins_no_index(
-    engine: BGEM3, scored: list[NodeWithScore], tmp_path: Path
+    engine: BGEM3, tmp_path: Path
 ) -> None:
-    reranker = BGEM3Reranker(engine=engine, index_path=tmp_path / "gone")
-    with pytest.raises(StoreError, match="no folder"):
-        reranker.postprocess_nodes(scored, query_str=QUERY)
+    with pytest.raises(StoreError, match=r"there is no index in .*gone"):
+        BGEM3Reranker(engine=engine, index_path=tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
 
 

@@ -60,7 +60,7 @@ def index(request: pytest.FixtureRequest, engine: BGEM3, tmp_path: Path) -> Iter
     with (
         HybridIndex(engine)
         if request.param == "memory"
-        else HybridIndex.open(place, engine, colbert="float32")
+        else HybridIndex.open(place, engine, colbert="float32", create=True)
     ) as index:
         yield index
 

@@ -101,7 +101,7 @@ def test_a_second_open_must_not_contradict_the_first(store: ApartStore) -> None:
 @pytest.mark.parametrize("apart", [True, False])
 def test_all_opens_of_a_folder_share_what_the_first_opened(tmp_path: Path, apart: bool) -> None:
     engine = BGEM3(FakeEncoder())
-    with HybridIndex.open(tmp_path / "index", engine, apart=apart) as first:
+    with HybridIndex.open(tmp_path / "index", engine, apart=apart, create=True) as first:
         assert isinstance(first.store, ApartStore if apart else EdgeStore)
         with HybridIndex.open(tmp_path / "index", engine, apart=not apart) as second:
             assert second.store is first.store

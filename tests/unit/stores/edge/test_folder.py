@@ -225,7 +225,7 @@ def test_another_encoder_is_refused_by_its_numbers_and_not_by_its_float_dtype(
 
 
 def test_an_engine_of_other_widths_is_refused_by_name(tmp_path: Path) -> None:
-    HybridIndex.open(tmp_path / "index", BGEM3(FakeEncoder())).close()
+    HybridIndex.open(tmp_path / "index", BGEM3(FakeEncoder()), create=True).close()
     with pytest.raises(StoreError, match="fingerprint"):
         HybridIndex.open(tmp_path / "index", BGEM3(FakeEncoder(dim=64)))
 
