@@ -123,9 +123,11 @@ class Opening:
         return self._engine if self._index is None else self._index.engine
 
     def opened(self) -> HybridIndex | None:
-        """The index; None before the first document of a new folder of foreign vectors.
+        """The index, for looking something up in it.
 
-        Its width is written down with the folder, and only the first vectors tell it.
+        Returns:
+            The index; None before the first document of a new folder of foreign vectors, whose
+            width is written down with the folder, and only the first vectors tell it.
 
         Raises:
             StoreError: The folder holds no index, and nobody has asked for a new one.
@@ -133,7 +135,7 @@ class Opening:
         return self._opened([], begun=True)
 
     def held(self) -> HybridIndex | None:
-        """See `opened`; a folder that holds no index yet is fine."""
+        """The index as `opened` gives it, also of a folder in which none has begun yet."""
         return self._opened([])
 
     def opened_for(self, records: Sequence[Record], *, batch_size: int) -> HybridIndex:
