@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bge_m3_integrations import scoring
+from bge_m3_integrations._display import Shown, quoted
 from bge_m3_integrations.checks import check_text, check_texts, chunks
 from bge_m3_integrations.engine import BGEM3, ranking
 from bge_m3_integrations.errors import EncodingError, InputError
@@ -25,8 +26,8 @@ from bge_m3_integrations.types import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+@dataclass(frozen=True, slots=True, repr=False)
+class Given(Shown):
     """A document to be scored.
 
     Attributes:
@@ -36,6 +37,11 @@ class Given:
 
     text: str
     id: str | None = None
+
+    def _parts(self) -> Iterable[str]:
+        yield f"text={quoted(self.text)}"
+        if self.id is not None:
+            yield f"id={quoted(self.id)}"
 
 
 @dataclass(frozen=True, slots=True)

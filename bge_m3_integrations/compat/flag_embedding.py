@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from bge_m3_integrations import scoring
+from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import hinted
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.compat import conversions
@@ -124,6 +125,10 @@ class BGEM3FlagModel:
         self._colbert_dim = colbert_dim
         self._trust_remote_code = trust_remote_code
         self._cache_dir = cache_dir
+
+    def __repr__(self) -> str:
+        made = vars(self).get("engine", str(self.model_name_or_path))
+        return called(self, lambda: [repr(made)])
 
     @cached_property
     def engine(self) -> BGEM3:

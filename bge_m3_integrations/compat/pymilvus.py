@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import hinted
 from bge_m3_integrations._optional import require
 from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel
@@ -68,6 +69,9 @@ class BGEM3EmbeddingFunction:
             return_colbert_vecs=return_colbert_vecs,
             **{"devices": device or None, **options},
         )
+
+    def __repr__(self) -> str:
+        return called(self, lambda: [repr(self.model)])
 
     @property
     def dim(self) -> dict[str, int]:

@@ -103,6 +103,9 @@ class FakeEncoder:
         self._words = dict(enumerate(_SPECIAL))
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"FakeEncoder(dim={self.dim}, colbert_dim={self.colbert_dim})"
+
     @property
     def fingerprint(self) -> str:
         """A sha256 over what decides the numbers of a document."""

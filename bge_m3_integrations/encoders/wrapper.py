@@ -18,6 +18,9 @@ class EncoderWrapper:
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(over {self.encoder!r})"
+
     @property
     def modes(self) -> frozenset[Mode]:
         """See `Encoder.modes`."""

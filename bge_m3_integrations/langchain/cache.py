@@ -8,6 +8,7 @@ from pathlib import Path
 from langchain_core.stores import BaseStore
 
 from bge_m3_integrations._cachefile import Item
+from bge_m3_integrations._display import called
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import check_text
 from bge_m3_integrations.errors import InputError
@@ -28,6 +29,9 @@ class BGEM3ByteStore(BaseStore[str, bytes]):
 
     def __init__(self, cache: str | Path | EmbeddingCache) -> None:
         self.cache = as_cache(cache)
+
+    def __repr__(self) -> str:
+        return called(self, lambda: [repr(self.cache)])
 
     def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of keys; None for a key that is not there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Self, TypedDict
 
@@ -117,6 +117,10 @@ class BGEM3Reranker(
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
         self.model_post_init(None)  # the engine is a new one, which knows of nobody
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield None, self.engine if self.index is None else self.index
+        yield from ((n, v) for n, v in super().__repr_args__() if n in self.model_fields_set)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy; an update makes a new object, checked as any other."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,6 +85,9 @@ class BGEM3Embeddings(BaseModel, Embeddings):
             return super().model_copy(deep=deep)
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**given, **update})
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield None, self.engine
 
     @property
     def fingerprint(self) -> str:

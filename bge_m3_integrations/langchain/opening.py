@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +121,16 @@ class Opening:
     def engine(self) -> BGEM3 | None:
         """What encodes; None where a folder that is not open yet says it."""
         return self._engine if self._index is None else self._index.engine
+
+    def shown(self) -> Iterator[str]:
+        """The parts of a store's `repr`; nothing is opened for it."""
+        if self._index is not None:
+            yield repr(self._index)
+            return
+        yield "in memory" if self._choices.path is None else repr(str(self._choices.path))
+        yield "closed" if self._closed else "not opened"
+        if self._engine is not None:
+            yield repr(self._engine)
 
     def opened(self) -> HybridIndex | None:
         """The index, for looking something up in it.

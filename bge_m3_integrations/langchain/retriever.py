@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, Unpack
 
@@ -116,6 +116,11 @@ class BGEM3Retriever(BaseRetriever):
     @index.setter
     def index(self, value: HybridIndex | str | Path) -> None:
         self.source = value
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        source = _source(self.source)
+        yield None, source.held or source.path
+        yield from ((n, v) for n, v in super().__repr_args__() if n in self.model_fields_set)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy; an update, of `index` too, makes a new object, checked as any other."""

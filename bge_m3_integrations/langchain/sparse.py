@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from bge_m3_integrations._display import called
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 
@@ -24,6 +25,9 @@ class SparseView:
     def __init__(self, engine: BGEM3 | BGEM3Embeddings) -> None:
         self.engine = engine_of(engine)
         self.engine.declare(self.role, query=["sparse"], document=["sparse"])
+
+    def __repr__(self) -> str:
+        return called(self, lambda: [repr(self.engine)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.engine,)  # a copy declares its needs again

@@ -14,6 +14,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 
 from bge_m3_integrations._arguments import given_once, has_index, index_of
+from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import checks_itself, hinted
 from bge_m3_integrations._progress import ProgressLike
 from bge_m3_integrations.checks import whole
@@ -426,6 +427,9 @@ class BGEM3VectorStore(SearchingStore):
             f"a {type(self).__name__} cannot be pickled: one process at a time holds an index; "
             f"open its folder in the other process: {type(self).__name__}(engine, path=...)"
         )
+
+    def __repr__(self) -> str:
+        return called(self, self._opening.shown)
 
     def _get_retriever_tags(self) -> list[str]:
         """Without opening a folder or declaring a second user of the engine."""

@@ -1,7 +1,7 @@
 """What the serialisable adapters share: an engine, and the fields that it can be rebuilt from."""
 
 # no postponed annotations: pydantic reads them
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -86,6 +86,10 @@ class EngineOptions(BaseComponent):
         """What encodes; adapters that share it share forward passes."""
         return self._engine
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield None, getattr(self, "_engine", None)
+        yield from own_choices(self, hidden={*EngineOptions.model_fields, *_MODEL})
+
     @model_serializer(mode="wrap")
     def custom_model_dump(
         self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
@@ -118,6 +122,14 @@ class EngineOptions(BaseComponent):
         # the base class would make another engine, of the fields alone
         engine = {"engine": state["__pydantic_private__"]["_engine"]}
         type(self).__init__(self, **engine, **state["__dict__"])
+
+
+def own_choices(held: BaseComponent, *, hidden: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The fields of a component that are not as they are by default, for its `repr`."""
+    for name, field in type(held).model_fields.items():
+        value = getattr(held, name, None)
+        if name not in {*hidden, "callback_manager"} and value != field.default:
+            yield name, value
 
 
 def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.utils import get_tqdm_iterable, iter_batch
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
+from bge_m3_integrations._display import called
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.llama_index.contexts import (
@@ -102,6 +103,9 @@ class BGEM3Index(DocumentIndex):
             transformations=transformations,
             show_progress=show_progress,
         )
+
+    def __repr__(self) -> str:
+        return called(self, lambda: [repr(store_of(self.storage_context))])
 
     @classmethod
     def from_documents(

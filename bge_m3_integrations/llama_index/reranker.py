@@ -122,6 +122,9 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
                 )
         return self._index
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield from super().__repr_args__() if self._index is None else [(None, self._index)]
+
     def rerank_batch(
         self, questions: Sequence[tuple[QueryType, Sequence[NodeWithScore]]]
     ) -> list[list[NodeWithScore]]:

@@ -23,6 +23,7 @@ from llama_index.core.schema import (
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores.types import MetadataFilters
 
+from bge_m3_integrations._display import called
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -201,6 +202,11 @@ class BGEM3Retriever(BaseRetriever):
         options.setdefault("weights", vector_store.weights)
         options.setdefault("candidates", vector_store.candidates)
         return cls(vector_store.index, **options)
+
+    def __repr__(self) -> str:
+        return called(
+            self, lambda: [repr(self._index), f"similarity_top_k={self.similarity_top_k}"]
+        )
 
     @property
     def similarity_top_k(self) -> int:

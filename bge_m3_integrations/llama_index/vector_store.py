@@ -30,6 +30,7 @@ from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import And, Filter, Ids
 from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.llama_index._options import own_choices
 from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.foreign import add_compared
 from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
@@ -131,6 +132,10 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     def class_name(cls) -> str:
         """The name that LlamaIndex serialises by."""
         return "BGEM3VectorStore"
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        yield None, getattr(self, "_index", None)
+        yield from own_choices(self, hidden=())
 
     @property
     def client(self) -> HybridIndex:
