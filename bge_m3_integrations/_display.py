@@ -41,6 +41,15 @@ class Shown:
         return called(self, self._parts)
 
 
+class Verbatim(str):
+    """A text whose `repr` is itself, for the parts of another one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def called(value: object, parts: Any) -> str:
     """Write `Name(part, part)`; the parts are left out where making them fails.
 

@@ -5,6 +5,7 @@ Nothing here imports torch before a command runs, so that `--help` is instant.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from bge_m3_integrations import __version__
 from bge_m3_integrations.errors import BGEM3Error
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.types import Scores
     from bge_m3_integrations.verify import Report
 
 PLAIN_WIDTH = 100
@@ -129,18 +129,41 @@ def demo(
 def score(
     *,
     query: Annotated[str, typer.Argument(help="The query.")],
-    documents: Annotated[list[str], typer.Argument(help="One or more documents.")],
+    documents: Annotated[
+        list[str] | None,
+        typer.Argument(help='Documents. "-" reads standard input, one document per line.'),
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(help="A text file as one document; may be given several times."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help='A preset such as "keyword", or "dense,sparse,colbert": "0.4,0.2,0.4".'),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most documents shown.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with whole texts.")] = False,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
-    """Score documents for a query: dense, sparse, ColBERT and hybrid."""
-    from bge_m3_integrations.engine import BGEM3
+    """Score documents for a query: dense, sparse, ColBERT and hybrid; the best comes first."""
+    from bge_m3_integrations.demo import scoring
 
-    engine = BGEM3(_chosen(model), device=device, dtype=dtype)
-    scores = engine.score([query], documents)
-    _show_scores(documents, scores, _console())
+    texts = scoring.read_documents(documents or [], file or [], note=_note)
+    if not texts:
+        raise typer.BadParameter(
+            'there is no document; add texts, --file FILE, or "-" for the lines of standard input'
+        )
+    chosen = scoring.read_weights(weights)
+    results = scoring.scored(
+        query, texts, _chosen(model), weights=chosen, limit=limit, device=device, dtype=dtype
+    )
+    if as_json:
+        typer.echo(scoring.to_json(results, ascii_only=not _is_unicode(sys.stdout.encoding)))
+    else:
+        scoring.show(results, _console())
 
 
 @app.command()
@@ -196,7 +219,11 @@ def _typed_queries() -> Iterator[str]:
 
 def _console(*, stderr: bool = False) -> Console:
     console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PLAIN_WIDTH)
+    if console.is_terminal:
+        return console
+    asked = os.environ.get("COLUMNS", "")
+    width = int(asked) if asked.isdecimal() and int(asked) > 0 else PLAIN_WIDTH
+    return Console(stderr=stderr, width=width)
 
 
 def _say(message: str, *, style: str = "") -> None:
@@ -204,24 +231,17 @@ def _say(message: str, *, style: str = "") -> None:
     console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _show_warning(message: Warning | str, *where: object, **rest: object) -> None:
-    del where, rest
+def _note(message: str) -> None:
     _say(f"note: {message}")
 
 
-def _show_scores(documents: list[str], scores: Scores, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def _is_unicode(encoding: str | None) -> bool:
+    return (encoding or "").lower().replace("-", "").startswith("utf")
 
-    parts = [*scores.components.items(), ("hybrid", scores.hybrid)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("document", overflow="ellipsis", no_wrap=True)
-    for name, _ in parts:
-        table.add_column(name, justify="right", no_wrap=True)
-    for i, document in enumerate(documents):
-        table.add_row(Text(document), *(f"{values[0, i]:.4f}" for _, values in parts))
-    console.print(table)
+
+def _show_warning(message: Warning | str, *where: object, **rest: object) -> None:
+    del where, rest
+    _say(f"note: {message}")
 
 
 def _show_report(report: Report, console: Console) -> None:

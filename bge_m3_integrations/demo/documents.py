@@ -6,14 +6,18 @@ import codecs
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 
+from bge_m3_integrations._display import counted, shortened
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import Record
 
 CHUNK_CHARACTERS = 1_200
 SUFFIXES = (".md", ".txt")
+
+_NAMED_KINDS = 6
+_NAMED_FILES = 3
 
 Note = Callable[[str], None]
 
@@ -34,13 +38,14 @@ _SENTENCE_END = re.compile(r"(?<=[。！？；])|(?<=[.!?])\s+|\n")
 def read_folder(folder: str | Path, *, note: Note | None = None) -> list[Record]:
     """Read every .md and .txt file under a folder, in order of path.
 
-    Files and folders whose name starts with a dot are left out; links are followed, each folder
-    once. A file becomes chunks of whole paragraphs, see `chunks`.
+    Files of other kinds, such as .html and .pdf, are passed over, and one note names them. Files
+    and folders whose name starts with a dot are left out; links are followed, each folder once. A
+    file becomes chunks of whole paragraphs, see `chunks`.
 
     Args:
         folder: Where to look.
-        note: Called with one sentence for each file that is skipped or whose encoding was
-            guessed; None warns.
+        note: Called with one sentence for each file that is empty or whose encoding was guessed,
+            and one for all those of other kinds; None warns.
 
     Returns:
         One record per chunk: id "path#1", "path#2", ... relative to the folder; metadata "title",
@@ -54,13 +59,18 @@ def read_folder(folder: str | Path, *, note: Note | None = None) -> list[Record]
         what = "is a file" if root.exists() else "does not exist"
         raise InputError(f"{root} {what}; pass a folder with .md or .txt files")
     note = _warn if note is None else note
-    paths = sorted(_files(root), key=lambda path: path.relative_to(root).as_posix())
+    found = sorted(_files(root), key=lambda path: path.relative_to(root).as_posix())
+    paths = [path for path in found if path.suffix.lower() in SUFFIXES]
+    others = [path.relative_to(root) for path in found if path.suffix.lower() not in SUFFIXES]
     records = [record for path in paths for record in _records(root, path, note)]
     if not records:
         raise InputError(
             f"no text in {root}: {len(paths)} files end in .md or .txt (folders inside were "
-            "searched, hidden ones not); put UTF-8 text files there or pass another folder"
+            "searched, hidden ones not); put UTF-8 text files there or pass another folder. "
+            f"{_passed_over(others)}".rstrip()
         )
+    if others:
+        note(_passed_over(others))
     return records
 
 
@@ -85,9 +95,26 @@ def read_text(path: str | Path, *, note: Note | None = None) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return decoded(data, path, _warn if note is None else note)
+
+
+def decoded(data: bytes, name: str | Path, note: Note) -> str:
+    """The text of bytes; see `read_text`.
+
+    Args:
+        data: All of the text.
+        name: What it is called in an error or a note.
+        note: Called if the encoding was guessed.
+
+    Returns:
+        The text.
+
+    Raises:
+        InputError: It is no text in a known encoding.
+    """
     text = _decoded(data)
     if text is None:
-        text = _guessed(data, path, _warn if note is None else note)
+        text = _guessed(data, name, note)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -135,11 +162,29 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         seen.add(here.resolve())
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        yield from (here / file for file in files if _is_text_name(file))
+        yield from (here / file for file in files if not file.startswith("."))
 
 
-def _is_text_name(name: str) -> bool:
-    return not name.startswith(".") and PurePath(name).suffix.lower() in SUFFIXES
+def _passed_over(paths: Sequence[PurePath]) -> str:
+    """Which files are not read, and why: those of the commonest kinds first."""
+    if not paths:
+        return ""
+    kinds: dict[str, list[str]] = {}
+    for path in paths:
+        kinds.setdefault(path.suffix.lower() or "without a suffix", []).append(path.as_posix())
+    shown = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    told = [f"{len(names)} {kind} ({_named(names)})" for kind, names in shown[:_NAMED_KINDS]]
+    if len(shown) > _NAMED_KINDS:
+        told.append(f"{counted(len(shown) - _NAMED_KINDS, 'more kind')}")
+    return (
+        f"{counted(len(paths), 'file')} passed over, since only .md and .txt files are read: "
+        f"{', '.join(told)}; save them as text to have them found"
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    first = ", ".join(shortened(name) for name in names[:_NAMED_FILES])
+    return first if len(names) <= _NAMED_FILES else f"{first}, ..."
 
 
 def _records(root: Path, path: Path, note: Note) -> Iterator[Record]:
@@ -172,17 +217,18 @@ def _decoded(data: bytes) -> str | None:
         return None
 
 
-def _guessed(data: bytes, path: Path, note: Note) -> str:
+def _guessed(data: bytes, name: str | Path, note: Note) -> str:
     from charset_normalizer import from_bytes
 
     match = from_bytes(data, cp_isolation=_GUESSES).best()
     text = "" if match is None else str(match)
     if match is None or "\0" in text:
         raise InputError(
-            f"{path} is no text in UTF-8, UTF-16, GB18030, Big5 or Windows-1252; save it as UTF-8 "
+            f"{name} is no text in UTF-8, UTF-16, GB18030, Big5 or Windows-1252; save it as UTF-8 "
             "in your editor, or move it out of the folder"
         )
-    note(f"{path.name} has no encoding mark and was read as {match.encoding}")
+    shown = name.name if isinstance(name, Path) else name
+    note(f"{shown} has no encoding mark and was read as {match.encoding}")
     return text
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bge_m3_integrations._display import one_line
 from bge_m3_integrations.demo import Quality, checkpoint_path, load_quality
 from bge_m3_integrations.engine import DEFAULT_MODEL
 from bge_m3_integrations.index import HybridIndex
@@ -188,11 +189,11 @@ def show_answer(
 
 def _table(asked: Asked, hits: Sequence[Hit]) -> Table:
     modes = list(hits[0].components) if hits else []
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right", min_width=2)
     table.add_column("document", ratio=1, overflow="ellipsis", no_wrap=True)
     for name in [*modes, "hybrid"]:
-        table.add_column(f"{name} ", justify="right", no_wrap=True, min_width=8)
+        table.add_column(name, justify="right", no_wrap=True, min_width=7)
     if asked.relevant:
         table.add_column("judged", no_wrap=True, min_width=7)
     best = {mode: max(hit.components[mode] for hit in hits) for mode in modes}
@@ -200,7 +201,7 @@ def _table(asked: Asked, hits: Sequence[Hit]) -> Table:
     for rank, hit in enumerate(hits, start=1):
         scores = [_score(hit.components[mode], best[mode]) for mode in modes]
         judged = [GRADES.get(asked.relevant.get(hit.id, 0), "")] if asked.relevant else []
-        title = Text(str(hit.record.metadata.get("title", hit.id)))
+        title = Text(one_line(str(hit.record.metadata.get("title", hit.id))))
         table.add_row(str(rank), title, *scores, _score(hit.hybrid, top), *judged)
     return table
 
@@ -219,21 +220,28 @@ def _ids(hits: Iterable[Hit]) -> set[str]:
 def show_counts(counts: Mapping[str, Mapping[str, tuple[int, int]]], out: Console) -> None:
     """A table of hits by group and ranking; see `run.count_hits`."""
     title = f"Questions with a relevant document among the first {HIT_DEPTH} (hit@{HIT_DEPTH})"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    wide = out.width >= TABLE_WIDTH
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=title,
+        title_justify="left",
+    )
     table.add_column("group")
-    table.add_column("questions", justify="right")
+    table.add_column("questions", justify="right", no_wrap=True)
     for name in counts["all"]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for group, row in counts.items():
         total = str(next(iter(row.values()))[1])
-        label = f"{group} ({GROUPS[group]})" if group in GROUPS else group
-        table.add_row(label, total, *(_percent(*pair) for pair in row.values()))
+        label = f"{group} ({GROUPS[group]})" if wide and group in GROUPS else group
+        table.add_row(label, total, *(_percent(*pair, wide=wide) for pair in row.values()))
     out.print()
     out.print(table)
 
 
-def _percent(hit: int, total: int) -> str:
-    return f"{hit} ({hit / total:.0%})"
+def _percent(hit: int, total: int, *, wide: bool) -> str:
+    return f"{hit} ({hit / total:.0%})" if wide else f"{hit / total:.0%}"
 
 
 def show_end(index: HybridIndex, model: str | None, out: Console) -> None:

@@ -17,6 +17,7 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
+from bge_m3_integrations._display import Verbatim
 from bge_m3_integrations._progress import ProgressLike
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.index import HybridIndex
@@ -119,7 +120,8 @@ class BGEM3Retriever(BaseRetriever):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         source = _source(self.source)
-        yield None, source.held or source.path
+        held = Verbatim(repr(source.held).removeprefix("HybridIndex(").removesuffix(")"))
+        yield None, str(source.path) if source.held is None else held
         yield from ((n, v) for n, v in super().__repr_args__() if n in self.model_fields_set)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

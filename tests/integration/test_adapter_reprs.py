@@ -13,7 +13,8 @@ from bge_m3_integrations.compat import BGEM3EmbeddingFunction, BGEM3FlagModel
 from bge_m3_integrations.testing import FakeEncoder
 
 ENGINE = "BGEM3(over FakeEncoder)"
-INDEX = "HybridIndex(in memory, 1 document, dense + sparse + colbert)"
+HELD = "in memory, 1 document, dense + sparse + colbert"
+INDEX = f"HybridIndex({HELD})"
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def test_langchains_are_shown_with_their_engine_or_index(
 
     shown = {
         repr(BGEM3Embeddings(engine=index.engine)): f"BGEM3Embeddings({ENGINE})",
-        repr(BGEM3Retriever(index=index)): f"BGEM3Retriever({INDEX})",
-        repr(BGEM3Retriever(index=index, k=9)): f"BGEM3Retriever({INDEX}, k=9)",
+        repr(BGEM3Retriever(index=index)): f"BGEM3Retriever({HELD})",
+        repr(BGEM3Retriever(index=index, k=9)): f"BGEM3Retriever({HELD}, k=9)",
         repr(BGEM3Reranker(engine=index.engine)): f"BGEM3Reranker({ENGINE})",
         repr(BGEM3Reranker(index=index, top_n=2)): f"BGEM3Reranker({INDEX}, top_n=2)",
         repr(BGEM3VectorStore(index=index)): f"BGEM3VectorStore({INDEX})",

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 from bge_m3_integrations import __version__
-from bge_m3_integrations.cli import app
+from bge_m3_integrations.cli import PLAIN_WIDTH, app
 from bge_m3_integrations.demo import (
     Quality,
     checkpoint_path,
@@ -39,7 +40,7 @@ def test_help_imports_neither_torch_nor_a_framework() -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from bge_m3_integrations.cli import app\n"
+        "from bge_m3_integrations.cli import PLAIN_WIDTH, app\n"
         "for command in ([], ['demo'], ['verify'], ['score']):\n"
         "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
         "heavy = {'torch', 'transformers', 'numpy', 'langchain_core', 'llama_index'}\n"
@@ -188,3 +189,193 @@ def test_a_missing_demo_checkpoint_names_the_way_out(
     monkeypatch.setattr("bge_m3_integrations.demo.FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match="pass --model"):
         checkpoint_path()
+
+
+LONG = "BGE-M3 gives three representations of a text in one forward pass: dense, sparse, ColBERT."
+CHINESE = "稀疏权重是模型为每个词元学到的权重，两段文本共有的词元的权重相乘再相加，就是稀疏分数。"
+NUMBERS = re.compile(r"-?\d+\.\d{4}")
+
+
+def rows(output: str) -> list[str]:
+    """The lines of a table that hold numbers."""
+    return [line for line in output.splitlines() if NUMBERS.search(line)]
+
+
+@pytest.mark.parametrize("columns", ["30", "60", "80", "120", ""])
+def test_numbers_are_whole_at_any_width(
+    xlm_roberta: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    texts = [LONG * 3, CHINESE * 2, "short", "\U0001f98a" * 90]
+    result = run("score", "--model", xlm_roberta, "sparse weights", *texts)
+    assert result.exit_code == 0, result.output
+    for name in ("document", "dense", "sparse", "colbert", "hybrid"):
+        assert name in result.stdout
+    assert [len(NUMBERS.findall(row)) for row in rows(result.stdout)] == [4] * 4
+    width = max(int(columns or PLAIN_WIDTH), 50)
+    assert max(cell_len(line) for line in result.stdout.splitlines()) <= width
+
+
+def test_a_text_is_one_line_whatever_is_in_it(xlm_roberta: Path) -> None:
+    texts = ["a\nb\r\nc\td", "evil \x1b[31mred\x1b[0m \u202eback", "", " [bold]markup[/bold] "]
+    result = run("score", "--model", xlm_roberta, "query", *texts)
+    assert len(rows(result.stdout)) == 4
+    for words in ("a b c d", "evil �[31mred", "(empty)", "[bold]markup[/bold]"):
+        assert words in result.stdout
+    assert "\x1b" not in result.stdout
+    assert "\u202e" not in result.stdout
+
+
+def test_the_best_document_comes_first(xlm_roberta: Path) -> None:
+    result = run(
+        "score", "--model", xlm_roberta, "dense vector", "稀疏 权重", "dense vector", "dense"
+    )
+    hybrid = [float(NUMBERS.findall(row)[-1]) for row in rows(result.stdout)]
+    assert hybrid == sorted(hybrid, reverse=True)
+    assert "dense vector" in rows(result.stdout)[0]
+    first = run("score", "--model", xlm_roberta, "--limit", 1, "dense vector", "a", "dense vector")
+    assert rows(first.stdout) == [row for row in rows(first.stdout) if "dense vector" in row]
+
+
+def test_scores_as_json_hold_whole_texts_and_all_numbers(xlm_roberta: Path) -> None:
+    result = run("score", "--model", xlm_roberta, "--json", "query", LONG, CHINESE)
+    made = json.loads(result.stdout)
+    assert made["query"] == "query"
+    assert made["weights"] == {"dense": 0.4, "sparse": 0.2, "colbert": 0.4}
+    assert {row["text"] for row in made["results"]} == {LONG, CHINESE}
+    assert {row["index"] for row in made["results"]} == {0, 1}
+    assert made["results"][0]["hybrid"] >= made["results"][1]["hybrid"]
+    assert all(row.keys() >= {"dense", "sparse", "colbert"} for row in made["results"])
+
+
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [
+        ("keyword", {"dense": 0.3, "sparse": 0.5, "colbert": 0.2}),
+        ("1, 0, 0.5", {"dense": 1.0, "sparse": 0.0, "colbert": 0.5}),
+        ("0.4/0.2/0.4", {"dense": 0.4, "sparse": 0.2, "colbert": 0.4}),
+    ],
+)
+def test_weights_are_a_preset_or_three_numbers(
+    xlm_roberta: Path, given: str, weights: dict[str, float]
+) -> None:
+    result = run("score", "--model", xlm_roberta, "--json", "--weights", given, "query", "text")
+    made = json.loads(result.stdout)
+    assert made["weights"] == weights
+    assert {mode for mode in weights if mode in made["results"][0]} == {
+        mode for mode, weight in weights.items() if weight
+    }
+
+
+@pytest.mark.parametrize("given", ["nonsense", "1,2", "a,b,c", "-1,0,0", "0,0,0", "nan,1,1", ""])
+def test_weights_that_are_none_are_refused_before_a_model_is_loaded(given: str) -> None:
+    result = run("score", "--model", "./nowhere", "--weights", given, "query", "text")
+    assert result.exit_code == 1
+    assert "weights" in result.stderr
+    assert "nowhere" not in result.stderr
+
+
+def test_documents_come_from_files_and_standard_input(xlm_roberta: Path, tmp_path: Path) -> None:
+    file = tmp_path / "doc.txt"
+    file.write_text("a file\nof two lines\n", encoding="utf-16")
+    arguments = ["score", "--model", xlm_roberta, "--json", "query", "typed", "-", "--file", file]
+    piped = "one line\r\n\n  \nanother 稀疏\n".encode()
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=piped)
+    assert result.exit_code == 0, result.output
+    texts = sorted((row["index"], row["text"]) for row in json.loads(result.stdout)["results"])
+    assert [text for _, text in texts] == [
+        "typed",
+        "one line",
+        "another 稀疏",
+        "a file\nof two lines\n",
+    ]
+
+
+def test_lines_that_are_piped_in_need_no_dash(xlm_roberta: Path) -> None:
+    arguments = ["score", "--model", str(xlm_roberta), "query"]
+    result = CliRunner().invoke(app, arguments, input="one\ntwo\n")
+    assert len(rows(result.stdout)) == 2
+
+
+def test_a_document_that_is_the_name_of_a_file_is_scored_as_a_text_and_said_so(
+    xlm_roberta: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "doc.txt"
+    file.write_text("text", encoding="utf-8")
+    result = run("score", "--model", xlm_roberta, "query", file)
+    assert result.exit_code == 0
+    assert "--file" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "."])
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
+    result = run("score", "--model", "./nowhere", "query", "--file", tmp_path / name)
+    assert result.exit_code == 1
+    assert "cannot read" in result.stderr
+
+
+def test_standard_input_that_is_no_text_is_named() -> None:
+    result = CliRunner().invoke(
+        app, ["score", "--model", "./x", "q", "-"], input=b"\x00\x01\xff" * 9
+    )
+    assert result.exit_code == 1
+    assert "standard input is no text" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_terminal_shows_whole_numbers(xlm_roberta: Path, columns: int) -> None:
+    import fcntl
+    import os
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    command = [
+        sys.executable,
+        "-m",
+        "bge_m3_integrations.cli",
+        "score",
+        "--model",
+        str(xlm_roberta),
+    ]
+    with subprocess.Popen(
+        [*command, "query", LONG, CHINESE],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env={**environment, "TERM": "xterm"},
+    ):
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            if not part:
+                break
+            shown += part
+    os.close(ours)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).splitlines()
+    assert [len(NUMBERS.findall(line)) for line in lines if NUMBERS.search(line)] == [4, 4]
+    assert max(cell_len(line) for line in lines) <= columns
+
+
+@pytest.mark.parametrize("columns", ["60", "100"])
+def test_the_demo_names_files_that_it_does_not_read_and_shows_whole_numbers(
+    xlm_roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    (tmp_path / "a.md").write_text(f"# A title {CHINESE}\n\nThe fox.", encoding="utf-8")
+    (tmp_path / "b.html").write_text("<p>fox</p>", encoding="utf-8")
+    result = run("demo", "--model", xlm_roberta, "--docs", tmp_path, "--query", "fox")
+    assert result.exit_code == 0, result.output
+    assert "1 file passed over" in " ".join(result.stderr.split())
+    assert "b.html" in result.stderr
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("  1  ")]
+    assert len(re.findall(r"\d\.\d{3}\*?", row)) == 4
+    assert cell_len(row) <= int(columns)

@@ -175,3 +175,33 @@ def test_a_broken_link_is_an_error_that_names_it(tmp_path: Path) -> None:
     link(tmp_path / "gone.txt", tmp_path / "missing.txt")
     with pytest.raises(InputError, match=r"cannot read .*gone\.txt"):
         read_folder(tmp_path)
+
+
+def test_files_of_other_kinds_are_counted_and_named_in_one_note(tmp_path: Path) -> None:
+    for name in ("a.md", "b.html", "sub/c.HTML", "d.pdf", "README", ".hidden"):
+        write(tmp_path, name, "text")
+    notes: list[str] = []
+    assert [record.id for record in read_folder(tmp_path, note=notes.append)] == ["a.md#1"]
+    (note,) = notes
+    assert note.startswith("4 files passed over, since only .md and .txt files are read")
+    for words in ("2 .html (b.html, sub/c.HTML)", "1 .pdf (d.pdf)", "1 without a suffix (README)"):
+        assert words in note
+    assert "hidden" not in note
+
+
+def test_a_folder_of_other_kinds_only_is_an_error_that_names_them(tmp_path: Path) -> None:
+    write(tmp_path, "page.html", "text")
+    with pytest.raises(InputError, match=r"1 file passed over.*1 \.html \(page\.html\)"):
+        read_folder(tmp_path)
+
+
+def test_many_files_of_many_kinds_make_a_short_note(tmp_path: Path) -> None:
+    write(tmp_path, "a.md", "text")
+    for i in range(40):
+        write(tmp_path, f"{'n' * 100}{i}.x{i % 20}", "text")
+    notes: list[str] = []
+    read_folder(tmp_path, note=notes.append)
+    assert len(notes) == 1
+    assert "40 files" in notes[0]
+    assert "14 more kinds" in notes[0]
+    assert len(notes[0]) < 1200
