@@ -1,4 +1,4 @@
-"""An index's folder: who holds it, what lies in it, whether the disk has room.
+"""An index's folder: who holds it, what lies in it.
 
 `manifest.json`, `lock`, `holder.json` and one `shard-NNNN`. While a shard is made its name ends in
 `.new`; it counts once it is renamed and the manifest names it. Only what is known to be the remains
@@ -39,9 +39,6 @@ manifest that was put back; but there the newer shard may hold what was written 
 tells them apart. It is there before the shard has its name, and goes before anything is written to
 the shard: one that has it is a copy of the shard before, and holds nothing of its own.
 """
-_SLACK = 96 << 20
-"""Bytes that stay free: the engine's log grows by 32 MiB at a time, two of them at most."""
-
 
 _NATIVE: dict[str, Any] = (
     {"fallback_to_soft": False}
@@ -90,6 +87,7 @@ class Folder:
             mine |= {"since": _now(), "for": self.caller}
             holder.write_text(json.dumps(mine), encoding="utf-8")
         except OSError as error:
+            holder.unlink(missing_ok=True)
             self._lock.release()
             raise unwritable(self.path, error) from error
 
@@ -175,25 +173,6 @@ class Folder:
         if (shard / UNNAMED).exists():
             (shard / UNNAMED).unlink()
             sync_folder(shard)
-
-
-def check_room(path: Path, bytes_needed: int, what: str) -> None:
-    """Refuse a write that the disk may have no room for: a full disk would kill the process.
-
-    Args:
-        path: Where.
-        bytes_needed: An upper estimate.
-        what: Is going to be written.
-
-    Raises:
-        StoreError: There is less room; both numbers are named.
-    """
-    free = shutil.disk_usage(path).free
-    if free < bytes_needed + _SLACK:
-        raise StoreError(
-            f"{what} may need {_mib(bytes_needed + _SLACK)} in {path}, but only {_mib(free)} are "
-            "free; nothing was written: free some space, or write less at a time"
-        )
 
 
 def check_place(path: Path) -> None:
@@ -339,7 +318,3 @@ def _is_orphan(file: Path) -> bool:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB"

@@ -15,7 +15,8 @@ from pathlib import Path
 from bge_m3_integrations._children import command, environment
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge.folder import Folder, check_empty, check_room, size_on_disk
+from bge_m3_integrations.stores.edge.copying import copy_folder, reason_of
+from bge_m3_integrations.stores.edge.folder import Folder, check_empty, size_on_disk
 from bge_m3_integrations.stores.edge.manifest import (
     NAME,
     REENCODE,
@@ -26,6 +27,7 @@ from bge_m3_integrations.stores.edge.manifest import (
 )
 from bge_m3_integrations.stores.edge.missing import as_folder, no_index
 from bge_m3_integrations.stores.edge.reserving import handed_over
+from bge_m3_integrations.stores.edge.room import check_opening, check_room
 from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES, Layout, Shard, sync_files
 from bge_m3_integrations.types import Mode, Modes, as_modes, ordered_modes
 
@@ -60,8 +62,11 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
         # again, now that nobody else changes it
         manifest = Manifest.read(path) or new
         assert manifest is not None
-        if manifest is new:
+        if manifest.generation:
+            check_opening(path)
+        else:
             check_room(path, _EMPTY, "a new index")
+        if manifest is new:
             manifest.write(path)
         wanted.check(manifest, path)
         folder.check_shards(manifest)
@@ -99,14 +104,16 @@ def optimised_copy(
     check_room(folder.path, 3 * size, "an optimised copy")
     try:
         tell(f"copying {size / 2**20:,.0f} MiB")
-        shutil.copytree(old, new)
+        copy_folder(old, new)
         _optimize_in_child(new, layout_of(manifest), tell, vacuum=vacuum)
         sync_files(new)
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
-        raise StoreError(f"no optimised copy: {error}; the index is as before") from error
+        raise StoreError(
+            f"no optimised copy: {reason_of(error)}; the index is as before"
+        ) from error
     return new
 
 
@@ -195,7 +202,8 @@ def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
     """
     with making(target) as place:
         check_room(target, size_on_disk(folder.path / manifest.shard), "a copy of the index")
-        shutil.copytree(folder.path / manifest.shard, place / manifest.shard)
+        place.mkdir()
+        copy_folder(folder.path / manifest.shard, place / manifest.shard)
         manifest.write(place)
 
 
@@ -220,12 +228,16 @@ def making(target: Path) -> Iterator[Path]:
     try:
         yield place
         _settle(place, target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(place, ignore_errors=True)
         if new:
             with suppress(OSError):  # not empty: somebody else has put something there
                 target.rmdir()
-        raise
+        if not isinstance(error, OSError):
+            raise
+        raise StoreError(
+            f"no copy in {target}: {reason_of(error)}; nothing is left of it"
+        ) from error
     shutil.rmtree(place, ignore_errors=True)
 
 

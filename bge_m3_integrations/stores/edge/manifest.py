@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -101,14 +102,15 @@ class Manifest:
         return replace(self, generation=self.generation + 1)
 
     def write(self, folder: Path) -> None:
-        """Replace the folder's manifest; a crash leaves the old one or the new one."""
-        new = folder / f"{NAME}.new"
-        with new.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(folder / NAME)
-        sync_folder(folder)
+        """Replace the folder's manifest; a crash leaves the old one or the new one.
+
+        Args:
+            folder: An index's folder.
+
+        Raises:
+            StoreError: It cannot be written; the old one is there.
+        """
+        replace_file(folder / NAME, json.dumps(asdict(self), indent=2, sort_keys=True))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -242,6 +244,30 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that is the old one or the new one, whatever crashes.
+
+    Args:
+        path: The file.
+        text: Its new content.
+
+    Raises:
+        StoreError: It cannot be written; the old one is there.
+    """
+    new = path.with_name(f"{path.name}.new")
+    try:
+        with new.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise StoreError(f"{path} cannot be written: {error}; it is as before") from error
 
 
 def _check_encoder(mine: EncoderNote, its: EncoderNote, folder: Path, *, other_dtype: bool) -> None:

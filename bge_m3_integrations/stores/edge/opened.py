@@ -36,7 +36,7 @@ class Opened(Generic[_Index]):
         inherited, self.at = self.at, {}
         self.lock = threading.Lock()  # a thread that stayed in the parent may hold the other
         for index in inherited.values():
-            _never_free(index)
+            never_free(index)
             self._leave(index)
 
 
@@ -76,7 +76,7 @@ def close_inherited(place: Path) -> None:
             continue
 
 
-def _never_free(thing: object) -> None:
+def never_free(thing: object) -> None:
     """Keep a thing to the end of the process and beyond, whoever lets go of it.
 
     The engine flushes a shard that is freed, also one that came by fork, when the interpreter ends:

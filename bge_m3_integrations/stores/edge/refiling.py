@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bge_m3_integrations.stores.edge.folder import check_room
 from bge_m3_integrations.stores.edge.points import numbers_of, payload_of, record_of, text_bytes
+from bge_m3_integrations.stores.edge.room import check_room
 from bge_m3_integrations.stores.edge.shard import Shard
 
 _KEPT = ["tokens", "truncated"]

@@ -21,7 +21,7 @@ import numpy as np
 import qdrant_edge as engine
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge.opened import close_inherited
+from bge_m3_integrations.stores.edge.opened import close_inherited, never_free
 from bge_m3_integrations.stores.edge.pace import Pace, parts
 from bge_m3_integrations.stores.edge.warming import Warming
 from bge_m3_integrations.types import EmbeddingBatch, Mode
@@ -124,20 +124,17 @@ class Shard:
         _guarded(shard.flush, path)
         _guarded(shard.close, path)
 
-    def write(
-        self, points: engine.UpdateOperation, numbers: set[str], *, named: bool = False
-    ) -> None:
+    def write(self, points: engine.UpdateOperation, numbers: set[str]) -> None:
         """Insert or replace points.
 
         Args:
             points: Of checked ones: a malformed one would make the shard unreadable for good.
             numbers: See `index_numbers`.
-            named: See `index_numbers`.
         """
-        self.index_numbers(numbers, named=named)
+        self.index_numbers(numbers)
         self._run(lambda held: held.update(points))
 
-    def index_numbers(self, names: Iterable[str], *, named: bool) -> None:
+    def index_numbers(self, names: Iterable[str], *, named: bool = False) -> None:
         """Have payload keys indexed as numbers, as long as there are not too many.
 
         Args:
@@ -358,6 +355,11 @@ class Shard:
                 self._guarded(held.flush)
             finally:
                 self._guarded(held.close)
+
+    def keep(self) -> None:
+        """Have it not be freed when the process ends: the engine flushes what is freed."""
+        with self._lock:
+            never_free(self._held)
 
     def leave(self) -> None:
         """In a forked child: leave the shard to the parent, with the lock that the engine has."""

@@ -25,7 +25,7 @@ from bge_m3_integrations.stores.checks import (
 )
 from bge_m3_integrations.stores.edge.choosing import Choosing
 from bge_m3_integrations.stores.edge.filing import Filed
-from bge_m3_integrations.stores.edge.folder import Folder, check_room, size_on_disk
+from bge_m3_integrations.stores.edge.folder import Folder, size_on_disk
 from bge_m3_integrations.stores.edge.home import (
     back_up,
     open_folder,
@@ -45,6 +45,7 @@ from bge_m3_integrations.stores.edge.points import (
     upsert_of,
 )
 from bge_m3_integrations.stores.edge.refiling import refile
+from bge_m3_integrations.stores.edge.room import Room, check_flush, check_room
 from bge_m3_integrations.stores.edge.searching import Searching, components
 from bge_m3_integrations.stores.edge.shard import Shard
 from bge_m3_integrations.stores.shown import parts_of
@@ -92,6 +93,7 @@ class EdgeStore:
         self._frozen = ""
         self._changer: int | None = None
         self._replacer: int | None = None
+        self._room = Room(folder.path)
         self._in_log = 0
         self._handles = 1
 
@@ -207,18 +209,20 @@ class EdgeStore:
         check_fits(embeddings, self._manifest.kept, self._manifest.widths)
         filed = self._filed(records, embeddings)
         ids = [record.id for record in records]
+        each = filed.size // len(records)
         rounded = self._manifest.colbert != "float32"
-        for rows in spans_of(embeddings):
-            points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
-            with self._changing() as shard:
-                if (now := self._filed(records, embeddings, filed)) is not filed:
-                    filed = now
-                    points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
-                shard.write(points, filed.numbers, named=filed.fields is not None)
-                self._names.added(ids[rows])
-                self._in_log += filed.size // len(records) * len(ids[rows])
-                if self._in_log > _LOG_BYTES:
-                    self._flush(shard)
+        with self._room.promised(filed.size, f"{len(records)} records") as promise:
+            for rows in spans_of(embeddings):
+                points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
+                with self._changing() as shard:
+                    if (now := self._filed(records, embeddings, filed)) is not filed:
+                        filed = now
+                        points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
+                    promise.take(each * len(ids[rows]))
+                    shard.index_numbers(filed.numbers, named=filed.fields is not None)
+                    shard.write(points, filed.numbers)
+                    self._names.added(ids[rows])
+                    self._written(each * len(ids[rows]), shard)
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """Replace what known records hold beside their text; the numbers stay.
@@ -236,9 +240,11 @@ class EdgeStore:
             held = shard.payloads(points, ["hash", "tokens", "truncated"])
             check_same_texts(records, [held.get(p, {}).get("hash") for p in points])
             filed = self._filed(records, None, filed)
+            check_room(self.path, filed.size, f"{len(records)} records")
             for point, payload in zip(points, filed.payloads, strict=True):
                 shard.overwrite_payload(point, {**held[point], **payload})
             self._names.added(record.id for record in records)
+            self._written(filed.size, shard)
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
         """The `Record.text_hash` of what is kept under each id; None for an unknown id."""
@@ -257,6 +263,7 @@ class EdgeStore:
             check_room(self.path, 64 * len(known), f"deleting {len(known)} records")
             shard.delete(list(known))
             self._names.deleted(key for key in chosen if point_id(key) in known)
+            self._written(64 * len(known), shard)
         return len(known)
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
@@ -423,7 +430,7 @@ class EdgeStore:
             StoreError: The folder holds something, or the disk has no room.
         """
         with self._changing() as shard:
-            shard.flush()
+            self._flush(shard)
             back_up(self._folder, self._manifest, as_folder(path))
 
     def close(self) -> None:
@@ -432,7 +439,8 @@ class EdgeStore:
         In a forked child it does nothing: all that there is to close is the parent's.
 
         Raises:
-            StoreError: It is called by the `progress` of a change that it would have to wait for.
+            StoreError: It is called by the `progress` of a change that it would have to wait for;
+                or the disk is full, then nothing is lost, and the index stays open.
         """
         if self._folder.inherited:
             return
@@ -442,8 +450,9 @@ class EdgeStore:
             self._handles = max(0, self._handles - 1)
             if self._handles or _OPENED.at.get(self.path) is not self:
                 return
-            del _OPENED.at[self.path]
             with self._replacing, self._writing:
+                self._check_closing()
+                del _OPENED.at[self.path]
                 try:
                     self._shard.close()
                 finally:
@@ -452,7 +461,25 @@ class EdgeStore:
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
 
+    def _check_closing(self) -> None:
+        """Refuse to close where the engine would find no room, which would kill the process."""
+        if not self._in_log:
+            return
+        try:
+            check_flush(self.path, self._in_log)
+        except StoreError:
+            self._handles = 1
+            self._shard.keep()
+            raise
+
+    def _written(self, size: int, shard: Shard) -> None:
+        """Take note of a write that is in the engine's log."""
+        self._in_log += size
+        if self._in_log > _LOG_BYTES:
+            self._flush(shard)
+
     def _flush(self, shard: Shard) -> None:
+        check_flush(self.path, self._in_log)
         shard.flush()
         self._in_log = 0
 
@@ -497,7 +524,7 @@ class EdgeStore:
             raise self._busy("being optimised")
         try:  # nobody closes it meanwhile
             with self._changing() as old:
-                old.flush()
+                self._flush(old)
                 self._frozen = "being optimised"
             try:
                 self._replacer = threading.get_ident()

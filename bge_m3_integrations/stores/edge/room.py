@@ -1,0 +1,134 @@
+"""Room on the disk, asked for before the engine needs it.
+
+The engine writes to files in memory maps: where the disk is full, the system kills the process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bge_m3_integrations.errors import StoreError
+
+SLACK = 96 << 20
+"""Bytes that stay free after a write: the engine's log grows by 32 MiB at a time, two of them at
+most."""
+_OPENING = 40 << 20
+"""Bytes that an index may need to be opened, 36 MiB at most where they were measured."""
+_FLUSHING = 4 << 20
+_WRITE = "nothing was written: free some space, or write less at a time"
+
+
+def check_room(
+    path: Path, bytes_needed: int, what: str, *, spare: int = SLACK, then: str = _WRITE
+) -> None:
+    """Refuse a write that the disk may have no room for: a full disk would kill the process.
+
+    Args:
+        path: Where.
+        bytes_needed: An upper estimate.
+        what: Is going to be written.
+        spare: Bytes that must stay free.
+        then: The rest of the message: the state of things, and the fix.
+
+    Raises:
+        StoreError: There is less room; both numbers are named.
+    """
+    free = shutil.disk_usage(path).free
+    if free < bytes_needed + spare:
+        raise StoreError(
+            f"{what} may need {_mib(bytes_needed + spare)} in {path}, but only {_mib(free)} are "
+            f"free; {then}"
+        )
+
+
+def check_opening(path: Path) -> None:
+    """Raise `StoreError` where an index that is there may find no room to be opened."""
+    then = "a full disk would kill this process: free some space, and open it again"
+    check_room(path, _OPENING, "opening an index", spare=0, then=then)
+
+
+def check_flush(path: Path, in_log: int) -> None:
+    """Raise `StoreError` where what was written may find no room on its way from the log.
+
+    Args:
+        path: The index's folder.
+        in_log: Bytes written since the last flush.
+    """
+    then = "nothing is lost but by a power cut: free some space, and flush or close again"
+    check_room(path, _FLUSHING + in_log // 16, "bringing writes to disk", spare=0, then=then)
+
+
+class Room:
+    """The room of an index's disk, promised to writes that are under way.
+
+    Args:
+        path: The index's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._promised = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def promised(self, size: int, what: str) -> Iterator[Promise]:
+        """Keep room for a write until the block ends, beside that of all other writes.
+
+        Args:
+            size: Bytes, an upper estimate.
+            what: Is going to be written.
+
+        Yields:
+            The promise, to take from.
+
+        Raises:
+            StoreError: There is not so much.
+        """
+        with self._lock:
+            check_room(self._path, size + self._promised, what)
+            self._promised += size
+        promise = Promise(self, size, what)
+        try:
+            yield promise
+        finally:
+            self._give_back(promise.left)
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self._promised -= size
+
+
+class Promise:
+    """The room of one write.
+
+    Attributes:
+        left: Bytes that are not taken yet.
+    """
+
+    def __init__(self, room: Room, size: int, what: str) -> None:
+        self._room, self._size, self._what = room, size, what
+        self.left = size
+
+    def take(self, size: int) -> None:
+        """Take a part of it, under the lock of all writes: others may have filled the disk since.
+
+        Args:
+            size: Bytes, at most those left.
+
+        Raises:
+            StoreError: They are gone.
+        """
+        begun = self.left < self._size
+        cut = "the first records of the batch were written, the others not: free some space"
+        check_room(self._room._path, size, self._what, then=cut if begun else _WRITE)
+        size = min(size, self.left)
+        self.left -= size
+        self._room._give_back(size)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
