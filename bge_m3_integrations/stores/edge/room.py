@@ -105,6 +105,11 @@ class Room:
 class Promise:
     """The room of one write.
 
+    Args:
+        room: Has promised it.
+        size: Bytes.
+        what: Is going to be written.
+
     Attributes:
         left: Bytes that are not taken yet.
     """
