@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
 
-T = TypeVar("T")
+
+class HasEngine(Protocol):
+    """An index, or an adapter over an engine."""
+
+    @property
+    def engine(self) -> BGEM3 | None:
+        """None where a folder that is not open yet says it."""
+
+
+class HasIndex(Protocol):
+    """An adapter over an index."""
+
+    @property
+    def index(self) -> HybridIndex:
+        """What it is over."""
+
+
+EngineLike: TypeAlias = BGEM3 | HasEngine
+IndexLike: TypeAlias = HybridIndex | HasIndex
 
 
 def engine_of(value: object, *, name: str = "engine") -> BGEM3:
@@ -55,47 +73,14 @@ def index_of(value: object, *, name: str = "index") -> HybridIndex:
     return index
 
 
-def has_index(value: object) -> bool:
+def has_index(value: object) -> TypeGuard[IndexLike]:
     """Whether a value is an index or an adapter over one; nothing is opened to tell."""
     return isinstance(value, HybridIndex) or isinstance(
         getattr(type(_owner(value)), "index", None), property
     )
 
 
-def both_of(
-    first: object, engine: BGEM3 | None, index: object, *, name: str
-) -> tuple[BGEM3 | None, HybridIndex | None]:
-    """Tell an engine from an index where the first argument may be either.
-
-    Args:
-        first: The first argument.
-        engine: What came as `engine=`.
-        index: What came as `index=`.
-        name: What the caller knows the first argument by.
-
-    Returns:
-        The engine, that of the index if there is one, and the index.
-
-    Raises:
-        InputError: It is neither, comes twice, or the engine is not the index's.
-    """
-    if first is not None:
-        if has_index(first):
-            index = given_once(first, index, f"{name} and index=")
-        else:
-            engine = given_once(engine_of(first, name=name), engine, f"{name} and engine=")
-    if index is None:
-        return None if engine is None else engine_of(engine), None
-    held = index_of(index)
-    if engine is not None and engine_of(engine) is not held.engine:
-        raise InputError(
-            f"the engine over {engine_of(engine).name} is not the index's, over "
-            f"{held.engine.name}; give the index alone"
-        )
-    return held.engine, held
-
-
-def given_once(first: T | None, also: T | None, names: str) -> T | None:
+def given_once(first: Any, also: Any, names: str) -> Any:
     """The one of two arguments for one thing that was given; an error where they are two."""
     if first is not None and also is not None and also is not first:
         raise InputError(f"{names} are two different things here; give one of them")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from bge_m3_integrations._display import Shown, quoted
 from bge_m3_integrations.checks import check_text, check_texts, chunks
 from bge_m3_integrations.engine import BGEM3, ranking
 from bge_m3_integrations.errors import EncodingError, InputError
+from bge_m3_integrations.fusion import WeightedSum
 from bge_m3_integrations.searching import Searcher
 from bge_m3_integrations.types import (
     Components,
@@ -62,6 +64,13 @@ class _Table:
     def fill(self, places: Sequence[int] | IntArray, parts: Components) -> None:
         for mode, held in parts.items():
             self.scores[mode][places] = held
+
+
+def score_details(place: Ranked, weights: Weights) -> dict[str, Any]:
+    """All scores of a reranked document and what made them, as `Hit.score_details` has them."""
+    modes = {str(mode): score for mode, score in place.components.items()}
+    about = {"score": place.score, "fusion": WeightedSum().name, "hybrid": place.score}
+    return {**about, "weights": asdict(weights), **modes}
 
 
 def ranked_batch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Annotated, Any, Self, TypedDict
+from typing import Annotated, Any, Self, TypedDict, Unpack
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -13,14 +13,24 @@ from langchain_core.runnables import RunnableConfig, RunnableSerializable, run_i
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from bge_m3_integrations._arguments import (
+    EngineLike,
+    IndexLike,
+    given_once,
+    has_index,
+    index_of,
+)
+from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations._keywords import checks_itself, hinted
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.langchain.documents import several
+from bge_m3_integrations.langchain.documents import SCORES_KEY, several
 from bge_m3_integrations.langchain.embeddings import engine_of
+from bge_m3_integrations.langchain.keywords import RerankerOptions
 from bge_m3_integrations.langchain.options import parsed_weights
-from bge_m3_integrations.reranking import Given, ranked_batch
+from bge_m3_integrations.reranking import Given, ranked_batch, score_details
 from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
 
 _ROLE = "langchain.reranker"
@@ -57,6 +67,11 @@ def _of_index(given: dict[str, Any]) -> BGEM3:
     return engine
 
 
+def _index_of(value: Any) -> HybridIndex | None:
+    return None if value is None else index_of(value)
+
+
+@hinted
 class BGEM3Reranker(
     RunnableSerializable[Question, list[Document]], BaseDocumentCompressor, BaseCrossEncoder
 ):
@@ -75,18 +90,39 @@ class BGEM3Reranker(
         top_n: Most documents that come back, 3 as in LangChain's other rerankers; None is all.
         weights: How much each mode counts; None is the default preset.
         score_threshold: Documents with a lower score are left out.
+        include_scores: Put the scores of each mode and the weights used into each document's
+            metadata, under "bge_m3_scores", as a retriever does.
     """
 
     # frozen: an assignment that is refused would take effect all the same
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
 
-    index: SkipJsonSchema[HybridIndex | None] = Field(default=None, exclude=True, repr=False)
+    index: Annotated[SkipJsonSchema[HybridIndex | None], BeforeValidator(_index_of)] = Field(
+        default=None, exclude=True, repr=False
+    )
     engine: Annotated[SkipJsonSchema[BGEM3], BeforeValidator(engine_of)] = Field(
         default_factory=_of_index, exclude=True, repr=False
     )
     top_n: int | None = Field(default=3, ge=1)
     weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)
+    include_scores: bool = False
+
+    @checks_itself
+    def __init__(
+        self,
+        engine: EngineLike | IndexLike | None = None,
+        *,
+        index: IndexLike | None = None,
+        **options: Unpack[RerankerOptions],
+    ) -> None:
+        refuse_fields(type(self), options, more=["engine", "index"])
+        if engine is not None and has_index(engine):
+            index = given_once(engine, index, "the first argument and index=")
+            engine = None
+        given: dict[str, Any] = {"engine": engine, "index": index}
+        fields: dict[str, Any] = {**{n: v for n, v in given.items() if v is not None}, **options}
+        super().__init__(**fields)
 
     @model_validator(mode="after")
     def _one_engine(self) -> Self:
@@ -291,9 +327,16 @@ class BGEM3Reranker(
         asked = [_question(question) for question in questions]
         rankings = self._ranked([query for query, _ in asked], [held for _, held in asked])
         return [
-            [_scored(held[one.index], one.score) for one in ranked]
+            [self._scored(held[one.index], one) for one in ranked]
             for (_, held), ranked in zip(asked, rankings, strict=True)
         ]
+
+    def _scored(self, document: Document, place: Ranked) -> Document:
+        copy = deepcopy(document)
+        if self.include_scores:
+            copy.metadata[SCORES_KEY] = score_details(place, self.engine.weights(self.weights))
+        copy.metadata["relevance_score"] = place.score
+        return copy
 
     def _ranked(
         self,
@@ -342,9 +385,3 @@ def _given(document: str | Document) -> Given:
     if isinstance(document, Document):
         return Given(document.page_content, document.id)
     return Given(document)
-
-
-def _scored(document: Document, score: float) -> Document:
-    copy = deepcopy(document)
-    copy.metadata["relevance_score"] = score
-    return copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from langchain_core.documents import Document
 from bge_m3_integrations.errors import FilterError, InputError
 from bge_m3_integrations.filters import Filter, RecordPredicate, as_filter
 from bge_m3_integrations.metadata import plain
+from bge_m3_integrations.record_inputs import made_id
 from bge_m3_integrations.types import Hit, Record
 
 T = TypeVar("T")
@@ -34,7 +34,8 @@ def to_record(document: Document, *, record_id: str | None = None) -> Record:
 
     Args:
         document: Its metadata is copied deeply.
-        record_id: The record's id; None is the document's own, or a new uuid4 where it has none.
+        record_id: The record's id; None is the document's own, or where it has none one that is
+            made of its text and metadata, so that adding it again replaces it.
 
     Returns:
         A record that `to_document` turns back into an equal document with an id.
@@ -46,14 +47,14 @@ def to_record(document: Document, *, record_id: str | None = None) -> Record:
     if not isinstance(document, Document):
         raise InputError(f"a Document is needed, not {type(document).__name__} {document!r}")
     chosen = document.id if record_id is None else record_id
-    chosen = str(uuid.uuid4()) if chosen is None else chosen
+    name = "document" if chosen is None else f"document {chosen!r}"
     dates = {
         k: type(v).__name__ for k, v in document.metadata.items() if type(v) in (date, datetime)
     }
     texts = {key: document.metadata[key].isoformat() for key in dates}
-    metadata = plain({**document.metadata, **texts}, f"document {chosen!r}: metadata")
+    metadata = plain({**document.metadata, **texts}, f"{name}: metadata")
     return Record(
-        id=chosen,
+        id=made_id(document.page_content, metadata) if chosen is None else chosen,
         text=document.page_content,
         metadata=deepcopy(metadata),  # after the check: it holds itself no more
         payload={PAYLOAD_KEY: {"dates": dates}} if dates else None,

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self, Unpack
 
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from bge_m3_integrations import _arguments
+from bge_m3_integrations._arguments import EngineLike
+from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations._keywords import checks_itself, hinted
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.langchain.keywords import EmbeddingsOptions
 from bge_m3_integrations.types import EmbeddingBatch
 
 _ROLE = "langchain.embeddings"
@@ -22,14 +27,39 @@ def _made(given: dict[str, Any]) -> BGEM3:
     return BGEM3(**{"model" if name == "model_name" else name: v for name, v in given.items()})
 
 
+def engine_of(value: Any) -> BGEM3:
+    """The engine that a user gives, by itself or inside an index or adapter.
+
+    Args:
+        value: An engine, an index, or an adapter of this package.
+
+    Returns:
+        The engine.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if isinstance(value, Embeddings) and not isinstance(value, BGEM3Embeddings):
+        raise InputError(
+            f"engine must be a BGEM3, not {type(value).__name__}; BGEM3VectorStore takes any "
+            "Embeddings"
+        )
+    return _arguments.engine_of(value)
+
+
+@hinted
 class BGEM3Embeddings(BaseModel, Embeddings):
     """Dense vectors for any LangChain class that takes `Embeddings`.
 
-    Give either `engine`, to share one model with other adapters, or the options of a model of its
+    Give either an engine, to share one model with other adapters, or the options of a model of its
     own, which mean what they mean to `BGEM3`. For `CacheBackedEmbeddings`, take `fingerprint` as
     the namespace: a name can stand for two models. Nothing is loaded before the first text. Texts
     of async calls that wait at the same time are encoded together, and no thread waits for them.
     Texts are encoded as they are.
+
+    Args:
+        engine: An engine, or an index or adapter over one.
+        **options: The options of a model of its own.
 
     Attributes:
         model_name: A folder or a hub id; also called `model`.
@@ -62,7 +92,17 @@ class BGEM3Embeddings(BaseModel, Embeddings):
     revision: str | None = None
     cache_dir: str | Path | None = None
     offline: bool = False
-    engine: SkipJsonSchema[BGEM3] = Field(default_factory=_made, exclude=True, repr=False)
+    engine: Annotated[SkipJsonSchema[BGEM3], BeforeValidator(engine_of)] = Field(
+        default_factory=_made, exclude=True, repr=False
+    )
+
+    @checks_itself
+    def __init__(
+        self, engine: EngineLike | None = None, **options: Unpack[EmbeddingsOptions]
+    ) -> None:
+        refuse_fields(type(self), options, more=["engine"])
+        fields: dict[str, Any] = {**options}
+        super().__init__(**fields if engine is None else {"engine": engine, **fields})
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -103,6 +143,10 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         super().__setstate__(state)
         self.model_post_init(None)  # the engine is a new one, which knows of nobody
 
+    def length_function(self, text: str) -> int:
+        """Count a text's own tokens, for a text splitter; see `BGEM3.length_function`."""
+        return self.engine.length_function(text)
+
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents.
 
@@ -131,27 +175,6 @@ class BGEM3Embeddings(BaseModel, Embeddings):
     async def aembed_query(self, text: str) -> list[float]:
         """See `embed_query`."""
         return _rows(await self.engine.aencode_queries([text], modes=["dense"]))[0]
-
-
-def engine_of(value: Any) -> BGEM3:
-    """The engine that a user gives, by itself or as embeddings over it.
-
-    Args:
-        value: An engine, or a `BGEM3Embeddings`.
-
-    Returns:
-        The engine.
-
-    Raises:
-        InputError: It is neither.
-    """
-    engine = value.engine if isinstance(value, BGEM3Embeddings) else value
-    if not isinstance(engine, BGEM3):
-        hint = "; BGEM3VectorStore takes any" if isinstance(value, Embeddings) else ""
-        raise InputError(
-            f"engine must be a BGEM3, or BGEM3Embeddings, not {type(value).__name__}{hint}"
-        )
-    return engine
 
 
 def _held(texts: Sequence[str]) -> Sequence[str]:

@@ -77,6 +77,7 @@ class StoreOptions(TypedDict, total=False):
     filter_fields: Sequence[str] | None
     other_dtype: bool
     apart: bool
+    create: bool | None
     embedding_id: str | None
     weights: WeightsLike | None
     candidates: Mapping[Mode, int] | None

@@ -17,7 +17,10 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
+from bge_m3_integrations._arguments import EngineLike, IndexLike
 from bge_m3_integrations._display import Verbatim
+from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations._keywords import checks_itself, hinted
 from bge_m3_integrations._progress import ProgressLike
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.index import HybridIndex
@@ -31,7 +34,7 @@ from bge_m3_integrations.langchain.documents import (
     to_records,
     with_scores,
 )
-from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
+from bge_m3_integrations.langchain.embeddings import engine_of
 from bge_m3_integrations.langchain.events import Found, atell, listens, tell
 from bge_m3_integrations.langchain.finding import afind, find
 from bge_m3_integrations.langchain.foreign import called
@@ -44,7 +47,7 @@ from bge_m3_integrations.langchain.options import (
     parsed_weights,
 )
 from bge_m3_integrations.langchain.serialising import NotJsonError, as_json, check_json
-from bge_m3_integrations.langchain.source import Source
+from bge_m3_integrations.langchain.source import Source, searched
 from bge_m3_integrations.langchain.together import TOGETHER, Together
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.stores.base import Store
@@ -57,6 +60,7 @@ def _source(value: Any) -> Source:
     return Source.of(value, role=_ROLE)
 
 
+@hinted
 class BGEM3Retriever(BaseRetriever):
     """Finds documents by dense, sparse and ColBERT scores, one forward pass per query.
 
@@ -76,9 +80,14 @@ class BGEM3Retriever(BaseRetriever):
     in memory, or with an engine whose options for queries no index notes, it refuses to be
     pickled, and is "not_implemented" there; so it is with a function as filter.
 
+    Args:
+        index: An index, the folder of one, an adapter over one such as a vector store, or an
+            engine, for a new index in memory.
+        engine: An engine, by its name.
+        **options: The attributes besides `source`.
+
     Attributes:
-        source: What is searched, given as `index`: an index, or the folder of one, which is opened
-            by the first search.
+        source: What is searched, given as `index`. A folder is opened by the first search.
         k: Most documents per query; fewer where fewer match, pass the threshold, or share a token
             with a query that is searched for by lexical weights alone.
         weights: How much each mode counts; None is the default preset.
@@ -108,6 +117,19 @@ class BGEM3Retriever(BaseRetriever):
     candidates: Annotated[Mapping[Mode, int] | None, BeforeValidator(checked_candidates)] = None
     fusion: Annotated[FusionLike | None, PlainValidator(checked_fusion)] = None
     include_scores: bool = False
+
+    @checks_itself
+    def __init__(
+        self,
+        index: HybridIndex | str | Path | IndexLike | EngineLike | None = None,
+        *,
+        engine: EngineLike | None = None,
+        **options: Unpack[RetrieverOptions],
+    ) -> None:
+        refuse_fields(type(self), options, more=["index", "engine"])
+        source = searched(index, engine)
+        fields: dict[str, Any] = {**options}
+        super().__init__(**fields if source is None else {"index": source, **fields})
 
     @property
     def index(self) -> HybridIndex:
@@ -159,7 +181,7 @@ class BGEM3Retriever(BaseRetriever):
     def from_documents(
         cls,
         documents: Iterable[Document],
-        engine: BGEM3 | BGEM3Embeddings,
+        engine: EngineLike,
         *,
         ids: Iterable[str | None] | None = None,
         store: Store | None = None,
@@ -192,7 +214,7 @@ class BGEM3Retriever(BaseRetriever):
     def from_texts(
         cls,
         texts: Iterable[str],
-        engine: BGEM3 | BGEM3Embeddings,
+        engine: EngineLike,
         *,
         metadatas: Iterable[dict[str, Any] | None] | None = None,
         ids: Iterable[str | None] | None = None,

@@ -6,6 +6,15 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from bge_m3_integrations._arguments import (
+    EngineLike,
+    IndexLike,
+    engine_of,
+    given_once,
+    has_index,
+    index_of,
+)
+from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.opening import Choices, reserve
@@ -25,6 +34,7 @@ class Source:
     Args:
         index: The index; None for one in a folder.
         folder: The folder.
+        store: A vector store whose index it is, which may not be open yet.
         role: Under which the engine is told what is needed of it.
 
     Raises:
@@ -32,11 +42,17 @@ class Source:
     """
 
     def __init__(
-        self, index: HybridIndex | None = None, *, folder: Path | None = None, role: str
+        self,
+        index: HybridIndex | None = None,
+        *,
+        folder: Path | None = None,
+        store: IndexLike | None = None,
+        role: str,
     ) -> None:
         self._held = index
         self._folder = folder
         self._reserved = None if folder is None else reserve(folder, None, Choices())
+        self._store = store
         self._role = role
         self._lock = threading.Lock()
         self.ready: HybridIndex | None = None
@@ -46,7 +62,7 @@ class Source:
         """Read what a user gives as an index.
 
         Args:
-            value: An index, a folder's path, or a source.
+            value: An index, a folder's path, an adapter over an index, or a source.
             role: See `Source`.
 
         Returns:
@@ -61,6 +77,8 @@ class Source:
             return cls(value, role=role)
         if isinstance(value, str | Path):
             return cls(folder=as_folder(value, name="index"), role=role)
+        if has_index(value):
+            return cls(store=value, role=role)
         raise InputError(
             f"index must be a HybridIndex or the folder of one, not {type(value).__name__} "
             f"{value!r}"
@@ -88,8 +106,10 @@ class Source:
             StoreError: The folder holds no index, or does not say by which model it was made.
         """
         with self._lock:
+            if self._held is None and self._store is not None:
+                self._held = index_of(self._store)
             if self._held is None:
-                assert self._folder is not None  # `of` gives one of the two
+                assert self._folder is not None  # `of` gives one of the three
                 self._held = _opened(self._folder)
             return self._held
 
@@ -104,7 +124,7 @@ class Source:
     @property
     def written(self) -> Path | None:
         """The folder that stands for this index elsewhere; None where no folder says it all."""
-        path = self.path
+        path = self.path if self._store is None else self.index().path
         if path is None or self._held is None:
             return path
         note = _note(path)
@@ -127,8 +147,11 @@ class Source:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Source):
             return NotImplemented
-        path = self.path
-        return self._held is other._held if path is None else path == other.path
+        if (path := self.path) is not None:
+            return path == other.path
+        mine = self._store if self._held is None else self._held
+        its = other._store if other._held is None else other._held
+        return mine is its and mine is not None
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -137,6 +160,32 @@ class Source:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
+
+
+def searched(first: object, engine: EngineLike | None) -> object | None:
+    """What a retriever searches, of its arguments; None where neither is given.
+
+    Args:
+        first: An index, a folder, an adapter, or an engine, for a new index in memory.
+        engine: An engine; beside an index, that of the index.
+
+    Returns:
+        What `Source.of` reads.
+
+    Raises:
+        InputError: The engine is not the index's, or this is none of these.
+    """
+    if first is None:
+        return None if engine is None else HybridIndex(engine_of(engine))
+    if isinstance(first, BGEM3) or (hasattr(first, "engine") and not has_index(first)):
+        only: Any = given_once(engine_of(first), engine, "the first argument and engine=")
+        return HybridIndex(engine_of(only))
+    if engine is not None and (not has_index(first) or engine_of(first) is not engine_of(engine)):
+        raise InputError(
+            f"engine= is over {engine_of(engine).name}, and an index has an engine of its own; "
+            "leave engine out, or open a folder with it: HybridIndex.open(path, engine)"
+        )
+    return first
 
 
 def _in_folder(folder: Path, role: str) -> Source:

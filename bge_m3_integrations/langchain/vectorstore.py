@@ -276,7 +276,7 @@ class BGEM3VectorStore(SearchingStore):
         Args:
             documents: Any number; they stay as they are. If an id comes twice, the later one holds.
             ids: Any strings, before the documents' own; None stands for the document's own id, or
-                a new uuid4 where it has none.
+                one that is made of its text and metadata, so adding it again changes nothing.
             batch_size: Most documents encoded and written at a time.
             progress: True shows a bar; see `HybridIndex.add`.
 

@@ -29,10 +29,16 @@ def test_a_document_with_an_id_comes_back_equal() -> None:
     assert to_document(to_record(document)) == document
 
 
-def test_a_document_without_an_id_gets_a_new_one_and_keeps_the_rest() -> None:
+def test_a_document_without_an_id_gets_one_of_its_content_and_keeps_the_rest() -> None:
     document = Document(page_content="one", metadata={"year": 2024})
     first, second = to_record(document), to_record(document)
-    assert first.id != second.id
+    assert first.id == second.id
+    others = [
+        Document(page_content="two", metadata={"year": 2024}),
+        Document(page_content="one", metadata={"year": 2025}),
+        Document(page_content="one"),
+    ]
+    assert len({first.id, *(to_record(other).id for other in others)}) == 4
     assert document.id is None
     assert to_document(first) == Document(id=first.id, page_content="one", metadata={"year": 2024})
 

@@ -166,7 +166,8 @@ def test_the_fingerprint_is_that_of_id_or_class_and_width() -> None:
 def test_every_text_is_embedded_once_also_the_first_of_a_new_folder(path: Path | None) -> None:
     embeddings = Counted()
     with BGEM3VectorStore(embeddings, path=path) as store:
-        store.add_texts([TEXTS[0], *TEXTS], batch_size=3)
+        about = [{"again": True}, *({} for _ in TEXTS)]
+        store.add_texts([TEXTS[0], *TEXTS], about, batch_size=3)
         assert embeddings.documents == sorted(TEXTS)
         assert [len(batch) for batch in embeddings.batches] == [2, 3, 2]
         assert not embeddings.queries

@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
+from langchain_core.load import dumpd
+from pydantic import ValidationError
 
 from bge_m3_integrations import BGEM3, HybridIndex, InputError
-from bge_m3_integrations.langchain import BGEM3VectorStore
+from bge_m3_integrations.langchain import (
+    BGEM3Embeddings,
+    BGEM3Reranker,
+    BGEM3Retriever,
+    BGEM3VectorStore,
+)
 from bge_m3_integrations.testing import FakeEncoder
 from tests.integration.langchain.animals import DOCUMENTS, ids
 
@@ -131,6 +139,115 @@ def test_what_other_stores_constructors_take_is_answered_by_what_this_one_takes(
         assert said in str(caught.value)
 
 
+FIELDS: list[tuple[Any, dict[str, Any], str]] = [
+    (BGEM3Embeddings, {"model_kwargs": {}}, "keywords of BGEM3, such as device="),
+    (BGEM3Embeddings, {"model_name_or_path": "x"}, "did you mean model?"),
+    (BGEM3Embeddings, {"use_fp16": True}, "did you mean dtype?"),
+    (BGEM3Embeddings, {"encode_kwargs": {}}, "keywords of BGEM3"),
+    (BGEM3Embeddings, {"normalize_embeddings": True}, "norm 1"),
+    (BGEM3Embeddings, {"batch_size": 8}, "packed by their lengths"),
+    (BGEM3Embeddings, {"embed_model": 1}, "did you mean engine?"),
+    (BGEM3Retriever, {"top_k": 3}, "did you mean k?"),
+    (BGEM3Retriever, {"similarity_top_k": 3}, "did you mean k?"),
+    (BGEM3Retriever, {"filters": {}}, "did you mean filter?"),
+    (BGEM3Retriever, {"where": {}}, "did you mean filter?"),
+    (BGEM3Retriever, {"vectorstore": 1}, "did you mean index?"),
+    (BGEM3Retriever, {"persist_directory": "x"}, "did you mean index?"),
+    (BGEM3Retriever, {"search_kwargs": {}}, "as_retriever takes"),
+    (BGEM3Retriever, {"search_type": "mmr"}, "as_retriever takes"),
+    (BGEM3Retriever, {"weights_for_different_modes": [1, 1, 1]}, "did you mean weights?"),
+    (BGEM3Retriever, {"include_score": True}, "did you mean include_scores?"),
+    (BGEM3Reranker, {"top_k": 3}, "did you mean top_n?"),
+    (BGEM3Reranker, {"model": "x"}, "did you mean engine?"),
+    (BGEM3Reranker, {"return_scores": True}, "did you mean include_scores?"),
+    (BGEM3Reranker, {"client": True}, "no server"),
+    (BGEM3Reranker, {"wrong": True}, "there are engine, index, name, "),
+]
+
+
+@pytest.mark.parametrize(("cls", "wrong", "said"), FIELDS)
+def test_a_pydantic_class_says_which_field_was_meant(
+    cls: Any, wrong: dict[str, Any], said: str
+) -> None:
+    engine = BGEM3(FakeEncoder())
+    with pytest.raises(ValidationError, match=f"unknown keyword '{next(iter(wrong))}'; ") as caught:
+        cls(engine, **wrong)
+    assert said in str(caught.value)
+
+
+def test_a_value_under_an_unknown_keyword_is_not_shown() -> None:
+    with pytest.raises(ValidationError) as caught:
+        BGEM3Embeddings(hf_token="hf_secret")  # type: ignore[call-arg]
+    assert "hf_secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cls", [BGEM3Embeddings, BGEM3Retriever, BGEM3Reranker])
+def test_a_pydantic_class_shows_its_fields_and_no_catch_all(cls: Any) -> None:
+    parameters = inspect.signature(cls).parameters
+    assert next(iter(parameters)) in {"engine", "index"}
+    assert {"device", "k", "top_n"} & set(parameters)
+    assert not {"options", "kwargs", "source"} & set(parameters)
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+async def test_a_retriever_over_a_store_finds_what_is_added_to_the_store_later(
+    tmp_path: Path, in_folder: bool
+) -> None:
+    path = tmp_path / "index" if in_folder else None
+    with BGEM3VectorStore(BGEM3(FakeEncoder()), path=path) as store:
+        retriever = BGEM3Retriever(index=store, k=2)
+        assert not (tmp_path / "index").exists()
+        store.add_documents(DOCUMENTS)
+        assert ids(retriever.invoke("fox")) == ids(await retriever.ainvoke("fox"))
+        assert retriever.index is store.index
+        assert retriever == BGEM3Retriever(store, k=2)
+        if in_folder:
+            assert dumpd(retriever)["kwargs"]["index"] == str(path)
+
+
+def test_what_a_retriever_cannot_be_over_is_named() -> None:
+    one, other = BGEM3(FakeEncoder()), BGEM3(FakeEncoder())
+    for wrong in (3, [one], {"a": 1}):
+        with pytest.raises(ValidationError, match="index must be a HybridIndex or the folder"):
+            BGEM3Retriever(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="leave engine out"):
+        BGEM3Retriever(HybridIndex(one), engine=other)
+    with pytest.raises(InputError, match=r"HybridIndex.open\(path, engine\)"):
+        BGEM3Retriever("folder", engine=other)
+    with pytest.raises(InputError, match="two different things"):
+        BGEM3Reranker(HybridIndex(one), index=HybridIndex(one))
+
+
+async def test_a_reranker_puts_the_scores_into_the_metadata_where_asked() -> None:
+    engine = BGEM3(FakeEncoder())
+    retriever = BGEM3Retriever.from_documents(DOCUMENTS, engine, include_scores=True)
+    found = retriever.invoke("the fox")
+    for reranker in (
+        BGEM3Reranker(engine, include_scores=True),
+        BGEM3Reranker(retriever.index, include_scores=True),
+    ):
+        bare = [Document(id=d.id, page_content=d.page_content) for d in found]
+        for ranked in (
+            reranker.compress_documents(bare, "the fox"),
+            await reranker.acompress_documents(bare, "the fox"),
+        ):
+            for document, before in zip(ranked, found, strict=False):
+                told = document.metadata["bge_m3_scores"]
+                assert told["score"] == document.metadata["relevance_score"]
+                assert told.keys() == before.metadata["bge_m3_scores"].keys()
+                assert told["weights"] == before.metadata["bge_m3_scores"]["weights"]
+                assert told["dense"] == pytest.approx(before.metadata["bge_m3_scores"]["dense"])
+        assert all(not d.metadata for d in bare)
+    plain = BGEM3Reranker(engine).compress_documents(bare, "the fox")
+    assert all(set(d.metadata) == {"relevance_score"} for d in plain)
+
+
+def test_lengths_for_a_splitter_are_the_models() -> None:
+    engine = BGEM3(FakeEncoder())
+    length = BGEM3Embeddings(engine).length_function
+    assert length("a cat sat") == engine.length_function("a cat sat") > 0
+
+
 async def test_the_way_in_takes_no_other_keyword_either(store: BGEM3VectorStore) -> None:
     unknown: Any = {"metadata": [{}]}
     with pytest.raises(TypeError, match=r"'metadata'; did you mean metadatas\?"):
@@ -158,5 +275,12 @@ def test_engine_or_index_comes_first_or_by_its_name(as_index: bool) -> None:
         assert (store.index is index) == as_index
     assert BGEM3VectorStore(BGEM3VectorStore(index)).index is index
     assert BGEM3VectorStore(index=BGEM3VectorStore(index)).index is index  # type: ignore[arg-type]
+    kinds: list[Any] = [BGEM3Embeddings, BGEM3Reranker, BGEM3Retriever]
+    for cls in kinds:
+        for made in (cls(given), *([cls(**by_name)] if cls is not BGEM3Embeddings else [])):
+            over = made if cls is not BGEM3Retriever else made.index
+            assert over.engine is engine
+            if as_index and cls is not BGEM3Embeddings:
+                assert made.index is index
     with pytest.raises(InputError, match="another engine"):
         BGEM3VectorStore(BGEM3(FakeEncoder()), index=index)

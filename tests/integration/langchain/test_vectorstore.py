@@ -4,7 +4,6 @@ import asyncio
 import random
 import shutil
 import threading
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -31,6 +30,7 @@ from bge_m3_integrations import (
 from bge_m3_integrations.filters import Compare
 from bge_m3_integrations.langchain import BGEM3Embeddings, BGEM3Retriever, BGEM3VectorStore
 from bge_m3_integrations.testing import FakeEncoder
+from bge_m3_integrations.types import text_hash
 from tests.integration.langchain.gated import GatedEncoder
 
 DOCUMENTS = [
@@ -92,9 +92,35 @@ def test_ids_that_are_given_come_before_the_documents_own_and_none_is_no_choice(
     three = [DOCUMENTS[0], DOCUMENTS[1], Document(page_content="without an id")]
     added = store.add_documents(three, ids=["any string at all/1", None, None])
     assert added[:2] == ["any string at all/1", "dog"]
-    assert uuid.UUID(added[2]).version == 4
+    assert added[2] == text_hash("without an id")
     assert [d.page_content for d in store.get_by_ids(added)] == [d.page_content for d in three]
     assert store.index.count() == 3
+
+
+@pytest.mark.parametrize("way", ["from_texts", "from_documents", "add_texts", "add_documents"])
+def test_a_program_that_runs_again_doubles_nothing(tmp_path: Path, way: str) -> None:
+    texts, about = ["a cat", "a dog", "a cat"], [{"source": "x"}, {}, {"source": "y"}]
+    documents = [Document(page_content=t, metadata=m) for t, m in zip(texts, about, strict=True)]
+    for _ in range(2):
+        engine = BGEM3(FakeEncoder())
+        if way.startswith("from"):
+            given: Any = (texts, engine, about) if way == "from_texts" else (documents, engine)
+            store = getattr(BGEM3VectorStore, way)(*given, path=tmp_path / "index")
+        else:
+            store = BGEM3VectorStore(engine, path=tmp_path / "index")
+            given = (texts, about) if way == "add_texts" else (documents,)
+            assert len(set(getattr(store, way)(*given))) == 3
+        with store:
+            assert store.index.count() == 3
+
+
+def test_equal_documents_of_one_call_are_one_and_each_is_told_its_id() -> None:
+    store = BGEM3VectorStore(BGEM3(FakeEncoder()))
+    added = store.add_texts(["a cat", "a dog", "a cat"])
+    assert added[0] == added[2] != added[1]
+    assert store.index.count() == 2
+    assert added == store.index.add(["a cat", "a dog", "a cat"])
+    assert store.index.count() == 2
 
 
 def test_a_known_id_is_replaced(made: Made) -> None:
