@@ -224,7 +224,7 @@ def test_embeddings_stand_for_their_engine(client: QdrantClient) -> None:
     embeddings = BGEM3Embeddings(engine=BGEM3(encoder))
     hybrid_qdrant(embeddings, "docs", client=client).add_texts(TEXTS)
     assert encoder.forwards == dict.fromkeys(TEXTS, 1)
-    with pytest.raises(InputError, match="engine must be a BGEM3, or an index .*, not str"):
+    with pytest.raises(InputError, match="engine must be a BGEM3, or an index"):
         hybrid_qdrant("BAAI/bge-m3", "docs", client=client)  # type: ignore[arg-type]
 
 
