@@ -147,11 +147,11 @@ class Source:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Source):
             return NotImplemented
+        if self._store is not None and self._store is other._store:
+            return True
         if (path := self.path) is not None:
             return path == other.path
-        mine = self._store if self._held is None else self._held
-        its = other._store if other._held is None else other._held
-        return mine is its and mine is not None
+        return self._held is not None and self._held is other._held
 
     __hash__ = None  # type: ignore[assignment]
 
