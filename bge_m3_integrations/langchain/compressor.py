@@ -83,6 +83,11 @@ class BGEM3Reranker(
     `index`, nor do documents that the index keeps with the same id and text. The async methods
     run in a thread.
 
+    Args:
+        engine: An engine, or an index or adapter over one: see the attributes.
+        index: An index, or an adapter over one.
+        **options: The other attributes.
+
     Attributes:
         index: Its stored numbers are used for documents that it keeps; None encodes all.
         engine: Encodes the query once and each distinct document once; by default the index's.
