@@ -22,6 +22,7 @@ from bge_m3_integrations.encoders.torch.layers import (
     is_packable,
 )
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
+from bge_m3_integrations.encoders.torch.load import usable_positions
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.parts import InPlace
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, wrap_tokenizer
@@ -83,7 +84,8 @@ class FlagSource:
                 weights, module.config, dtype=module.dtype, device=module.device, parts=InPlace()
             )
         else:
-            backbone = PaddedBackbone(module, pad_token_id=self.tokenizer.pad_token_id)
+            pad, positions = self.tokenizer.pad_token_id, usable_positions(module.config)
+            backbone = PaddedBackbone(module, pad_token_id=pad, positions=positions)
         return M3Modules(backbone, *heads)
 
     @property

@@ -10,7 +10,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.packing import Pack, rounded
+
+# Padded texts are rounded up to a multiple of this many tokens at least.
+_STEP = 8
 
 
 class PaddedBackbone:
@@ -19,11 +22,15 @@ class PaddedBackbone:
     Args:
         module: Ids and mask to `last_hidden_state`, in inference mode.
         pad_token_id: Fills the batch; masked everywhere.
+        positions: Most tokens of a text; None is no limit.
     """
 
-    def __init__(self, module: nn.Module, *, pad_token_id: int) -> None:
+    def __init__(
+        self, module: nn.Module, *, pad_token_id: int, positions: int | None = None
+    ) -> None:
         self.module = module
         self._pad = pad_token_id
+        self._positions = positions
 
     @property
     def padded(self) -> bool:
@@ -40,17 +47,32 @@ class PaddedBackbone:
         Returns:
             `(t, width)`, the last layer's states, without padding.
         """
+        device = next(self.module.parameters()).device
         lengths = torch.from_numpy(pack.lengths)
-        real = torch.arange(int(lengths.max())) < lengths[:, None]
+        texts, width = len(lengths), int(lengths.max())
+        if device.type == "cpu":
+            texts, width = self._rounded(texts, width)
+        real = torch.zeros(texts, width, dtype=torch.bool)
+        real[: len(lengths)] = torch.arange(width) < lengths[:, None]
         ids = torch.full(real.shape, self._pad)
         ids[real] = pack.ids
-        device = next(self.module.parameters()).device
-        ids, real = ids.to(device), real.to(device)
+        seen = real.clone()
+        seen[len(lengths) :, 0] = True  # a text of nothing but padding has no softmax
+        ids, real, seen = ids.to(device), real.to(device), seen.to(device)
         with Float32Arithmetic() if wide else nullcontext():
             output: torch.Tensor = self.module(
-                input_ids=ids, attention_mask=real.long()
+                input_ids=ids, attention_mask=seen.long()
             ).last_hidden_state
         return output[real]
+
+    def _rounded(self, texts: int, longest: int) -> tuple[int, int]:
+        """Few numbers of texts, and of tokens of each: see `rounded`."""
+        width = rounded(longest, least=_STEP)
+        if self._positions is not None:
+            width = max(longest, min(width, self._positions))
+        # few texts more each cost a share of a batch: two sizes between a power of two and the next
+        step = max(1, (1 << texts.bit_length()) // 4)
+        return -(-texts // step) * step, width
 
 
 class Float32Arithmetic(TorchFunctionMode):

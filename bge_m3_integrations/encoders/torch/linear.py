@@ -13,8 +13,12 @@ from functools import cache
 from typing import Protocol
 
 import torch
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu, linear, pad
 
+from bge_m3_integrations.encoders.torch.packing import rounded
+
+# Rows of a product are rounded up to a multiple of this many at least.
+_STEP = 8
 # Tokens that a layout is chosen for; others work with it too.
 _LAYOUT_TOKENS = 1024
 
@@ -40,7 +44,7 @@ class PlainLinear:
     """One or more weights side by side, used where they lie.
 
     An input in float32 on half-precision weights is computed in float32, the weights upcast for
-    the call.
+    the call. On a CPU rows are rounded up to one of few counts: see `rounded`.
 
     Attributes:
         weights: `(out_i, in)` each.
@@ -54,12 +58,13 @@ class PlainLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
+        rows, x = len(x), with_rounded_rows(x)
         parts = [
             linear(x, weight.to(x), bias.to(x))
             for weight, bias in zip(self.weights, self.biases, strict=True)
         ]
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return gelu(out) if self.activated else out
+        return (gelu(out) if self.activated else out)[:rows]
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
         """See `Adding`."""
@@ -84,6 +89,13 @@ class PrepackedLinear:
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
         """See `Adding`."""
         states.add_(self(x).float())
+
+
+def with_rounded_rows(x: torch.Tensor) -> torch.Tensor:
+    """On a CPU, `(t, width)` with rows of zeros behind, up to one of few sizes: see `rounded`."""
+    if x.device.type != "cpu":
+        return x
+    return pad(x, (0, 0, 0, rounded(len(x), least=_STEP) - len(x)))
 
 
 class Product(Protocol):

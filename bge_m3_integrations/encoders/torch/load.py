@@ -344,7 +344,8 @@ def _load(source: CheckpointSource) -> M3Modules:
         )
     else:
         module = _load_module(files, dtype, trust=source.trust_remote_code).to(device)
-        backbone = PaddedBackbone(module, pad_token_id=int(config.pad_token_id or 0))
+        pad, positions = int(config.pad_token_id or 0), usable_positions(config)
+        backbone = PaddedBackbone(module, pad_token_id=pad, positions=positions)
     release_freed_memory()
     colbert, sparse = (PlainLinear((head.weight,), (head.bias,)) for head in heads)
     return M3Modules(backbone, colbert, sparse)

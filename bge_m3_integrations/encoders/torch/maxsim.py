@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bge_m3_integrations import scoring
 from bge_m3_integrations.checks import whole
+from bge_m3_integrations.encoders.torch.packing import rounded
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import FloatArray, IntArray, TokenVectors
 
@@ -174,7 +175,8 @@ def _best(
     many short ones; a document in two blocks gets the larger of two maxima.
     """
     width = documents.vectors.shape[1]
-    rows = max(1, budget.elements // max(width, len(vectors)))
+    room = max(1, budget.elements // max(width, len(vectors)))
+    rows = 1 << room.bit_length() - 1  # what a product takes at once
     best = vectors.new_full((end - start, len(vectors)), -torch.inf)
     scratch = _scratch(documents, min(rows, len(documents.vectors)), budget)
     bounds = documents.offsets[[start, end]]
@@ -191,7 +193,22 @@ def _best(
 
 
 def _product(block: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """`block @ vectors.T`, `(rows, vectors)`."""
+    """`block @ vectors.T`, `(rows, vectors)`; on a CPU by products of few numbers of rows.
+
+    OneDNN keeps a kernel for each number of rows, so a block is cut into powers of two.
+    """
+    rows = len(block)
+    if block.device.type != "cpu" or rows.bit_count() == 1:
+        return _multiplied(block, vectors)
+    found, start = block.new_empty(rows, len(vectors)), 0
+    while start < rows:
+        end = start + (1 << (rows - start).bit_length() - 1)
+        found[start:end] = _multiplied(block[start:end], vectors)
+        start = end
+    return found
+
+
+def _multiplied(block: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     linear = _onednn_linear() if _suits_onednn(block) else None
     if linear is None:
         return block @ vectors.T
@@ -221,9 +238,12 @@ def _onednn_linear() -> Any | None:
 
 def _columns(queries: PackedTensor, first: int, last: int, budget: _Budget) -> torch.Tensor:
     """Query vectors in the precision of products, with zeros up to a full number of columns."""
-    count = -(-(last - first) // _COLUMNS) * _COLUMNS
+    width = queries.vectors.shape[1]
+    most = budget.elements // max(width, _COLUMNS) // _COLUMNS * _COLUMNS
     vectors = torch.zeros(
-        (count, queries.vectors.shape[1]), dtype=budget.precision, device=budget.device
+        (min(rounded(last - first, least=_COLUMNS), most), width),
+        dtype=budget.precision,
+        device=budget.device,
     )
     vectors[: last - first].copy_(queries.vectors[first:last])
     if queries.scales is not None:

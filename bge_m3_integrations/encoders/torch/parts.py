@@ -11,18 +11,21 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import torch
-from torch.nn.functional import layer_norm, pad
+from torch.nn.functional import layer_norm
 
 from bge_m3_integrations.encoders.torch.int8 import (
     make_int8_linear,
     make_int8_qkv,
     weight_levels,
 )
-from bge_m3_integrations.encoders.torch.linear import Adding, Linear, PlainLinear, make_linear
-from bge_m3_integrations.encoders.torch.packing import rounded
+from bge_m3_integrations.encoders.torch.linear import (
+    Adding,
+    Linear,
+    PlainLinear,
+    make_linear,
+    with_rounded_rows,
+)
 
-# Packs are rounded up to a multiple of this many tokens at least.
-_STEP = 8
 # Rows of states that are normalised while they are in cache: 2 MiB at 1,024 wide.
 _ROWS_IN_CACHE = 512
 
@@ -75,10 +78,8 @@ class TorchNorm:
 
 class _TorchParts:
     def laid_out(self, states: torch.Tensor) -> torch.Tensor:
-        """On the CPU with rows of zeros behind, up to one of few sizes: see `rounded`."""
-        if states.device.type != "cpu":
-            return states
-        return pad(states, (0, 0, 0, rounded(len(states), least=_STEP) - len(states)))
+        """On the CPU with rows of zeros behind, up to one of few sizes."""
+        return with_rounded_rows(states)
 
     def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
         """See `Parts`."""
