@@ -19,6 +19,8 @@ from bge_m3_integrations.types import IntArray
 
 _ROWS = 192
 """Rows of one part, `MOST` in `kernels/attention.h`."""
+_SPACE = 404 << 10
+"""Bytes that each thread computes in, `ATTENTION_SPACE` in `kernels/kernels.h`."""
 WIDTHS = (16, 32, 48, 64)
 
 
@@ -35,11 +37,13 @@ class NativeAttention:
         heads: Attention heads.
         tokens: Of all texts.
         parts: `(parts, 4) int64`: a text's first token and length, and which of its rows.
+        space: `(threads, bytes)`, what each thread computes in.
     """
 
     heads: int
     tokens: int
     parts: IntArray
+    space: torch.Tensor
 
     @classmethod
     def of(cls, lengths: IntArray, *, heads: int) -> NativeAttention:
@@ -51,7 +55,8 @@ class NativeAttention:
             for row in range(0, length, _ROWS)
         ]
         parts.sort(key=lambda part: -part[1])
-        return cls(heads, int(lengths.sum()), np.array(parts, np.int64))
+        space = torch.empty(torch.get_num_threads(), _SPACE, dtype=torch.uint8, device="cpu")
+        return cls(heads, int(lengths.sum()), np.array(parts, np.int64), space)
 
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
@@ -75,7 +80,8 @@ class NativeAttention:
             len(self.parts),
             self.heads,
             width // self.heads,
-            torch.get_num_threads(),
+            len(self.space),
+            self.space.data_ptr(),
         )
         half = qkv.dtype == torch.bfloat16
         run = kernels.attention_bfloat16 if half else kernels.attention_float32

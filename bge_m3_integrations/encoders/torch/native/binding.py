@@ -58,6 +58,7 @@ class AttentionCall(Structure):
         ("heads", c_int32),
         ("head", c_int32),
         ("threads", c_int32),
+        ("space", c_void_p),
     )
 
 

@@ -54,7 +54,7 @@ def build() -> Path:
     machine = f"{platform.system()} on {platform.machine()}"
     if machine != "Linux on x86_64":
         raise CannotBuildError(f"the kernels are for Linux on x86_64, not {machine}")
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    compiler = _compiler()
     if shutil.which(compiler[0]) is None:
         raise CannotBuildError(f"there is no C compiler {compiler[0]}: set CC, or install gcc")
     try:
@@ -63,6 +63,14 @@ def build() -> Path:
     except OSError as error:
         raise CannotBuildError(f"{LIBRARY} cannot be written: {error}") from error
     return LIBRARY
+
+
+def _compiler() -> list[str]:
+    given = os.environ.get("CC", "")
+    try:
+        return shlex.split(given) or ["cc"]  # of nothing but blanks as well
+    except ValueError as error:
+        raise CannotBuildError(f"CC={given!r} cannot be read: {error}") from error
 
 
 def _compile(compiler: list[str], folder: Path) -> Path:

@@ -2,6 +2,7 @@
    time with running maxima and sums (Milakov and Gimelshein 2018; Dao et al. 2022). A template like
    product.h, which it needs; NUMBER is a number's type, GROUP as there. */
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -14,7 +15,7 @@ enum {
     WORDS = PANEL / GROUP,
 };
 
-/* One task's memory. */
+/* One thread's memory. */
 struct space {
     _Alignas(64) int32_t keys[KEYS * WORDS];                    /* panels of 64 keys */
     _Alignas(64) int32_t values[KEYS / GROUP * PANEL];          /* one panel, of the head's width */
@@ -23,6 +24,7 @@ struct space {
     _Alignas(64) float out[MOST * PANEL];
     float most[MOST], sum[MOST];
 };
+_Static_assert(sizeof(struct space) <= ATTENTION_SPACE, "callers give so much to each thread");
 
 /* A square of 16 x 16 words, mirrored. */
 INLINE void mirror(const int32_t *from, ptrdiff_t stride, int rows, int32_t *to)
@@ -168,10 +170,10 @@ void ATTENTION(const struct attention *a)
 {
 #pragma omp parallel num_threads(a->threads)
     {
-        struct space s;
-        memset(s.values, 0, sizeof s.values); /* channels past the head's width stay 0 */
+        struct space *s = (void *)((char *)a->space + (size_t)omp_get_thread_num() * ATTENTION_SPACE);
+        memset(s->values, 0, sizeof s->values); /* channels past the head's width stay 0 */
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < a->count * a->heads; i++)
-            part(a, a->parts + i / a->heads * 4, (int)(i % a->heads), &s);
+            part(a, a->parts + i / a->heads * 4, (int)(i % a->heads), s);
     }
 }

@@ -43,7 +43,10 @@ struct attention {
     int64_t count;
     int32_t heads, head; /* head: 16, 32, 48 or 64 */
     int32_t threads;
+    void *space; /* ATTENTION_SPACE bytes for each thread: too much for a small stack */
 };
+
+enum { ATTENTION_SPACE = 404 << 10 };
 
 EXPORT void attention_float32(const struct attention *);
 EXPORT void attention_bfloat16(const struct attention *);

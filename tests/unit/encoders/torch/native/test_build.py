@@ -67,6 +67,25 @@ def test_a_compiler_may_have_arguments(copy: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("needs_compiler")
+@pytest.mark.parametrize("blank", ["", "  ", "\t\n"])
+def test_a_blank_compiler_is_the_default_one(
+    blank: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", blank)
+    assert build.build_if_wanted().startswith("built")
+
+
+def test_a_compiler_that_cannot_be_read_is_named(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setenv("CC", 'gcc "-m64')
+    assert "CC='gcc \"-m64' cannot be read" in build.build_if_wanted()
+    assert not list(copy.iterdir())
+
+
+@pytest.mark.usefixtures("needs_compiler")
 def test_what_the_compiler_refuses_is_told_in_its_words_and_leaves_nothing(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
