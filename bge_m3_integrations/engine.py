@@ -29,6 +29,7 @@ from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper, innermost
 from bge_m3_integrations.errors import InputError, TruncationWarning
 from bge_m3_integrations.gathering import Gatherer
+from bge_m3_integrations.placing import as_devices, as_dtype
 from bge_m3_integrations.similarity import similarity
 from bge_m3_integrations.token_counts import own_token_count, own_token_ids, token_counts
 from bge_m3_integrations.types import (
@@ -145,7 +146,7 @@ class BGEM3:
         self._model = model
         self._loading = _Loading(
             as_devices(device),
-            dtype,
+            as_dtype(dtype),
             pooling,
             query_instruction,
             document_instruction,
@@ -791,29 +792,6 @@ def _asked_kind(kind: Kind) -> Kind:
     if kind not in get_args(Kind):
         raise InputError(f"kind must be one of {list(get_args(Kind))}, not {kind!r}")
     return kind
-
-
-def as_devices(device: str | Sequence[str]) -> str | tuple[str, ...]:
-    """One device, or several.
-
-    Args:
-        device: As `BGEM3` takes it; a list of one is that one.
-
-    Returns:
-        A name, or a tuple of at least two.
-
-    Raises:
-        InputError: It is neither a name nor a list of names.
-    """
-    if isinstance(device, str):
-        return device
-    several = isinstance(device, list | tuple) and all(isinstance(name, str) for name in device)
-    if not several or not device:
-        raise InputError(
-            f"device={device!r} is neither a torch device nor a list of them; use 'auto', "
-            "'cuda:1' or ['cuda:0', 'cuda:1']"
-        )
-    return device[0] if len(device) == 1 else tuple(device)
 
 
 def _rebuilt(model: str | Path, options: Mapping[str, Any]) -> BGEM3:

@@ -16,8 +16,9 @@ from pydantic import (
     model_serializer,
 )
 
-from bge_m3_integrations.engine import BGEM3, as_devices
+from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.placing import as_devices, as_dtype
 
 _FIELDS = (
     "device",
@@ -43,6 +44,7 @@ def _as_text(value: Any) -> Any:
 
 PathText = Annotated[str, BeforeValidator(_as_text)]
 """A name or a folder, kept as text so that it can be written as JSON."""
+Dtype = Annotated[str, BeforeValidator(as_dtype)]
 Devices = Annotated[str | tuple[str, ...], BeforeValidator(as_devices)]
 """One device or several; JSON brings a tuple back as a list."""
 
@@ -61,7 +63,7 @@ class EngineOptions(BaseComponent):
     model_config = ConfigDict(extra="forbid")
 
     device: Devices = Field(default="auto", frozen=True, description="See `BGEM3`.")
-    dtype: str = Field(default="auto", frozen=True, description="See `BGEM3`.")
+    dtype: Dtype = Field(default="auto", frozen=True, description="See `BGEM3`.")
     pooling: str = Field(default="auto", frozen=True, description="See `BGEM3`.")
     max_length: int | None = Field(
         default=None, frozen=True, description="Most tokens per text; None is the model's limit."
