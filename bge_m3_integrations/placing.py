@@ -33,8 +33,8 @@ def as_devices(device: Any) -> str | tuple[str, ...]:
     for name in names:
         if not _DEVICE.fullmatch(name):
             raise InputError(
-                f"device={name!r} is no torch device that this package computes on; use 'auto', "
-                "'cpu', 'cuda', 'cuda:1' or 'mps'"
+                f"device={name!r} is no torch device that this package computes on; use "
+                "auto, cpu, cuda or mps, with a number as in 'cuda:1' where there are several"
             )
     return names[0] if len(names) == 1 else tuple(names)
 
