@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, get_args, overload, runtime_checkable
@@ -21,15 +21,25 @@ from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import NoMore, checks_itself, hinted, refuse
 from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
-from bge_m3_integrations.checks import check_text, check_texts, whole
-from bge_m3_integrations.encoders.base import Encoder, OffersMaxsim, TellsLoaded
+from bge_m3_integrations.checks import (
+    check_text,
+    check_texts,
+    whole,
+)
+from bge_m3_integrations.encoders.base import (
+    ChecksModes,
+    Encoder,
+    HasFormerFingerprints,
+    OffersMaxsim,
+    TellsLoaded,
+)
 from bge_m3_integrations.encoders.cached import CachedEncoder
 from bge_m3_integrations.encoders.memo import MemoEncoder
 from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper, innermost
-from bge_m3_integrations.errors import InputError, TruncationWarning
+from bge_m3_integrations.errors import InputError, MissingHeadWarning, TruncationWarning
 from bge_m3_integrations.gathering import Gatherer
-from bge_m3_integrations.placing import as_devices, as_dtype
+from bge_m3_integrations.placing import TorchDevice, TorchDtype, as_devices, as_dtype
 from bge_m3_integrations.similarity import similarity
 from bge_m3_integrations.token_counts import own_token_count, own_token_ids, token_counts
 from bge_m3_integrations.types import (
@@ -47,6 +57,7 @@ from bge_m3_integrations.types import (
     Weights,
     WeightsLike,
     as_modes,
+    ordered_modes,
 )
 
 if TYPE_CHECKING:
@@ -66,13 +77,13 @@ class _Loading:
     device: str | tuple[str, ...] = "auto"
     dtype: str = "auto"
     pooling: str = "auto"
-    query_instruction: str = ""
-    document_instruction: str = ""
+    query_instruction: str | None = None
+    document_instruction: str | None = None
     max_length: int | None = None
     token_budget: int | None = None
     revision: str | None = None
     cache_dir: str | Path | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     offline: bool = False
     trust_remote_code: bool = False
 
@@ -93,14 +104,15 @@ class BGEM3:
 
     Args:
         model: A folder or a hub id of a checkpoint in BGE-M3's format, or an `Encoder`.
-        device: "auto" (CUDA, else MPS, else CPU) or a torch device such as "cuda:1". Several, such
+        device: "auto" (CUDA, else MPS, else CPU) or a torch device, also as "cuda:1". Several, such
             as ["cuda:0", "cuda:1"], are a worker process each, which `close` ends.
         dtype: "auto" (bfloat16 or float16 where the hardware computes it, else float32),
-            "float32", "bfloat16", "float16", or "int8": 8-bit weights, on CPUs, faster and
-            smaller at the cost that `docs/precision.md` states.
+            "float32", "bfloat16", "float16", also as a torch dtype, or "int8": 8-bit weights, on
+            CPUs, faster and smaller at the cost that `docs/precision.md` states.
         pooling: "auto" (the checkpoint's own, else cls), "cls", "mean" or "last_token".
-        query_instruction: Put in front of every query. BGE-M3 needs none.
-        document_instruction: Put in front of every document.
+        query_instruction: Put in front of every query; BGE-M3 needs none. None is the prompt that
+            sentence-transformers' files beside the weights give, if they do; "" is none.
+        document_instruction: Put in front of every document; None likewise.
         max_length: Default limit in tokens per text; None is all that the model takes.
         token_budget: Most padded tokens of one forward pass; None chooses by device.
         memo_bytes: Most bytes of embeddings remembered for adapters that share this engine.
@@ -125,11 +137,11 @@ class BGEM3:
         self,
         model: str | Path | Encoder = DEFAULT_MODEL,
         *,
-        device: str | Sequence[str] = "auto",
-        dtype: str = "auto",
+        device: str | TorchDevice | Sequence[str | TorchDevice] = "auto",
+        dtype: str | TorchDtype = "auto",
         pooling: str = "auto",
-        query_instruction: str = "",
-        document_instruction: str = "",
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
         max_length: int | None = None,
         token_budget: int | None = None,
         memo_bytes: int = MEMO_BYTES,
@@ -176,6 +188,7 @@ class BGEM3:
         self._clean = clean
         self._needs = Needs()
         self._encoder: MemoEncoder | None = None
+        self._warned_of_heads = False
         self._lock = threading.Lock()
 
     @classmethod
@@ -260,6 +273,21 @@ class BGEM3:
         return self.encoder.modes
 
     @property
+    def default_modes(self) -> frozenset[Mode]:
+        """The modes that a default takes: all that the model has; warns once if it lacks a head."""
+        encoder: object = innermost(self.encoder)
+        missing = ALL_MODES - self.modes
+        if missing and isinstance(encoder, ChecksModes) and not self._warned_of_heads:
+            self._warned_of_heads = True
+            warnings.warn(
+                f"{self.name} has no head for {' and '.join(ordered_modes(missing))}, so indexes "
+                f"and scores take {ordered_modes(self.modes)} alone; say so by modes= or weights=",
+                MissingHeadWarning,
+                stacklevel=_stacklevel(),
+            )
+        return self.modes
+
+    @property
     def name(self) -> str:
         """What the user called the model; what an encoder object calls it, else its class."""
         if not self.over_encoder:
@@ -286,6 +314,34 @@ class BGEM3:
     def fingerprint(self) -> str:
         """Identity of the model's numbers; see `Encoder.fingerprint`."""
         return self.encoder.fingerprint
+
+    def check_heads(self, modes: Modes) -> None:
+        """Refuse modes for which a checkpoint has no head; other encoders are not looked at.
+
+        Args:
+            modes: What is to be computed.
+
+        Raises:
+            MissingHeadError: A head is missing; the message names its file.
+        """
+        encoder: object = innermost(self.encoder)
+        if isinstance(encoder, ChecksModes):
+            encoder.check_modes(modes)
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is this model's, by this version of the package or an earlier one.
+
+        Args:
+            fingerprint: As an index or another engine has it.
+
+        Returns:
+            True where the numbers can be compared.
+        """
+        encoder: object = self.encoder
+        if fingerprint == self.fingerprint:
+            return True
+        former = encoder.former_fingerprints if isinstance(encoder, HasFormerFingerprints) else ()
+        return fingerprint in former
 
     @property
     def stats(self) -> Stats:
@@ -685,9 +741,10 @@ class BGEM3:
             InputError: The weights are malformed, or need a mode that the model lacks.
         """
         if value is None:
-            return Weights().restricted(self.modes)
+            return Weights().restricted(self.default_modes)
         chosen = Weights.parse(value)
         if missing := chosen.modes - self.modes:
+            self._require(chosen.modes)
             raise InputError(
                 f"weights {chosen} need {sorted(missing)}, but {self.name} has only "
                 f"{sorted(self.modes)}"
@@ -762,6 +819,7 @@ class BGEM3:
         return texts
 
     def _require(self, modes: frozenset[Mode]) -> None:
+        self.check_heads(modes)
         if missing := modes - self.modes:
             raise InputError(f"{self.name} has no {sorted(missing)}; it has {sorted(self.modes)}")
 

@@ -19,8 +19,12 @@ class CheckpointError(BGEM3Error, OSError):
     """A checkpoint is missing, incomplete, misshapen or unreachable."""
 
 
+class MissingHeadError(CheckpointError, InputError):
+    """A mode was asked for whose head is not among the checkpoint's files."""
+
+
 class EncodingError(BGEM3Error, RuntimeError):
-    """The model could not turn a text into finite numbers.
+    """The model could not turn a text into finite numbers of a length above zero.
 
     Args:
         reason: What is wrong with the text's numbers.
@@ -60,6 +64,10 @@ class TruncationWarning(UserWarning):
 
 class FilterWarning(UserWarning):
     """A filter matches nothing and asks about a metadata key that no record has."""
+
+
+class MissingHeadWarning(UserWarning):
+    """A checkpoint lacks a head, and a default was narrowed to the modes that it has."""
 
 
 class PoolingWarning(UserWarning):

@@ -179,6 +179,9 @@ class HybridIndex:
         scored = held.store.capabilities.score
         if held.reencoder is not None:
             scored |= {"colbert"}
+        if self._wanted is None:
+            return _shared_modes(self._engine.default_modes, scored, None)
+        self._engine.check_heads(self._wanted)
         return _shared_modes(self._engine.modes, scored, self._wanted)
 
     @property

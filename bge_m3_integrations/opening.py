@@ -272,22 +272,23 @@ def _wanted(
 
     modes = None if choices.modes is None else as_modes(choices.modes)
     if held is None:
-        modes = modes or engine.modes & ALL_MODES
+        modes = modes or engine.default_modes & ALL_MODES
     _check_modes(engine, replace(choices, modes=modes))
-    keeps = choices.colbert != REENCODE and (modes is None or "colbert" in modes)
+    keeps = choices.colbert != REENCODE and "colbert" in (engine.modes if modes is None else modes)
     encoder = engine.encoder
     return replace(
         choices.wanted(),
         modes=modes,
         dim=encoder.dim if modes is None or "dense" in modes else None,
         colbert_dim=encoder.colbert_dim if keeps else None,
-        encoder=note_of(engine, fingerprint=fingerprint),
+        encoder=_note_for(engine, held) if fingerprint else note_of(engine, fingerprint=False),
     )
 
 
 def _check_modes(engine: BGEM3, choices: Choices) -> None:
     wanted = frozenset[Mode]() if choices.modes is None else as_modes(choices.modes)
     if missing := wanted - engine.modes:
+        engine.check_heads(missing)
         raise InputError(
             f"an index by {ordered_modes(wanted)} needs {ordered_modes(missing)}, which the "
             f"engine lacks: it has {ordered_modes(engine.modes)}"
@@ -386,6 +387,14 @@ def note_of(engine: BGEM3, *, fingerprint: bool = True) -> EncoderNote:
         clean=options["clean"],
         name=engine.name if engine.over_encoder else None,
     )
+
+
+def _note_for(engine: BGEM3, held: Manifest | None) -> EncoderNote:
+    """The engine's note, under the fingerprint that an earlier version wrote if it is its own."""
+    mine = note_of(engine)
+    its = None if held is None or held.encoder is None else held.encoder.fingerprint
+    same = its is not None and its != mine.fingerprint and engine.has_fingerprint(its)
+    return replace(mine, fingerprint=its) if its is not None and same else mine
 
 
 def _place_of(model: str) -> str:

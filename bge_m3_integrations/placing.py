@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from bge_m3_integrations.errors import InputError
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16", "int8")
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:\d+)?")
+
+
+class TorchDevice(Protocol):
+    """A `torch.device`, as far as it is looked at; nothing here imports torch."""
+
+    @property
+    def type(self) -> str:
+        """Such as "cuda"."""
+        ...
+
+    @property
+    def index(self) -> int | None:
+        """Which of them."""
+        ...
+
+
+class TorchDtype(Protocol):
+    """A `torch.dtype`, likewise."""
+
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether its numbers are floats."""
+        ...
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        ...
 
 
 def as_devices(device: Any) -> str | tuple[str, ...]:

@@ -24,7 +24,7 @@ from bge_m3_integrations.compat.conversions import five_scores
 from bge_m3_integrations.encoders.wrapper import innermost
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import EmbeddingBatch
+from bge_m3_integrations.types import ALL_MODES, EmbeddingBatch, ordered_modes
 
 TEXTS: tuple[str, ...] = (
     "What is BGE M3?",
@@ -199,13 +199,10 @@ def verify_model(
     tolerance = TOLERANCES[precision]
     checks = [alone_or_together(engine, tolerance=tolerance)]
     notes = []
-    if find_spec("FlagEmbedding") is None:
-        notes.append(
-            "not compared with FlagEmbedding, which is not installed; "
-            'run: pip install "bge-m3-integrations[flag]"'
-        )
+    flag = _flag_or_reason(engine, files.folder, device=str(where), half=precision == "float16")
+    if isinstance(flag, str):
+        notes.append(f"not compared with FlagEmbedding: {flag}")
     else:
-        flag = load_flag(files.folder, device=str(where), half=precision == "float16")
         checks += compare_with_flag(engine, flag, tolerance=tolerance)
     if model == DEFAULT_MODEL if published is None else published:
         slack = max(tolerance, PUBLISHED_TOLERANCE)
@@ -215,7 +212,7 @@ def verify_model(
     return Report(
         model,
         engine.fingerprint,
-        file_digests([*files.weights, files.colbert_head, files.sparse_head, files.tokenizer]),
+        file_digests([*files.weights, *files.heads.values(), files.tokenizer]),
         package_versions(_PACKAGES),
         f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}",
         Hardware(
@@ -252,6 +249,24 @@ def load_flag(folder: Path, *, device: str, half: bool) -> Any:
 
     flag_embedding = require("FlagEmbedding", extra="flag")
     return flag_embedding.BGEM3FlagModel(str(folder), use_fp16=half, devices=device)
+
+
+def _flag_or_reason(engine: BGEM3, folder: Path, *, device: str, half: bool) -> Any:
+    """FlagEmbedding's model, or in one line why there is nothing to compare with."""
+    if missing := ordered_modes(ALL_MODES - engine.modes):
+        return f"the checkpoint has no {' and '.join(missing)} head, and it would make random ones"
+    pip = 'run: pip install "bge-m3-integrations[flag]"'
+    if find_spec("FlagEmbedding") is None:
+        return f"it is not installed; {pip}"
+    try:
+        return load_flag(folder, device=device, half=half)
+    except Exception as error:  # whatever fails in there is no reason to fail here
+        versions = [f"{name} {_version(name)}" for name in ("FlagEmbedding", "transformers")]
+        said = " ".join(str(error).split())[:300]
+        return (
+            f"{versions[0]} does not work with {versions[1]} ({type(error).__name__}: {said}); "
+            f"{pip}, which takes versions that fit"
+        )
 
 
 def alone_or_together(engine: BGEM3, *, tolerance: float) -> Check:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.placing import TorchDevice
 
 
-def one_device(devices: str | int | list[str] | list[int] | None) -> str:
+def one_device(devices: str | int | TorchDevice | list[str] | list[int] | None) -> str:
     """The engine's name for what FlagEmbedding calls devices."""
     if isinstance(devices, list):
         if len(devices) != 1:
@@ -16,7 +17,7 @@ def one_device(devices: str | int | list[str] | list[int] | None) -> str:
         return one_device(devices[0])
     if devices is None:
         return "auto"
-    return f"cuda:{devices}" if isinstance(devices, int) else devices
+    return f"cuda:{devices}" if isinstance(devices, int) else str(devices)
 
 
 def dtype_name(device: str, *, use_fp16: bool, use_bf16: bool) -> str:

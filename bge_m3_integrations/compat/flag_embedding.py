@@ -17,6 +17,7 @@ from bge_m3_integrations.compat import conversions
 from bge_m3_integrations.compat.arguments import dtype_name, one_device
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.placing import TorchDevice
 from bge_m3_integrations.types import (
     ALL_MODES,
     MODES,
@@ -84,7 +85,7 @@ class BGEM3FlagModel:
         use_bf16: bool = False,
         query_instruction_for_retrieval: str | None = None,
         query_instruction_format: str = "{}{}",
-        devices: str | int | list[str] | list[int] | None = None,
+        devices: str | int | TorchDevice | list[str] | list[int] | None = None,
         pooling_method: str = "cls",
         trust_remote_code: bool = False,
         cache_dir: str | None = None,
@@ -140,6 +141,8 @@ class BGEM3FlagModel:
             pooling=self.pooling_method,
             trust_remote_code=self._trust_remote_code,
             cache_dir=self._cache_dir,
+            query_instruction="",
+            document_instruction="",
         )
 
     def encode(  # noqa: PLR0917 - FlagEmbedding's order

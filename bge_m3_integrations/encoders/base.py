@@ -121,3 +121,29 @@ class TellsLoaded(Protocol):
     def loaded_as(self) -> tuple[str, str] | None:
         """Device and dtype of the weights in memory; nothing is read, imported or waited for."""
         ...
+
+
+@runtime_checkable
+class ChecksModes(Protocol):
+    """An encoder that can say why it lacks a mode."""
+
+    def check_modes(self, modes: Modes) -> None:
+        """Refuse modes that the encoder lacks.
+
+        Args:
+            modes: What is to be computed.
+
+        Raises:
+            InputError: One is lacking; the message says why, and what to do.
+        """
+        ...
+
+
+@runtime_checkable
+class HasFormerFingerprints(Protocol):
+    """An encoder whose fingerprint was another one in earlier versions of this package."""
+
+    @property
+    def former_fingerprints(self) -> frozenset[str]:
+        """Fingerprints that earlier versions gave this same model."""
+        ...

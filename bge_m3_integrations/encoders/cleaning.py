@@ -16,7 +16,12 @@ class CleaningEncoder(EncoderWrapper):
     @property
     def fingerprint(self) -> str:
         """Another one than without cleaning: the same text gives other numbers."""
-        return hashlib.sha256(f"clean {self.encoder.fingerprint}".encode()).hexdigest()
+        return _cleaning(self.encoder.fingerprint)
+
+    @property
+    def former_fingerprints(self) -> frozenset[str]:
+        """See `encoders.base.HasFormerFingerprints`."""
+        return frozenset(map(_cleaning, super().former_fingerprints))
 
     def encode(
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
@@ -29,6 +34,10 @@ class CleaningEncoder(EncoderWrapper):
     ) -> TokenBatch:
         """See `Encoder.tokenize`."""
         return super().tokenize(_clean(texts), kind=kind, max_length=max_length)
+
+
+def _cleaning(fingerprint: str) -> str:
+    return hashlib.sha256(f"clean {fingerprint}".encode()).hexdigest()
 
 
 def _clean(texts: Sequence[str]) -> Sequence[str]:

@@ -6,12 +6,14 @@ twice. The modules are used where they are, in the dtype they have, and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from bge_m3_integrations.encoders.torch import fingerprint
+from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
 from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
@@ -22,11 +24,13 @@ from bge_m3_integrations.encoders.torch.layers import (
     is_packable,
 )
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
-from bge_m3_integrations.encoders.torch.load import usable_positions
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.parts import InPlace
+from bge_m3_integrations.encoders.torch.soundness import FLOATS
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, wrap_tokenizer
+from bge_m3_integrations.encoders.torch.vocabulary import check_fits
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.types import ALL_MODES, Kind, Mode, Modes
 
 
 class FlagSource:
@@ -70,7 +74,26 @@ class FlagSource:
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """A copy of the tokenizer's Rust core."""
-        return wrap_tokenizer(self._flag.tokenizer, source=type(self._flag.tokenizer).__name__)
+        name = type(self._flag.tokenizer).__name__
+        wrapped = wrap_tokenizer(self._flag.tokenizer, source=name)
+        check_fits(wrapped, int(self.config.vocab_size), source=name)
+        return wrapped
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """All three."""
+        return ALL_MODES
+
+    def check_modes(self, modes: Modes) -> None:
+        """Nothing is lacking."""
+
+    def prompt(self, kind: Kind) -> str:
+        """None: the model's own instructions are read by `FlagEncoder`."""
+        return ""
+
+    def rebuilt(self) -> Iterable[TextTokenizer]:
+        """None: the model's own tokenizer was always the one."""
+        return ()
 
     @property
     def modules(self) -> M3Modules:
@@ -115,9 +138,14 @@ def _is_plain(module: Any) -> bool:
     """Whether the tensors are all there is: no class of the user's own, hook or adapter."""
     kind = type(module)
     known = kind.__module__.startswith("transformers.") and kind.__name__ in _PLAIN_MODELS
-    untouched = all(not m._forward_hooks and not m._forward_pre_hooks for m in module.modules())
-    found = {name: tuple(t.shape) for name, t in module.named_parameters() if "pooler" not in name}
-    return known and untouched and found == expected_shapes(module.config)
+    parts = list(module.modules())
+    untouched = all(not m._forward_hooks and not m._forward_pre_hooks for m in parts)
+    # a quantised layer is a Linear of another class, whose weights are no numbers by themselves
+    plain = all(type(m) is torch.nn.Linear for m in parts if isinstance(m, torch.nn.Linear))
+    held = {name: t for name, t in module.named_parameters() if "pooler" not in name}
+    floating = all(t.dtype in FLOATS for t in held.values())
+    shapes = {name: tuple(t.shape) for name, t in held.items()}
+    return known and untouched and plain and floating and shapes == expected_shapes(module.config)
 
 
 class FlagEncoder(TorchEncoder):

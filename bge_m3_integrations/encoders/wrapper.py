@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bge_m3_integrations.encoders.base import Encoder
+from bge_m3_integrations.encoders.base import Encoder, HasFormerFingerprints
 from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes, TokenBatch
 
 
@@ -55,6 +55,14 @@ class EncoderWrapper:
     def fingerprint(self) -> str:
         """See `Encoder.fingerprint`."""
         return self.encoder.fingerprint
+
+    @property
+    def former_fingerprints(self) -> frozenset[str]:
+        """See `encoders.base.HasFormerFingerprints`."""
+        encoder: object = self.encoder
+        if isinstance(encoder, HasFormerFingerprints):
+            return encoder.former_fingerprints
+        return frozenset()
 
     def encode(
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None

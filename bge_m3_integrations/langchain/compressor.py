@@ -100,7 +100,9 @@ class BGEM3Reranker(
     """
 
     # frozen: an assignment that is refused would take effect all the same
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     index: Annotated[SkipJsonSchema[HybridIndex | None], BeforeValidator(_index_of)] = Field(
         default=None, exclude=True, repr=False

@@ -17,6 +17,7 @@ from bge_m3_integrations._keywords import checks_itself, hinted
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.langchain.keywords import EmbeddingsOptions
+from bge_m3_integrations.placing import as_devices, as_dtype
 from bge_m3_integrations.types import EmbeddingBatch
 
 _ROLE = "langchain.embeddings"
@@ -66,8 +67,9 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         device: "auto" or a torch device.
         dtype: "auto", "float32", "bfloat16", "float16" or "int8" (CPUs).
         max_length: Most tokens per text; None is all that the model takes.
-        query_instruction: Put in front of every query. BGE-M3 needs none.
-        document_instruction: Put in front of every document.
+        query_instruction: Put in front of every query; None is the checkpoint's own prompt, if it
+            has one. BGE-M3 needs none.
+        document_instruction: Put in front of every document; None likewise.
         revision: Branch, tag or commit on the hub.
         cache_dir: Where downloads are kept.
         offline: Use downloaded files only.
@@ -77,6 +79,7 @@ class BGEM3Embeddings(BaseModel, Embeddings):
 
     model_config = ConfigDict(
         arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
         extra="forbid",
         frozen=True,
         populate_by_name=True,
@@ -84,11 +87,11 @@ class BGEM3Embeddings(BaseModel, Embeddings):
     )
 
     model_name: str | Path = Field(default=DEFAULT_MODEL, alias="model")
-    device: str = "auto"
-    dtype: str = "auto"
+    device: Annotated[str | tuple[str, ...], BeforeValidator(as_devices)] = "auto"
+    dtype: Annotated[str, BeforeValidator(as_dtype)] = "auto"
     max_length: int | None = None
-    query_instruction: str = ""
-    document_instruction: str = ""
+    query_instruction: str | None = None
+    document_instruction: str | None = None
     revision: str | None = None
     cache_dir: str | Path | None = None
     offline: bool = False

@@ -11,6 +11,7 @@ from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.options import DocumentFilter, FusionLike
 from bge_m3_integrations.langchain.together import Together
+from bge_m3_integrations.placing import TorchDevice, TorchDtype
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.types import MODES, Mode, Modes, WeightsLike
 
@@ -44,11 +45,11 @@ class EmbeddingsOptions(TypedDict, total=False):
 
     model: str | Path
     model_name: str | Path
-    device: str
-    dtype: str
+    device: str | TorchDevice
+    dtype: str | TorchDtype
     max_length: int | None
-    query_instruction: str
-    document_instruction: str
+    query_instruction: str | None
+    document_instruction: str | None
     revision: str | None
     cache_dir: str | Path | None
     offline: bool

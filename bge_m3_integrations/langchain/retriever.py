@@ -102,6 +102,7 @@ class BGEM3Retriever(BaseRetriever):
 
     model_config = ConfigDict(
         arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
         extra="forbid",
         populate_by_name=True,
         validate_assignment=True,

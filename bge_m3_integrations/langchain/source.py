@@ -130,7 +130,7 @@ class Source:
         note = _note(path)
         mine = self._held.engine.options["query_instruction"]
         # two engines of one index may differ in it: elsewhere the index is opened as it was made
-        return path if note is None or note.query_instruction == mine else None
+        return path if note is None or (note.query_instruction or "") == (mine or "") else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reserved is not None:  # it goes where it will be opened

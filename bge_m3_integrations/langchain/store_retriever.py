@@ -42,7 +42,9 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
         include_scores: Put each document's scores into its metadata, as `BGEM3Retriever` does.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True
+    )
 
     include_scores: bool = False
 

@@ -60,7 +60,7 @@ class EngineOptions(BaseComponent):
     never written; a rebuilt engine takes the machine's own.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     device: Devices = Field(default="auto", frozen=True, description="See `BGEM3`.")
     dtype: Dtype = Field(default="auto", frozen=True, description="See `BGEM3`.")
@@ -68,8 +68,12 @@ class EngineOptions(BaseComponent):
     max_length: int | None = Field(
         default=None, frozen=True, description="Most tokens per text; None is the model's limit."
     )
-    query_instruction: str = Field(default="", frozen=True, description="Put before each query.")
-    document_instruction: str = Field(default="", frozen=True, description="Put before documents.")
+    query_instruction: str | None = Field(
+        default=None, frozen=True, description="Put before each query; None is the model's own."
+    )
+    document_instruction: str | None = Field(
+        default=None, frozen=True, description="Put before documents; None is the model's own."
+    )
     revision: str | None = Field(default=None, frozen=True, description="Of the hub repository.")
     cache_dir: PathText | None = Field(default=None, frozen=True, description="Where downloads go.")
     offline: bool = Field(default=False, frozen=True, description="Use downloaded files only.")
@@ -162,12 +166,12 @@ def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) ->
         )
     held = _description(engine, model=model)
     for name, value in held.items():
-        if name in given and _comparable(name, given[name]) != value:
+        if name in given and _comparable(name, given[name]) != _comparable(name, value):
             raise InputError(
                 f"{name}={given[name]!r} contradicts the given engine's {value!r}; set it there: "
                 f"BGEM3({name if name in _FIELDS else 'model'}=...)"
             )
-    if fingerprint is not None and fingerprint != engine.fingerprint:
+    if fingerprint is not None and not engine.has_fingerprint(fingerprint):
         raise InputError(
             f"engine_fingerprint {fingerprint} is not the given engine's {engine.fingerprint}"
         )
@@ -180,7 +184,11 @@ def new_engine(fields: EngineOptions, name: str) -> BGEM3:
 
 
 def _comparable(name: str, value: Any) -> Any:
-    return as_devices(value) if name == "device" else _as_text(value)
+    if name == "device":
+        return as_devices(value)
+    if name.endswith("_instruction"):
+        return value or ""  # both are none, unless the checkpoint has a prompt
+    return as_dtype(value) if name == "dtype" else _as_text(value)
 
 
 def _description(engine: BGEM3, *, model: str) -> dict[str, Any]:

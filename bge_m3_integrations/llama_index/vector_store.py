@@ -96,7 +96,9 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         InputError: This is no index.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
 
     stores_text: bool = Field(default=True, frozen=True)
     is_embedding_query: bool = Field(

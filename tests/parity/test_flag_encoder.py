@@ -101,3 +101,20 @@ def test_there_is_no_second_copy_of_the_weights_in_memory(tmp_path: Path) -> Non
     grown, weights = map(int, out.split()[-2:])
     assert weights > 150 * 2**20
     assert grown < weights / 4
+
+
+class Scaled(torch.nn.Linear):
+    """A layer whose weight is no number by itself, as a quantised one's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight * 4, self.bias)
+
+
+def test_layers_of_a_class_of_their_own_compute_as_they_do_in_the_model(xlm_roberta: Path) -> None:
+    plain, flag = flag_model(xlm_roberta), flag_model(xlm_roberta)
+    query = flag.model.model.encoder.layer[0].attention.self.query
+    query.__class__ = Scaled
+    with torch.no_grad():
+        query.weight.div_(4)
+    scaled, expected = (BGEM3.from_flag(m).encode_documents(["dense"]).dense for m in (flag, plain))
+    torch.testing.assert_close(torch.tensor(scaled), torch.tensor(expected))

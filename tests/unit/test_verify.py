@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.compat import BGEM3FlagModel
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.verify import TEXTS, compare_with_flag
+from bge_m3_integrations.verify import TEXTS, compare_with_flag, verify_model
 
 
 class Corrupted:
@@ -73,3 +76,36 @@ def test_one_wrong_number_fails_its_check_and_no_other(
     flag: BGEM3FlagModel, mode: str, name: str, value: float
 ) -> None:
     assert failed(flag, mode, value) == [name]
+
+
+def test_a_flag_embedding_that_cannot_be_imported_is_one_line_and_the_rest_goes_on(
+    xlm_roberta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "FlagEmbedding", raising=False)
+    folder = broken_flag_embedding(xlm_roberta.parent / "broken")
+    monkeypatch.syspath_prepend(folder)
+    report = verify_model(str(xlm_roberta), device="cpu")
+    note = next(note for note in report.notes if "FlagEmbedding" in note)
+    assert "ImportError: cannot import name 'gone'" in note
+    assert "transformers" in note
+    assert 'pip install "bge-m3-integrations[flag]"' in note
+    assert "\n" not in note
+    assert [check.name for check in report.checks] == ["a text alone or in a batch, dense"]
+    assert report.passed
+
+
+def broken_flag_embedding(folder: Path) -> Path:
+    package = folder / "FlagEmbedding"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").write_text("from json import gone\n")
+    return folder
+
+
+def test_a_dense_only_checkpoint_is_verified_by_what_it_has(
+    xlm_roberta: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(xlm_roberta, tmp_path / "dense_only")
+    (folder / "sparse_linear.pt").unlink()
+    report = verify_model(str(folder), device="cpu")
+    assert any("no sparse head" in note for note in report.notes)
+    assert report.passed

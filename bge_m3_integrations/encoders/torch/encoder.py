@@ -13,8 +13,9 @@ from bge_m3_integrations.checks import check_texts, whole
 from bge_m3_integrations.encoders.batching import TokenBudget
 from bge_m3_integrations.encoders.pipeline import Piece, Terms, run_stages
 from bge_m3_integrations.encoders.torch import fingerprint
+from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.devices import default_budget
-from bge_m3_integrations.encoders.torch.load import CheckpointSource, Source, usable_positions
+from bge_m3_integrations.encoders.torch.load import CheckpointSource, Source
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
 from bge_m3_integrations.encoders.torch.results import Results
 from bge_m3_integrations.encoders.torch.stages import Device, device_of
@@ -22,7 +23,6 @@ from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.encoders.torch.work import Limits, Stretch, Stretches, Work
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import (
-    ALL_MODES,
     EmbeddingBatch,
     FloatArray,
     Kind,
@@ -39,8 +39,9 @@ class TorchEncoder:
 
     Args:
         source: The model, loaded when first needed.
-        query_instruction: Put in front of every query.
-        document_instruction: Put in front of every document.
+        query_instruction: Put in front of every query; None is the prompt that comes with the
+            checkpoint, if there is one.
+        document_instruction: Put in front of every document; None likewise.
         max_length: Default length limit in tokens; None is all that the model takes.
         token_budget: Most tokens of one batch; None chooses by device.
     """
@@ -49,13 +50,13 @@ class TorchEncoder:
         self,
         source: Source,
         *,
-        query_instruction: str = "",
-        document_instruction: str = "",
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
         max_length: int | None = None,
         token_budget: int | None = None,
     ) -> None:
         self.source = source
-        self._instructions: dict[Kind, str] = {
+        self._given: dict[Kind, str | None] = {
             "query": query_instruction,
             "document": document_instruction,
         }
@@ -65,8 +66,12 @@ class TorchEncoder:
 
     @property
     def modes(self) -> frozenset[Mode]:
-        """All three."""
-        return ALL_MODES
+        """The modes that the model has heads for."""
+        return self.source.modes
+
+    def check_modes(self, modes: Modes) -> None:
+        """See `encoders.base.ChecksModes`."""
+        self.source.check_modes(as_modes(modes))
 
     @property
     def dim(self) -> int:
@@ -107,6 +112,13 @@ class TorchEncoder:
         """What is put before every query; a cache on disk keeps queries by it."""
         return self._instructions["query"]
 
+    @cached_property
+    def _instructions(self) -> dict[Kind, str]:
+        return {
+            kind: self.source.prompt(kind) if given is None else given
+            for kind, given in self._given.items()
+        }
+
     @property
     def precision(self) -> str:
         """What it computes in, such as "bfloat16"; a cache on disk keeps numbers apart by it."""
@@ -120,9 +132,26 @@ class TorchEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """See `Encoder.fingerprint`; reads every weight file once."""
-        return fingerprint.combine(
+        return self._identity(
             fingerprint.tokenizer_digest(self.source.tokenizer),
             fingerprint.architecture_digest(self.source.config),
+        )
+
+    @cached_property
+    def former_fingerprints(self) -> frozenset[str]:
+        """See `encoders.base.HasFormerFingerprints`."""
+        mine = self.source.tokenizer
+        tokenizers = {fingerprint.tokenizer_digest(t) for t in (mine, *self.source.rebuilt())}
+        return frozenset(
+            self._identity(tokenizer, architecture)
+            for tokenizer in tokenizers
+            for architecture in fingerprint.architecture_digests(self.source.config)
+        )
+
+    def _identity(self, tokenizer: str, architecture: str) -> str:
+        return fingerprint.combine(
+            tokenizer,
+            architecture,
             self.source.weights_digest,
             self.source.pooling,
             self._instructions["document"],
@@ -148,6 +177,7 @@ class TorchEncoder:
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
         modes = as_modes(modes)
+        self.check_modes(modes)
         stretches = self.stretches(texts, kind=kind, max_length=max_length)
         if not len(texts):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
@@ -230,8 +260,8 @@ class TorchEncoder:
 def checkpoint_encoder(
     model: str | Path,
     *,
-    query_instruction: str = "",
-    document_instruction: str = "",
+    query_instruction: str | None = None,
+    document_instruction: str | None = None,
     max_length: int | None = None,
     token_budget: int | None = None,
     **loading: Any,

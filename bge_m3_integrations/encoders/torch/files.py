@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+import stat
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bge_m3_integrations.errors import CheckpointError
+from bge_m3_integrations.types import Mode
 
 REFERENCE_CHECKPOINT = "BAAI/bge-m3"
 
 CONFIG = "config.json"
+MODULES = "modules.json"
+PROMPTS = "config_sentence_transformers.json"
+TRANSFORMER = "sentence_bert_config.json"
 _POOLING = "1_Pooling/config.json"
-_COLBERT_HEAD = "colbert_linear.pt"
-_SPARSE_HEAD = "sparse_linear.pt"
+HEADS: Mapping[Mode, str] = {"sparse": "sparse_linear.pt", "colbert": "colbert_linear.pt"}
 _INDEX_SUFFIX = ".index.json"
 # In order of preference: the first that is there is the one that is read.
 _WEIGHTS = (
@@ -34,13 +38,26 @@ _TOKENIZERS = (
     "vocab.json",
 )
 _OPTIONAL = (
-    "modules.json",
+    MODULES,
+    PROMPTS,
+    TRANSFORMER,
     _POOLING,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 )
+# Beside whole weights: an adapter that is still to be added to them.
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+# The configs of quantised weights that do not stand in config.json.
+_QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _LFS_POINTER = b"version https://git-lfs"
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +67,8 @@ class CheckpointFiles:
     Attributes:
         folder: Holds every file below, and `config.json`.
         weights: The backbone's tensors: one file, or all shards of one set (without the index).
-        colbert_head: `colbert_linear.pt`.
-        sparse_head: `sparse_linear.pt`.
+        colbert_head: `colbert_linear.pt`, or None: the checkpoint gives no token vectors.
+        sparse_head: `sparse_linear.pt`, or None: the checkpoint gives no lexical weights.
         tokenizer: `tokenizer.json`, or the vocabulary that a tokenizer can be built from.
         pooling_config: `1_Pooling/config.json`, or None.
         name: The hub id, or the folder's name.
@@ -60,12 +77,18 @@ class CheckpointFiles:
 
     folder: Path
     weights: tuple[Path, ...]
-    colbert_head: Path
-    sparse_head: Path
+    colbert_head: Path | None
+    sparse_head: Path | None
     tokenizer: Path
     pooling_config: Path | None
     name: str
     revision: str | None
+
+    @property
+    def heads(self) -> dict[Mode, Path]:
+        """The heads that are there, by mode."""
+        found: dict[Mode, Path | None] = {"sparse": self.sparse_head, "colbert": self.colbert_head}
+        return {mode: path for mode, path in found.items() if path is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +121,22 @@ def read_folder(folder: Path, place: Place, *, name: str, revision: str | None) 
         The files; no tensor was read.
 
     Raises:
-        CheckpointError: Something is missing, empty, a dangling link or a Git LFS pointer.
+        CheckpointError: Something is missing, empty, a dangling link or a Git LFS pointer, or
+            there is an adapter that the weights do not hold yet.
     """
     names = _names(folder)
     choice = choose(names, place)
     for file in choice.small:
-        _check_content(folder / file)
+        check_content(folder / file)
     read_json(folder / CONFIG)
     weights = weight_names(folder, choice.entry, names)
     for file in weights:
-        _check_content(folder / file)
+        check_content(folder / file)
     return CheckpointFiles(
         folder=folder,
         weights=tuple(folder / file for file in weights),
-        colbert_head=folder / _COLBERT_HEAD,
-        sparse_head=folder / _SPARSE_HEAD,
+        colbert_head=folder / HEADS["colbert"] if HEADS["colbert"] in names else None,
+        sparse_head=folder / HEADS["sparse"] if HEADS["sparse"] in names else None,
         tokenizer=folder / choice.tokenizer,
         pooling_config=folder / _POOLING if _POOLING in names else None,
         name=name,
@@ -131,29 +155,51 @@ def _names(folder: Path) -> list[str]:
 
 def choose(names: Collection[str], place: Place) -> Choice:
     """Pick what is needed from the names that are there, or say all that is missing."""
+    check_whole(names, place)
     entry = _first(_WEIGHTS, names)
     tokenizer = _first(_TOKENIZERS, names)
     missing = list(_missing(names, entry, tokenizer))
     if missing or entry is None or tokenizer is None:
         raise CheckpointError(
-            f"{place.label} is no complete BGE-M3 checkpoint; it lacks: {'; '.join(missing)}. "
+            f"{place.label} is no complete checkpoint; it lacks: {'; '.join(missing)}. "
             f"It has: {_listing(names)}. {place.fix}"
         )
     vocabulary = ("tokenizer.json",) if "tokenizer.json" in names else (*_TOKENIZERS, "merges.txt")
-    wanted = (CONFIG, _COLBERT_HEAD, _SPARSE_HEAD, *_OPTIONAL, *vocabulary)
+    wanted = (CONFIG, *HEADS.values(), *_OPTIONAL, *vocabulary)
     index = (entry,) if entry.endswith(_INDEX_SUFFIX) else ()
     return Choice(entry, tokenizer, (*(name for name in wanted if name in names), *index))
 
 
+def check_whole(names: Collection[str], place: Place) -> None:
+    """Refuse weights that an adapter or a list of scales beside them is to change.
+
+    Args:
+        names: The files that are there.
+        place: Where.
+
+    Raises:
+        CheckpointError: There is such a file; the message names it and the fix.
+    """
+    if adapter := _first(_ADAPTERS, names):
+        raise CheckpointError(
+            f"{place.label} holds an adapter ({adapter}), which the weights beside it do not "
+            "contain; without it the numbers would be those of the base model. Merge first: load "
+            "the base with transformers, then peft.PeftModel.from_pretrained(base, folder)"
+            ".merge_and_unload().save_pretrained(merged), copy tokenizer and heads there, and pass "
+            "that folder"
+        )
+    if quantised := _first(_QUANTISED, names):
+        raise CheckpointError(
+            f"{place.label} holds quantised weights ({quantised}), which are not read; pass the "
+            'checkpoint that they were made from, with dtype="int8" for 8 bits on a CPU'
+        )
+
+
 def _missing(names: Collection[str], entry: str | None, tokenizer: str | None) -> list[str]:
-    heads = [head for head in (_COLBERT_HEAD, _SPARSE_HEAD) if head not in names]
     parts = {
         f"{CONFIG}, the architecture": CONFIG in names,
         f"weights, one of {', '.join(_WEIGHTS)} (ONNX, Flax and TensorFlow are not read)": entry,
         f"a tokenizer, one of {', '.join(_TOKENIZERS)}": tokenizer,
-        f"{' and '.join(heads)} (both {_COLBERT_HEAD} and {_SPARSE_HEAD} are needed: without the "
-        "trained heads sparse and ColBERT numbers would be random; "
-        f"{REFERENCE_CHECKPOINT} and what FlagEmbedding fine-tunes from it have them)": not heads,
     }
     return [part for part, found in parts.items() if not found]
 
@@ -186,11 +232,7 @@ def weight_names(folder: Path, entry: str, names: Collection[str]) -> list[str]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, or a `CheckpointError` that says what is there instead."""
-    _check_content(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); download it again") from error
+    value = read_value(path)
     if not isinstance(value, dict):
         raise CheckpointError(
             f"{path} holds a JSON {type(value).__name__}, not an object; download it again"
@@ -198,14 +240,41 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_content(path: Path) -> None:
+def read_value(path: Path) -> Any:
+    """Any JSON value from a file, or a `CheckpointError` that says what is there instead."""
+    check_content(path)
     try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); download it again") from error
+
+
+def check_content(path: Path) -> None:
+    """Refuse what is no readable file with content; never waits, as opening a pipe would.
+
+    Args:
+        path: Of a file that is to be read.
+
+    Raises:
+        CheckpointError: It is missing, empty, no file, unreadable or a Git LFS pointer.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+            raise CheckpointError(
+                f"{path} is {kind} where a file should be; copy or download the file itself"
+            )
         with path.open("rb") as file:
             head = file.read(len(_LFS_POINTER))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is a link to a file that is not there; copy or download the file itself"
+            if path.is_symlink()
+            else f"{path} is not there; copy or download it"
         ) from error
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     if head == _LFS_POINTER:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -44,6 +44,10 @@ _ARCHITECTURE = (
     "local_attention",
     "global_attn_every_n_layers",
 )
+_POSITIONS = "position_embedding_type"
+_FULL = "full_attention"
+# Backbones whose positions transformers 4 calls absolute, and 5 not at all.
+_ABSOLUTE = ("albert", "bert", "camembert", "electra", "roberta", "xlm-roberta", "xlm-roberta-xl")
 # Tensors that a checkpoint may carry and that no embedding depends on.
 _UNUSED = ("pooler.", "lm_head.", "cls.predictions", "cls.seq_relationship", "position_ids")
 _CHUNK = 4 * 1024 * 1024
@@ -91,9 +95,63 @@ def _is_unused(name: str) -> bool:
 
 
 def architecture_digest(config: Any) -> str:
-    """Digest of the config fields that change numbers."""
-    fields = {name: getattr(config, name, None) for name in _ARCHITECTURE}
+    """Digest of the config fields that change numbers, the same under all transformers versions."""
+    return _fields_digest(_canonical(config))
+
+
+def architecture_digests(config: Any) -> frozenset[str]:
+    """That digest, and those that earlier versions of this package made of the same config.
+
+    They hashed the fields as the installed transformers had them: 4.57 fills in a
+    `position_embedding_type` that 5 does not know, and names rotary positions otherwise.
+    """
+    now = _canonical(config)
+    variants = [now, _fields(config), _named_as_in_4(now)]
+    absent = [{**fields, _POSITIONS: None} for fields in variants]
+    return frozenset(_fields_digest(fields) for fields in (*variants, *absent))
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    return {name: getattr(config, name, None) for name in _ARCHITECTURE}
+
+
+def _fields_digest(fields: Mapping[str, Any]) -> str:
     return _sha256([json.dumps(fields, sort_keys=True, default=str).encode()])
+
+
+def _canonical(config: Any) -> dict[str, Any]:
+    """The fields with a default in place of an absent one, in the words of transformers 5."""
+    fields = _fields(config)
+    if fields["model_type"] in _ABSOLUTE and fields[_POSITIONS] is None:
+        fields[_POSITIONS] = "absolute"
+    theta = fields["rope_theta"]
+    if theta is None or fields["rope_parameters"] is not None:
+        return fields
+    rope: dict[str, Any] = {**(fields["rope_scaling"] or {"rope_type": "default"})}
+    rope["rope_theta"] = theta
+    if fields["model_type"] == "modernbert":
+        near = {**rope, "rope_theta": getattr(config, "local_rope_theta", theta)}
+        rope = {_FULL: rope, "sliding_attention": near}
+        every = fields["global_attn_every_n_layers"] or 1
+        fields["layer_types"] = [
+            "sliding_attention" if i % every else _FULL for i in range(config.num_hidden_layers)
+        ]
+        fields["global_attn_every_n_layers"] = None
+    return {**fields, "rope_theta": None, "rope_parameters": rope, "rope_scaling": rope}
+
+
+def _named_as_in_4(fields: dict[str, Any]) -> dict[str, Any]:
+    """Rotary positions in the words of transformers 4, where there are any."""
+    rope = fields["rope_parameters"]
+    if not rope:
+        return fields
+    old = {**fields, "rope_parameters": None, "rope_scaling": None}
+    old["rope_theta"] = rope.get(_FULL, rope).get("rope_theta")
+    if fields["model_type"] == "modernbert":
+        full = [i for i, kind in enumerate(fields["layer_types"]) if kind == _FULL]
+        old["global_attn_every_n_layers"] = full[1] if len(full) > 1 else 1
+        old["layer_types"] = None
+    return old
 
 
 def combine(*parts: str) -> str:

@@ -42,9 +42,12 @@ def pool(hidden: torch.Tensor, pack: Pack, pooling: Pooling) -> torch.Tensor:
 
 
 def normalised(vectors: torch.Tensor) -> torch.Tensor:
-    """Rows of L2 norm 1, in float32; float32 rows are changed in place."""
+    """Rows of L2 norm 1, in float32; float32 rows are changed in place.
+
+    A row of length 0 becomes NaN: it has no direction, and must not pass for a vector.
+    """
     rows = vectors.float()
-    return rows.div_(rows.norm(dim=-1, keepdim=True).clamp_min_(1e-12))
+    return rows.div_(rows.norm(dim=-1, keepdim=True))
 
 
 def lexical_rows(

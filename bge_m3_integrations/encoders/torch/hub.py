@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from bge_m3_integrations import __version__
 from bge_m3_integrations.encoders.torch.files import (
     CONFIG,
+    HEADS,
     REFERENCE_CHECKPOINT,
     CheckpointFiles,
     Place,
@@ -31,6 +32,7 @@ from bge_m3_integrations.encoders.torch.files import (
     read_folder,
     weight_names,
 )
+from bge_m3_integrations.encoders.torch.sentence import module_configs
 from bge_m3_integrations.errors import CheckpointError, InputError
 
 # A failed request is an HTTPError of whichever client huggingface_hub is built on (requests,
@@ -155,7 +157,11 @@ def _from_cache(repository: _Repository, api: HfApi) -> CheckpointFiles:
     place = Place(
         f"the cached copy of {repository} in {folder}", "Run once online to fetch the rest."
     )
-    return read_folder(folder, place, name=repository.id, revision=folder.name)
+    files = read_folder(folder, place, name=repository.id, revision=folder.name)
+    if repository.id == REFERENCE_CHECKPOINT and len(files.heads) < len(HEADS):
+        lacking = [name for mode, name in HEADS.items() if mode not in files.heads]
+        raise CheckpointError(f"{place.label} lacks: {', '.join(lacking)}. {place.fix}")
+    return files
 
 
 def _from_hub(repository: _Repository, api: HfApi, *, trust_remote_code: bool) -> CheckpointFiles:
@@ -179,7 +185,10 @@ def _download(repository: _Repository, api: HfApi, *, trust_remote_code: bool) -
     # The weights come last, so a download that broke off never looks complete when offline.
     folder = _snapshot(repository, api, names=small)
     weights = weight_names(folder, choice.entry, names)
+    parts = [name for name in module_configs(folder) if name in names]
     commit = _Repository(repository.id, folder.name, repository.cache_dir)
+    if extra := sorted({*parts} - {*choice.small}):
+        _snapshot(commit, api, names=extra)
     return _snapshot(commit, api, names=weights)
 
 

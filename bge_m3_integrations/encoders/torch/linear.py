@@ -56,6 +56,13 @@ class PlainLinear:
     biases: tuple[torch.Tensor, ...]
     activated: bool = False
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> PlainLinear:
+        """The same layer elsewhere, or in another dtype."""
+        weights, biases = (
+            tuple(t.to(device, dtype) for t in held) for held in (self.weights, self.biases)
+        )
+        return PlainLinear(weights, biases, self.activated)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
         rows, x = len(x), with_rounded_rows(x)

@@ -2,63 +2,54 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 
 from bge_m3_integrations.encoders.torch import fingerprint, int8
+from bge_m3_integrations.encoders.torch.config import read_config, usable_positions
 from bge_m3_integrations.encoders.torch.devices import DtypeName, pick_device, pick_dtype
 from bge_m3_integrations.encoders.torch.digests import FileState, remembered
-from bge_m3_integrations.encoders.torch.files import CONFIG, CheckpointFiles, read_json
+from bge_m3_integrations.encoders.torch.files import CONFIG, HEADS, CheckpointFiles
 from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
 from bge_m3_integrations.encoders.torch.int8 import can_int8
-from bge_m3_integrations.encoders.torch.layers import (
-    PackedBackbone,
-    Weights,
-    expected_shapes,
-    is_packable,
-)
-from bge_m3_integrations.encoders.torch.linear import PlainLinear
+from bge_m3_integrations.encoders.torch.layers import PackedBackbone, is_packable
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.native.attention import takes
 from bge_m3_integrations.encoders.torch.native.binding import why_not
 from bge_m3_integrations.encoders.torch.native.parts import NativeFloat, NativeInt8, native_parts
 from bge_m3_integrations.encoders.torch.parts import InInt8, Owned, Parts
-from bge_m3_integrations.encoders.torch.tensors import MappedTensors, release_freed_memory
-from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, load_tokenizer
-from bge_m3_integrations.errors import CheckpointError, InputError, PoolingWarning
-
-if TYPE_CHECKING:
-    from torch import nn
+from bge_m3_integrations.encoders.torch.sentence import (
+    check_modules,
+    lowers_texts,
+    prompt_of,
+    stated_pooling,
+)
+from bge_m3_integrations.encoders.torch.tensors import release_freed_memory
+from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer
+from bge_m3_integrations.encoders.torch.vocabulary import (
+    check_fits,
+    former_tokenizers,
+    load_tokenizer,
+)
+from bge_m3_integrations.encoders.torch.weights import (
+    backbone_weights,
+    head_width,
+    load_head,
+    load_module,
+)
+from bge_m3_integrations.errors import InputError, MissingHeadError, PoolingWarning
+from bge_m3_integrations.types import Kind, Mode, Modes, ordered_modes
 
 DTYPES = (*get_args(DtypeName), "int8")
-
-# Backbones whose positions count from the padding id, so that it and all ids below are lost.
-_OFFSET_POSITIONS = frozenset(
-    {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm"}
-    | {"xlm-roberta", "xlm-roberta-xl", "xmod"}
-)
-# Stands in every checkpoint of a packable backbone, behind the prefix that all its tensors share.
-_ANCHOR = "embeddings.word_embeddings.weight"
-# What sentence-transformers' pooling config says, in the form before and since its version 5.
-_POOLINGS: dict[str, Pooling] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last_token",
-    "cls": "cls",
-    "mean": "mean",
-    "lasttoken": "last_token",
-}
 
 
 class Source(Protocol):
@@ -107,6 +98,23 @@ class Source(Protocol):
     @property
     def loaded_as(self) -> tuple[str, str] | None:
         """Device and dtype of a model that is in memory; nothing is read for it."""
+        ...
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """The modes that it has heads for."""
+        ...
+
+    def check_modes(self, modes: Modes) -> None:
+        """Raise `MissingHeadError` for modes that it has no head for."""
+        ...
+
+    def prompt(self, kind: Kind) -> str:
+        """The prompt for queries or documents that comes with the model; "" is none."""
+        ...
+
+    def rebuilt(self) -> Iterable[TextTokenizer]:
+        """The tokenizers that earlier versions of this package read from the same files."""
         ...
 
 
@@ -219,33 +227,61 @@ class CheckpointSource:
     @cached_property
     def config(self) -> Any:
         """The backbone's transformers config."""
-        from transformers import AutoConfig
+        return read_config(self.files.folder, trust_remote_code=self.trust_remote_code)
 
-        folder = self.files.folder
-        try:
-            return AutoConfig.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=self.trust_remote_code
+    def check_modes(self, modes: Modes) -> None:
+        """Refuse modes whose heads are not among the files.
+
+        Args:
+            modes: What is to be computed.
+
+        Raises:
+            MissingHeadError: One is; the message names the files.
+        """
+        if missing := ordered_modes(frozenset(modes) - self.modes):
+            files, have = self.files, ordered_modes(self.modes)
+            names = " and ".join(HEADS[mode] for mode in missing)
+            raise MissingHeadError(
+                f"{files.name} has no {' and '.join(missing)} head: {names} is not in "
+                f"{files.folder}, so this checkpoint was trained without it, or the copy is not "
+                f"whole. It gives {' and '.join(have)}: ask for modes={have}, or take a checkpoint "
+                "that was trained with all three. A head of another model gives numbers without "
+                "meaning"
             )
-        except Exception as error:
-            raise CheckpointError(f"config.json in {folder} cannot be read: {error}") from error
+
+    def rebuilt(self) -> Iterable[TextTokenizer]:
+        """See `Source.rebuilt`."""
+        return former_tokenizers(
+            self.tokenizer, self.files.folder, trust_remote_code=self.trust_remote_code
+        )
+
+    def prompt(self, kind: Kind) -> str:
+        """The prompt for queries or documents that comes with the checkpoint; "" is none."""
+        return prompt_of(self.files, kind)
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """Dense, and the modes whose heads are among the files."""
+        return frozenset(("dense", *self.files.heads))
 
     @cached_property
     def colbert_dim(self) -> int:
-        """Width of a token vector, from the head's shape; no tensor is read."""
-        return int(_head_state(self.files.colbert_head, "meta")["weight"].shape[0])
+        """Width of a token vector, from the head's shape; no tensor is read. 0 without a head."""
+        path = self.files.colbert_head
+        return 0 if path is None else head_width(path)
 
     @cached_property
     def pooling(self) -> Pooling:
         """How the dense vector is made; warns where an explicit choice contradicts the files."""
         auto = self._pooling == "auto"
-        stated = _stated_pooling(self.files.pooling_config, strict=auto)
+        stated = stated_pooling(self.files, strict=auto)
         if auto:
             return stated or "cls"
         chosen = POOLINGS[POOLINGS.index(self._pooling)]
         if stated not in (None, chosen):
             warnings.warn(
                 f"pooling={chosen!r} was asked for, but {self.files.name} says {stated!r} in "
-                "1_Pooling/config.json; dense vectors will differ from the authors'",
+                "its pooling config; dense vectors will differ from the authors'",
                 PoolingWarning,
                 stacklevel=2,
             )
@@ -259,7 +295,14 @@ class CheckpointSource:
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        loaded = load_tokenizer(self.files.folder, trust_remote_code=self.trust_remote_code)
+        files = self.files
+        loaded = load_tokenizer(
+            files.folder,
+            model_type=str(self.config.model_type),
+            trust_remote_code=self.trust_remote_code,
+            lower=lowers_texts(files),
+        )
+        check_fits(loaded, int(self.config.vocab_size), source=str(files.folder))
         release_freed_memory()  # what a large vocabulary was built from weighs as much as itself
         return loaded
 
@@ -296,8 +339,8 @@ class CheckpointSource:
             _state(files),
             lambda: fingerprint.weights_digest(
                 backbone=fingerprint.file_tensors(files.weights),
-                colbert=fingerprint.file_tensors([files.colbert_head]),
-                sparse=fingerprint.file_tensors([files.sparse_head]),
+                colbert=fingerprint.file_tensors(_given(files.colbert_head)),
+                sparse=fingerprint.file_tensors(_given(files.sparse_head)),
             ),
         )
 
@@ -310,30 +353,27 @@ _LOADED: weakref.WeakValueDictionary[tuple[FileState, str, str, bool], M3Modules
 
 def _state(files: CheckpointFiles) -> FileState:
     """Path, size and time of what a model is made of: a folder written anew is another model."""
-    paths = (*files.weights, files.colbert_head, files.sparse_head, files.folder / CONFIG)
+    heads = (*_given(files.colbert_head), *_given(files.sparse_head))
+    paths = (*files.weights, *heads, files.folder / CONFIG)
     stats = [(path.resolve(), path.stat()) for path in paths]
     return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
 
-def usable_positions(config: Any) -> int | None:
-    """Most tokens that a backbone has positions for; None where it has no such limit."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None:
-        return None
-    offset = config.pad_token_id + 1 if config.model_type in _OFFSET_POSITIONS else 0
-    return int(positions) - offset
+def _given(path: Path | None) -> list[Path]:
+    return [] if path is None else [path]
 
 
 def _load(source: CheckpointSource) -> M3Modules:
     files, config = source.files, source.config
     dtype, device = source.dtype, source.device
-    heads = [
-        _load_head(path, hidden=int(config.hidden_size), out=out).to(device, dtype)
-        for path, out in ((files.colbert_head, None), (files.sparse_head, 1))
-    ]
+    check_modules(files)
+    heads = {
+        mode: load_head(path, hidden=int(config.hidden_size), out=_HEAD_WIDTHS[mode])
+        for mode, path in files.heads.items()
+    }
     backbone: Backbone
     if is_packable(config):
-        weights = _backbone_weights(files, config)
+        weights = backbone_weights(files, config)
         backbone = PackedBackbone(
             weights,
             config,
@@ -343,129 +383,12 @@ def _load(source: CheckpointSource) -> M3Modules:
             states=source.states,
         )
     else:
-        module = _load_module(files, dtype, trust=source.trust_remote_code).to(device)
+        module = load_module(files, dtype, trust=source.trust_remote_code).to(device)
         pad, positions = int(config.pad_token_id or 0), usable_positions(config)
         backbone = PaddedBackbone(module, pad_token_id=pad, positions=positions)
     release_freed_memory()
-    colbert, sparse = (PlainLinear((head.weight,), (head.bias,)) for head in heads)
-    return M3Modules(backbone, colbert, sparse)
+    placed = {mode: head.to(device, dtype) for mode, head in heads.items()}
+    return M3Modules(backbone, placed.get("colbert"), placed.get("sparse"))
 
 
-def _backbone_weights(files: CheckpointFiles, config: Any) -> Weights:
-    """The mapped tensors of a packed backbone, all there and of the right shape."""
-    try:
-        tensors = MappedTensors(files.weights)
-    except Exception as error:
-        raise CheckpointError(_unreadable(files, error)) from error
-    shapes = expected_shapes(config)
-    prefix = next((n.removesuffix(_ANCHOR) for n in tensors if n.endswith(_ANCHOR)), "")
-    names = {name: prefix + name for name in shapes}
-    missing = [name for name in names.values() if name not in tensors]
-    misshapen = [
-        f"{names[name]} {tuple(tensors[names[name]].shape)} instead of {shape}"
-        for name, shape in shapes.items()
-        if names[name] in tensors and tensors[names[name]].shape != shape
-    ]
-    _check_fit(files, missing, misshapen)
-    return Weights(tensors, names, tensors.release)
-
-
-def _unreadable(files: CheckpointFiles, error: Exception) -> str:
-    return (
-        f"the weights {[p.name for p in files.weights]} in {files.folder} cannot be loaded: {error}"
-    )
-
-
-def _check_fit(files: CheckpointFiles, missing: list[str], misshapen: list[str]) -> None:
-    if missing or misshapen:
-        raise CheckpointError(
-            f"the weights in {files.folder} do not fit config.json: missing {missing[:5]}, "
-            f"misshapen {misshapen[:5]}; without them the numbers would be random. Is this the "
-            "checkpoint that the config belongs to?"
-        )
-
-
-def _load_module(files: CheckpointFiles, dtype: torch.dtype, *, trust: bool) -> Any:
-    from transformers import AutoConfig, AutoModel
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-    config = AutoConfig.from_pretrained(
-        str(files.folder), local_files_only=True, trust_remote_code=trust
-    )
-    known = MODEL_MAPPING.get(type(config), None)
-    poolerless = known and "add_pooling_layer" in inspect.signature(known.__init__).parameters
-    try:
-        with _quiet():
-            backbone, report = AutoModel.from_pretrained(
-                str(files.folder),
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=trust,
-                weights_only=True,
-                output_loading_info=True,
-                **({"add_pooling_layer": False} if poolerless else {}),
-            )
-    except Exception as error:
-        raise CheckpointError(_unreadable(files, error)) from error
-    missing = [name for name in report["missing_keys"] if "pooler" not in name]
-    _check_fit(files, missing, [str(key) for key in report.get("mismatched_keys") or ()])
-    return backbone.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bar and its report of keys, which are judged here.
-
-    Both switches are global: the caller holds the loading lock.
-    """
-    from transformers.utils import logging
-
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _head_state(path: Path, device: str) -> dict[str, torch.Tensor]:
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        return {"weight": state["weight"], "bias": state["bias"]}
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is no saved linear layer (a torch file with weight and bias): {error}"
-        ) from error
-
-
-def _load_head(path: Path, *, hidden: int, out: int | None) -> nn.Linear:
-    state = _head_state(path, "cpu")
-    shape = tuple(state["weight"].shape)
-    wanted = (out if out is not None else shape[0], hidden)
-    if shape != wanted or tuple(state["bias"].shape) != wanted[:1]:
-        raise CheckpointError(
-            f"{path} holds a head of shape {shape}, but this backbone is {hidden} wide and needs "
-            f"{wanted}; the head belongs to another checkpoint"
-        )
-    head = torch.nn.Linear(hidden, wanted[0], device="meta")
-    head.load_state_dict(state, assign=True)
-    return head.requires_grad_(False)
-
-
-def _stated_pooling(path: Path | None, *, strict: bool) -> Pooling | None:
-    """What the checkpoint says, or None; `strict` refuses what this package cannot do."""
-    if path is None:
-        return None
-    config = read_json(path)
-    stated = {flag for flag, on in config.items() if on is True and flag.startswith("pooling_mode")}
-    stated |= {str(config["pooling_mode"])} if "pooling_mode" in config else set()
-    found = _POOLINGS.get(next(iter(stated))) if len(stated) == 1 else None
-    if strict and found is None:
-        raise CheckpointError(
-            f"{path} asks for the pooling {sorted(stated)}, which is not one of {list(POOLINGS)}; "
-            "pass pooling= to choose one of these"
-        )
-    return found
+_HEAD_WIDTHS: Mapping[Mode, int | None] = {"colbert": None, "sparse": 1}

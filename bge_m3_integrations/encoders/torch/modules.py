@@ -35,13 +35,13 @@ class M3Modules:
 
     Attributes:
         backbone: The encoder.
-        colbert: Hidden width to `colbert_dim`.
-        sparse: Hidden width to 1.
+        colbert: Hidden width to `colbert_dim`; None where the checkpoint has no such head.
+        sparse: Hidden width to 1; None likewise.
     """
 
     backbone: Backbone
-    colbert: PlainLinear
-    sparse: PlainLinear
+    colbert: PlainLinear | None
+    sparse: PlainLinear | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class BatchOutput:
         dense: `(b, h) float32`, unit rows.
         sparse: `(t,) float32`, relu outputs of all tokens, end to end.
         colbert: `(t - b, colbert_dim) float32`, unit rows of all tokens but each text's first.
-        dense_sums: `(b,) float32`, sums of rows: not finite where a row is not.
+        dense_sums: `(b,) float32`, sums of rows: not finite where a row is not, or has no length.
         colbert_sums: `(t - b,) float32`, the same.
     """
 
@@ -109,7 +109,7 @@ def run_pack(
     Args:
         modules: The model.
         pack: The texts.
-        modes: What to compute.
+        modes: What to compute, of the modes that the model has heads for.
         pooling: How the dense vector is made.
         wide: Compute in float32 on half-precision weights, layer by layer.
 
@@ -118,17 +118,20 @@ def run_pack(
     """
     hidden = modules.backbone.hidden(pack, wide=wide)
     dense = normalised(pool(hidden, pack, pooling)) if "dense" in modes else None
-    sparse = modules.sparse(hidden)[:, 0].relu().float() if "sparse" in modes else None
-    colbert = _colbert(modules, hidden, pack, wide=wide) if "colbert" in modes else None
+    sparse = colbert = None
+    if "sparse" in modes and modules.sparse is not None:
+        sparse = modules.sparse(hidden)[:, 0].relu().float()
+    if "colbert" in modes and modules.colbert is not None:
+        colbert = _colbert(modules.colbert, hidden, pack, wide=wide)
     return PackOutput(dense, sparse, colbert, _sums(dense), _sums(colbert))
 
 
-def _colbert(modules: M3Modules, hidden: torch.Tensor, pack: Pack, *, wide: bool) -> torch.Tensor:
+def _colbert(head: PlainLinear, hidden: torch.Tensor, pack: Pack, *, wide: bool) -> torch.Tensor:
     rows = hidden[pack.after_first().to(hidden.device)]
-    return normalised(modules.colbert(rows if wide else rows.to(modules.colbert.weights[0].dtype)))
+    return normalised(head(rows if wide else rows.to(head.weights[0].dtype)))
 
 
 def _sums(rows: torch.Tensor | None) -> torch.Tensor | None:
-    # unit rows hold no infinity, so a sum is NaN exactly where a row holds one; and it is made
-    # where the rows are, not by a second walk over them on the host
+    # unit rows hold no infinity, so a sum is NaN exactly where a row holds one or had the length 0;
+    # and it is made where the rows are, not by a second walk over them on the host
     return None if rows is None else rows.sum(dim=-1)

@@ -52,8 +52,8 @@ class SeveralDevices(EncoderWrapper):
         devices: Torch devices; one that is named twice gets two workers.
         dtype: See `BGEM3`.
         token_budget: Most tokens of a pass; None chooses by device.
-        query_instruction: Put in front of every query.
-        document_instruction: Put in front of every document.
+        query_instruction: See `TorchEncoder`.
+        document_instruction: See `TorchEncoder`.
         max_length: Default limit in tokens per text.
         **loading: The other options of `CheckpointSource`.
     """
@@ -67,8 +67,8 @@ class SeveralDevices(EncoderWrapper):
         devices: Sequence[str],
         dtype: str,
         token_budget: int | None,
-        query_instruction: str = "",
-        document_instruction: str = "",
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
         max_length: int | None = None,
         **loading: Any,
     ) -> None:

@@ -1,15 +1,14 @@
 """Texts to token ids, with exact counts of what the length limit dropped.
 
-The checkpoint's fast tokenizer is used through its Rust core, without padding or truncation
-settings: changing those is what makes shared tokenizers fail under threads.
+The Rust tokenizer is used without padding or truncation settings: changing those is what makes
+shared tokenizers fail under threads. `vocabulary` reads it from a checkpoint's files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 # The special tokens that FlagEmbedding keeps out of the lexical weights. BERT's [SEP] is not among
 # them: its tokenizer calls it sep, not eos.
 _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
+SPECIAL = (*_UNWEIGHTED, "bos_token", "sep_token", "mask_token")
+"""The names of special tokens."""
+_NO_LIMIT = 1_000_000_000
 _PROBE = "a"
 _SLICE = 1024
 
@@ -159,31 +161,6 @@ class TextTokenizer:
         return [(-1, -1)] * len(self.prefix) + own + [(-1, -1)] * len(self.suffix)
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> TextTokenizer:
-    """Read a checkpoint's tokenizer.
-
-    Args:
-        folder: Holds tokenizer.json, or files that transformers can build it from.
-        trust_remote_code: Whether code in the folder may run.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        CheckpointError: The files are unreadable, or give no fast tokenizer.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except Exception as error:
-        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
-    # nobody else has it, so it needs no copy: one of a large vocabulary weighs 115 MiB
-    return _wrapped(loaded, _core(loaded, source=str(folder)))
-
-
 def wrap_tokenizer(tokenizer: Any, *, source: str) -> TextTokenizer:
     """Take what this package needs from a transformers tokenizer, which stays as it is.
 
@@ -199,34 +176,62 @@ def wrap_tokenizer(tokenizer: Any, *, source: str) -> TextTokenizer:
     """
     from tokenizers import Tokenizer
 
-    return _wrapped(tokenizer, Tokenizer.from_str(_core(tokenizer, source=source).to_str()))
-
-
-def _core(tokenizer: Any, *, source: str) -> Tokenizer:
-    core: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+    core = getattr(tokenizer, "backend_tokenizer", None)
     if core is None or tokenizer.pad_token_id is None:
         raise CheckpointError(
             f"{source} has no fast tokenizer with a padding token ({type(tokenizer).__name__}); "
             "save one there as tokenizer.json"
         )
-    return core
+    named = {name: getattr(tokenizer, name, None) for name in SPECIAL}
+    limit = int(tokenizer.model_max_length)
+    return text_tokenizer(
+        Tokenizer.from_str(core.to_str()),
+        {name: str(token) for name, token in named.items() if token is not None},
+        limit=limit,
+        source=source,
+    )
 
 
-def _wrapped(tokenizer: Any, core: Tokenizer) -> TextTokenizer:
-    """What is needed of a tokenizer, over a core of our own, whose settings change."""
+def text_tokenizer(
+    core: Tokenizer, special: Mapping[str, str], *, limit: int | None, source: str
+) -> TextTokenizer:
+    """A tokenizer over a Rust core of our own, whose settings change.
+
+    Args:
+        core: Padding and truncation are switched off.
+        special: Tokens by name, of those in `SPECIAL`.
+        limit: The tokenizer's own limit; None, or a huge number, is none.
+        source: Where it comes from, for the error.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        CheckpointError: A special token is not in the vocabulary, or there is none for padding.
+    """
     core.no_truncation()
     core.no_padding()
+    found = {name: core.token_to_id(token) for name, token in special.items()}
+    if absent := [f"{name} {special[name]!r}" for name, i in found.items() if i is None]:
+        raise CheckpointError(
+            f"the tokenizer in {source} names {', '.join(absent)}, which its vocabulary of "
+            f"{core.get_vocab_size()} does not hold; save tokenizer.json again with these tokens"
+        )
+    ids = {name: i for name, i in found.items() if i is not None}
+    if "pad_token" not in ids:
+        raise CheckpointError(
+            f"the tokenizer in {source} names no pad_token; add one to tokenizer_config.json, "
+            'such as "pad_token": "<pad>"'
+        )
     bare = core.encode(_PROBE, add_special_tokens=False).ids
     full = core.encode(_PROBE).ids
-    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    names = [getattr(tokenizer, name, None) for name in _UNWEIGHTED]
-    limit = int(tokenizer.model_max_length)
+    start = next(i for i in range(len(full) + 1) if full[i : i + len(bare)] == bare)
     return TextTokenizer(
         core=core,
         prefix=tuple(full[:start]),
         suffix=tuple(full[start + len(bare) :]),
-        unweighted=np.array([core.token_to_id(str(n)) for n in names if n is not None], np.int64),
-        pad_token_id=int(tokenizer.pad_token_id),
+        unweighted=np.array([ids[name] for name in _UNWEIGHTED if name in ids], np.int64),
+        pad_token_id=int(ids["pad_token"]),
         vocab_size=core.get_vocab_size(),
-        length_limit=limit if limit < 1_000_000_000 else None,
+        length_limit=None if limit is None or limit >= _NO_LIMIT else limit,
     )

@@ -127,8 +127,8 @@ class Work(Generic[Piece]):
         still = started.rows[~again.finite(lengths)]
         if len(still):
             raise EncodingError(
-                "gives numbers that are not finite, in float32 too; the checkpoint's weights are "
-                "damaged or overflow on this text",
+                "gives numbers that are not finite or a vector of length 0, in float32 too; the "
+                "checkpoint's weights are damaged or overflow on this text",
                 int(still[0]),
             )
         return _merged(output, again, bad, lengths)

@@ -30,7 +30,7 @@ class EncoderNote:
         dtype: What it computed in.
         max_length: Of documents, in tokens; None is the model's own.
         pooling: How the dense vector is made, as the engine was told.
-        document_instruction: Put in front of every document.
+        document_instruction: Put in front of every document; None is the checkpoint's own prompt.
         query_instruction: Put in front of every query; another engine may have another.
         clean: Whether texts were mended before they were encoded.
         name: What an encoder that is not loaded by `model` is called.
@@ -42,8 +42,8 @@ class EncoderNote:
     dtype: str | None = None
     max_length: int | None = None
     pooling: str | None = None
-    document_instruction: str = ""
-    query_instruction: str = ""
+    document_instruction: str | None = ""
+    query_instruction: str | None = ""
     clean: bool = False
     name: str | None = None
 

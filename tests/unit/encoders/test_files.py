@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from bge_m3_integrations.encoders.torch import hub as hub_module
-from bge_m3_integrations.encoders.torch.files import CheckpointFiles
+from bge_m3_integrations.encoders.torch.files import HEADS, CheckpointFiles
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
 from bge_m3_integrations.errors import CheckpointError, InputError
 from tests.fake_hub import COMMIT, FakeHub, fake_hub
@@ -216,9 +216,6 @@ def test_a_vocabulary_stands_in_for_tokenizer_json(folder: Path, vocabulary: str
         (["config.json"], "config.json, the architecture"),
         (["pytorch_model.bin"], "weights, one of model.safetensors, model.safetensors.index"),
         (["tokenizer.json"], "a tokenizer, one of tokenizer.json, sentencepiece.bpe.model"),
-        (["colbert_linear.pt"], "lacks: colbert_linear.pt (both colbert_linear.pt and sparse_"),
-        (["sparse_linear.pt"], "lacks: sparse_linear.pt (both colbert_linear.pt and sparse_"),
-        (["colbert_linear.pt", "sparse_linear.pt"], "would be random; BAAI/bge-m3 and"),
     ],
 )
 def test_a_missing_part_is_named_with_the_place_and_what_is_there(
@@ -234,7 +231,7 @@ def test_a_missing_part_is_named_with_the_place_and_what_is_there(
 
 def test_all_missing_parts_are_named_at_once(tmp_path: Path) -> None:
     text = message(write(tmp_path / "empty", "snapshots/x"))
-    assert all(part in text for part in ("config.json", "weights", "tokenizer", "sparse_linear.pt"))
+    assert all(part in text for part in ("config.json", "weights", "tokenizer"))
     assert "It has: snapshots/." in text
 
 
@@ -259,6 +256,51 @@ def test_a_broken_link_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     (folder / name).symlink_to(folder / "gone")
     assert f"{folder / name} is a link to a file that is not there" in message(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "sparse_linear.pt"])
+def test_a_pipe_in_place_of_a_file_is_named_and_never_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert f"{folder / name} is a named pipe where a file should be" in message(folder)
+
+
+def test_a_socket_in_place_of_a_file_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tokenizer.json").unlink()
+    monkeypatch.chdir(folder)  # a socket's whole path must be short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("tokenizer.json")
+        assert "is a socket where a file should be" in message(folder)
+
+
+def test_a_folder_of_a_heads_name_is_no_head(folder: Path) -> None:
+    (folder / "sparse_linear.pt").unlink()
+    (folder / "sparse_linear.pt").mkdir()
+    assert list(resolve_checkpoint(folder).heads) == ["colbert"]
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
+)
+def test_an_adapter_beside_the_base_is_to_be_merged_first(folder: Path, name: str) -> None:
+    write(folder, name)
+    text = message(folder)
+    assert name in text
+    assert "Merge first" in text
+    assert "merge_and_unload" in text
+
+
+@pytest.mark.parametrize("name", ["quantize_config.json", "hf_quant_config.json"])
+def test_a_config_of_quantised_weights_is_refused(folder: Path, name: str) -> None:
+    write(folder, name)
+    assert f"quantised weights ({name})" in message(folder)
+
+
+def test_json_of_a_hundred_thousand_levels_is_an_error(folder: Path) -> None:
+    write(folder, "config.json", content='{"a":' * 100_000)
+    assert "is not JSON" in message(folder)
 
 
 def test_an_empty_file_is_named(folder: Path) -> None:
@@ -359,14 +401,30 @@ def test_vocabularies_are_downloaded_where_tokenizer_json_is_absent(
     assert hub.fetched() == NEEDED - {"tokenizer.json"} | {"sentencepiece.bpe.model"}
 
 
-def test_a_checkpoint_without_heads_is_refused_before_anything_is_downloaded(
-    hub: FakeHub, cache: Path
-) -> None:
-    (hub.folder / "sparse_linear.pt").unlink()
+def test_a_checkpoint_without_heads_is_downloaded_without_them(hub: FakeHub, cache: Path) -> None:
+    for head in HEADS.values():
+        (hub.folder / head).unlink()
+    found = resolve_checkpoint(REPO, cache_dir=cache)
+    assert found.heads == {}
+    assert hub.fetched() == NEEDED - set(HEADS.values())
+    assert resolve_checkpoint(REPO, cache_dir=cache, offline=True) == found
+
+
+def test_an_adapter_is_refused_before_anything_is_downloaded(hub: FakeHub, cache: Path) -> None:
+    write(hub.folder, "adapter_config.json")
     text = message(REPO, cache_dir=cache)
     assert f"{REPO}@main" in text
-    assert "lacks: sparse_linear.pt" in text
+    assert "Merge first" in text
     assert hub.fetched() == set()
+
+
+def test_the_configs_that_modules_json_names_are_downloaded(hub: FakeHub, cache: Path) -> None:
+    modules = [{"type": "sentence_transformers.models.Pooling", "path": "own_pooling"}]
+    write(hub.folder, "modules.json", content=json.dumps(modules))
+    write(hub.folder, "own_pooling/config.json", "other_folder/config.json")
+    found = resolve_checkpoint(REPO, cache_dir=cache)
+    assert hub.fetched() == NEEDED | {"own_pooling/config.json"}
+    assert (found.folder / "own_pooling/config.json").exists()
 
 
 def test_the_revision_and_the_token_and_the_library_are_sent(hub: FakeHub, cache: Path) -> None:
@@ -409,10 +467,21 @@ def test_offline_without_a_copy_says_what_to_do(hub: FakeHub, cache: Path) -> No
     assert hub.requests == []
 
 
-def test_an_incomplete_copy_offline_says_what_is_missing(hub: FakeHub, cache: Path) -> None:
+def test_a_copy_offline_without_a_head_has_the_others(hub: FakeHub, cache: Path) -> None:
     found = resolve_checkpoint(REPO, cache_dir=cache)
-    found.colbert_head.unlink()
-    text = message(REPO, cache_dir=cache, offline=True)
+    found.heads["colbert"].unlink()
+    again = resolve_checkpoint(REPO, cache_dir=cache, offline=True)
+    assert list(again.heads) == ["sparse"]
+
+
+def test_an_incomplete_copy_of_bge_m3_offline_says_what_is_missing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = write(tmp_path / "served", *NEEDED)
+    with fake_hub(served, "BAAI/bge-m3") as running:
+        monkeypatch.setattr(hub_module, "HfApi", partial(HfApi, endpoint=running.url))
+        resolve_checkpoint("BAAI/bge-m3", cache_dir=cache).heads["colbert"].unlink()
+        text = message("BAAI/bge-m3", cache_dir=cache, offline=True)
     assert "lacks: colbert_linear.pt" in text
     assert "Run once online" in text
 

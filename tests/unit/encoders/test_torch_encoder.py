@@ -415,6 +415,56 @@ def test_an_unknown_pooling_device_or_dtype_names_the_choices(xlm_roberta: Path)
             BGEM3(xlm_roberta, **options).encode_documents(["a"])  # type: ignore[arg-type]
 
 
+def test_torchs_own_devices_and_dtypes_are_taken(xlm_roberta: Path) -> None:
+    named = BGEM3(xlm_roberta, device="cpu", dtype="bfloat16")
+    given = BGEM3(xlm_roberta, device=torch.device("cpu"), dtype=torch.bfloat16)
+    assert given.options == named.options
+    assert inner(given).source.modules is inner(named).source.modules
+    assert BGEM3(xlm_roberta, device=[torch.device("cpu", 0)]).options["device"] == "cpu:0"
+    for options in ({"device": torch.float32}, {"device": 0}, {"device": []}):
+        with pytest.raises(InputError, match="neither a torch device nor a list of them"):
+            BGEM3(xlm_roberta, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not one of"):
+        BGEM3(xlm_roberta, dtype=torch.int32).encode_documents(["a"])
+
+
+def test_the_adapters_and_the_compatible_class_take_torchs_own_too(xlm_roberta: Path) -> None:
+    from bge_m3_integrations.compat import BGEM3FlagModel
+    from bge_m3_integrations.langchain import BGEM3Embeddings
+    from bge_m3_integrations.llama_index import BGEM3Embedding
+
+    own: Any = {"device": torch.device("cpu"), "dtype": torch.float32}
+    for made in (
+        BGEM3Embeddings(model=xlm_roberta, **own),
+        BGEM3Embedding(model_name=str(xlm_roberta), **own),
+    ):
+        assert (made.device, made.dtype) == ("cpu", "float32")
+        assert made.engine.options["dtype"] == "float32"
+    assert (
+        BGEM3FlagModel(xlm_roberta, devices=torch.device("cpu")).engine.options["device"] == "cpu"
+    )
+
+
+@pytest.mark.parametrize("wrong", [{}, {"model": 7}, {"engine": 7}, {"device": 3.5}])
+def test_no_validation_error_prints_a_token(xlm_roberta: Path, wrong: dict[str, Any]) -> None:
+    from bge_m3_integrations.langchain import BGEM3Embeddings, BGEM3Reranker, BGEM3Retriever
+    from bge_m3_integrations.llama_index import BGEM3Embedding
+    from bge_m3_integrations.llama_index import BGEM3Reranker as Postprocessor
+
+    secret = "hf_" + "SecretToken" * 3
+    makers: list[Any] = [BGEM3Embeddings, BGEM3Reranker, BGEM3Retriever]
+    for make in [*makers, BGEM3Embedding, Postprocessor]:
+        with pytest.raises(Exception) as raised:  # noqa: PT011 - pydantic's, or ours
+            make(token=secret, **wrong)
+        assert secret not in str(raised.value)
+        assert secret not in repr(raised.value)
+
+
+def test_a_token_is_in_no_repr(xlm_roberta: Path) -> None:
+    engine = BGEM3(xlm_roberta, token="hf_SecretToken")
+    assert "hf_SecretToken" not in f"{engine!r} {vars(engine)} {engine.options}"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_refused(xlm_roberta: Path) -> None:
     with pytest.raises(InputError, match="not on this machine"):
