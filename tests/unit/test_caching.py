@@ -141,6 +141,14 @@ def test_what_is_larger_than_the_bound_is_not_kept_and_pushes_nothing_out(tmp_pa
     assert there(file, 1, 14, 15, 19) == [False, False, True, True]
 
 
+def test_of_more_than_fits_together_nothing_before_what_did_not_fit_is_kept(
+    tmp_path: Path,
+) -> None:
+    file = CacheFile(tmp_path, max_bytes=5000)
+    file.write([item(1, 1000), item(2, 4000), item(3, 1000)])
+    assert there(file, 1, 2, 3) == [False, False, True]
+
+
 def test_reads_write_nothing_while_nothing_is_written(tmp_path: Path) -> None:
     file = CacheFile(tmp_path, max_bytes=16_000)
     file.write([item(i) for i in range(8)])

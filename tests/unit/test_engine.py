@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from bge_m3_integrations import BGEM3, Weights, _pairs, scoring
-from bge_m3_integrations.checks import chunks
+from bge_m3_integrations.checks import ENCODED_CHARACTERS, chunks
+from bge_m3_integrations.engine import ranking
 from bge_m3_integrations.errors import EncodingError, InputError, TruncationWarning
 from bge_m3_integrations.testing import FakeEncoder
+from bge_m3_integrations.types import Components, EmbeddingBatch, Kind, Modes, Scores
 
 DOCUMENTS = ["dense vectors", "sparse weights", "token vectors of ColBERT", "cooking rice"]
 
@@ -41,6 +44,48 @@ def test_rerank_is_best_first_with_ties_by_position(engine: BGEM3) -> None:
     ranked = engine.rerank("dense vectors", ["rice", "dense vectors", "other", "dense vectors"])
     assert [item.index for item in ranked[:2]] == [1, 3]
     assert [item.score for item in ranked] == sorted((r.score for r in ranked), reverse=True)
+
+
+@pytest.mark.parametrize("count", [2, 17, 18, 40, 500])
+def test_ties_of_any_number_of_documents_are_in_order_of_position(count: int) -> None:
+    row = np.random.default_rng(count).integers(0, 3, (1, count)).astype(np.float32)
+    scores = Scores(Components(dense=row), row, Weights.only("dense"))
+    expected = sorted(range(count), key=lambda i: (-row[0, i], i))
+    assert [item.index for item in ranking(scores)] == expected
+    assert [item.index for item in ranking(scores, limit=2)] == expected[:2]
+
+
+class Failing(FakeEncoder):
+    def encode(
+        self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
+    ) -> EmbeddingBatch:
+        if "bad" in texts:
+            raise EncodingError("is not finite", list(texts).index("bad"))
+        return super().encode(texts, kind=kind, modes=modes, max_length=max_length)
+
+
+LONG = "x" * (ENCODED_CHARACTERS // 2 + 1)  # a stretch each
+
+
+@pytest.mark.parametrize(
+    ("pairs", "position"),
+    [
+        ([("q", "a"), ("r", "bad")], 1),
+        ([("q", "a"), ("q", "b"), ("bad", "a")], 2),
+        ([(LONG, "a"), (LONG + "y", "b"), (LONG + "z", "bad")], 2),
+        ([(LONG, "a"), (LONG + "y", "b"), (LONG + "y", "c"), (LONG, "bad")], 3),
+        ([("q", LONG), ("q", LONG + "y"), ("q", "b"), ("q", "bad"), ("r", "bad")], 3),
+        ([(LONG, "a"), (LONG + "y", "b"), ("q", "a"), ("bad", "a")], 3),
+        ([(LONG, LONG), (LONG + "y", "c"), (LONG + "y", LONG), (LONG + "y", "bad")], 3),
+    ],
+    ids=range(7),
+)
+def test_score_pairs_names_the_pair_that_failed_in_whichever_stretch(
+    pairs: list[tuple[str, str]], position: int
+) -> None:
+    with pytest.raises(EncodingError) as error:
+        BGEM3(Failing()).score_pairs(pairs)
+    assert error.value.position == position
 
 
 def test_rerank_gives_the_weighted_mean_of_its_components(engine: BGEM3) -> None:

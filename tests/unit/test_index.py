@@ -150,10 +150,23 @@ def test_wide_candidates_give_the_hits_of_an_exact_search() -> None:
 
 
 def test_ties_are_in_ascending_order_of_id() -> None:
-    same = [Record(key, "fox", {}) for key in ("b", "A", "c", "a", "10", "9")]
+    same = [Record(key, f"fox {key}", {}) for key in ("b", "A", "c", "a", "10", "9")]
     index, _ = make(records=same)
-    assert [hit.id for hit in index.search("fox", limit=6)] == sorted(r.id for r in same)
-    assert [hit.id for hit in index.search("fox", limit=2, exact=True)] == ["10", "9"]
+    looked_up = {"candidates": {"dense": 6}, "limit": 6}
+    by_dense = [h.id for h in index.search("fox", weights=Weights.only("dense"), **looked_up)]
+    tied = index.search("fox", weights=Weights.only("sparse"), **looked_up)
+    assert len({hit.score for hit in tied}) == 1
+    assert by_dense != [hit.id for hit in tied] == sorted(record.id for record in same)
+
+
+def test_each_query_of_a_batch_is_scaled_by_its_own_lexical_mass() -> None:
+    index, _ = make()
+    queries = ["fox", "fox dog bridge river sparse dense", "bread"]
+    together = index.search_batch(queries, limit=5, fusion=ScaledSum())
+    for query, hits in zip(queries, together, strict=True):
+        alone = index.search(query, limit=5, fusion=ScaledSum())
+        assert [hit.id for hit in hits] == [hit.id for hit in alone]
+        assert [h.score for h in hits] == pytest.approx([h.score for h in alone], abs=1e-6)
 
 
 def test_candidates_are_looked_up_and_weights_are_scored() -> None:

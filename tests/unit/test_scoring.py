@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,20 +111,43 @@ def test_maxsim_of_a_document_does_not_depend_on_its_batch(
         np.testing.assert_allclose(together[:, [j]], alone, rtol=0, atol=1e-6)
 
 
-def test_maxsim_holds_at_most_max_elements_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[int] = []
-    best = scoring._best_per_document
+def peak_of(call: Callable[[], object]) -> int:
+    """Most bytes that a call held at once, numpy's arrays among them."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
-    def counting(query: np.ndarray, documents: TokenVectors, start: int, end: int) -> np.ndarray:
-        held.append(len(query) * int(documents.offsets[end] - documents.offsets[start]))
-        return best(query, documents, start, end)
 
-    monkeypatch.setattr(scoring, "_best_per_document", counting)
-    scoring.maxsim(tokens(4), tokens(3, 5, 2, 6, 1), max_elements=4 * 8)
-    assert held == [4 * 8, 4 * 8, 4 * 1]
-    held.clear()
-    scoring.maxsim(tokens(4), tokens(3, 50, 1), max_elements=4 * 8)
-    assert held == [4 * 3, 4 * 50, 4 * 1]
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("words", [1, 64])
+def test_maxsim_holds_about_max_elements_at_once(dtype: Any, words: int) -> None:
+    queries, documents = tokens(words, dim=64), tokens(*[10] * 1000, dim=64)
+    documents = TokenVectors(documents.vectors.astype(dtype), documents.offsets)
+    everything = 4 * max(words if dtype == np.float32 else 64, words) * 10_000
+    for bound in (6400, 64_000):
+        peak = peak_of(partial(scoring.maxsim, queries, documents, max_elements=bound))
+        assert peak < 4 * bound * 2.5 + 20_000 + 8 * 10_000
+        assert peak < everything / 2 or words == 1
+
+
+def test_maxsim_takes_a_document_longer_than_the_bound_alone() -> None:
+    queries, documents = tokens(4), tokens(3, 50, 1)
+    bounded = scoring.maxsim(queries, documents, max_elements=4 * 8)
+    np.testing.assert_allclose(bounded, scoring.maxsim(queries, documents), rtol=0, atol=1e-6)
+
+
+def test_lexical_scores_are_summed_in_float64() -> None:
+    count = 1000
+    ids = np.arange(count + 1, dtype=np.int32)
+    held = np.ones(count + 1, np.float32)
+    held[0] = 2**24  # where float32 adds 1 in vain
+    document = SparseRows(np.array([0, count + 1]), ids, held)
+    query = SparseRows(np.array([0, count + 1]), ids, np.ones(count + 1, np.float32))
+    assert scoring.lexical(query, document).tolist() == [[2**24 + count]]
+    assert scoring.lexical(document, query).tolist() == [[2**24 + count]]
 
 
 def test_float16_token_vectors_are_summed_in_float32() -> None:

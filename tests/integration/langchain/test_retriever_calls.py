@@ -13,6 +13,7 @@ from bge_m3_integrations import (
     Weights,
 )
 from bge_m3_integrations.langchain import BGEM3Retriever
+from bge_m3_integrations.langchain.calling import candidates_among
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.testing import FakeEncoder
 from tests.integration.langchain.animals import DOCUMENTS, made, ranked
@@ -68,6 +69,15 @@ def test_token_vectors_alone_rank_what_the_usual_lookups_find() -> None:
     found = retriever.invoke("cat", modes=["colbert"])
     expected = retriever.index.search("cat", limit=4, weights=(0, 0, 1))
     assert ranked(found) == [(hit.id, hit.score) for hit in expected]
+
+
+def test_token_vectors_alone_rank_what_the_retrievers_own_lookups_find() -> None:
+    _, retriever = made(k=2, candidates={"dense": 2})
+    found = [document.id for document in retriever.invoke("cat", modes="colbert")]
+    dense = retriever.index.search("cat", limit=2, weights=(1, 0, 0))
+    assert set(found) == {hit.id for hit in dense}
+    assert candidates_among("colbert", {"dense": 7}) == {"dense": 7}
+    assert candidates_among("colbert", None) is None
 
 
 async def test_modes_and_weights_of_a_call_that_contradict_each_other_are_refused() -> None:

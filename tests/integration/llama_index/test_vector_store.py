@@ -249,6 +249,13 @@ def test_mmr_chooses_among_as_many_as_it_is_told(store: BGEM3VectorStore) -> Non
     assert "other" not in ranking(store, few, mmr_prefetch_k=3)
 
 
+@pytest.mark.parametrize("wanted", [2, 55, 70])
+def test_mmr_gives_as_many_as_are_asked_for(store: BGEM3VectorStore, wanted: int) -> None:
+    store.add([piece(f"n{i}", f"the cat number {i}") for i in range(60)])
+    found = store.query(ask(mode=MODE.MMR, similarity_top_k=wanted))
+    assert len(set(found.ids or [])) == min(wanted, 60)
+
+
 @pytest.mark.parametrize("mode", [MODE.DEFAULT, MODE.MMR])
 def test_mmr_and_default_of_an_empty_store_find_nothing(
     store: BGEM3VectorStore, mode: VectorStoreQueryMode

@@ -84,11 +84,29 @@ def test_queries_documents_and_lengths_are_kept_apart() -> None:
 
 def test_a_mode_asked_for_later_is_computed_and_the_earlier_ones_are_kept() -> None:
     fake = FakeEncoder()
-    engine = shared_engine(fake)
-    engine.encode_documents(["a"], modes={"dense"})
+    engine = BGEM3(fake)
+    engine.declare("one", document={"dense"})
+    engine.declare("two", document={"dense"})
+    engine.encode_documents(["a"], modes={"sparse"})
     engine.encode_documents(["a"], modes={"colbert"})
-    engine.encode_documents(["a"], modes={"dense", "colbert", "sparse"})
+    assert fake.calls[-1].modes == {"dense", "colbert"}
+    again = engine.encode_documents(["a"], modes={"dense", "colbert", "sparse"})
     assert fake.forwards["a"] == 2
+    lone = BGEM3(FakeEncoder()).encode_documents(["a"])
+    assert again.sparse is not None
+    assert lone.sparse is not None
+    assert again.sparse.weights.tolist() == lone.sparse.weights.tolist()
+
+
+def test_what_was_asked_for_last_stays_longest() -> None:
+    fake = FakeEncoder()
+    engine = shared_engine(fake, memo_bytes=30_000, spill_bytes=0)
+    for i in range(50):
+        engine.encode_documents([f"text {i}"], modes={"dense"})
+        engine.encode_documents(["a"], modes={"dense"})
+    assert fake.forwards["a"] == 1
+    engine.encode_documents(["text 0"], modes={"dense"})
+    assert fake.forwards["text 0"] == 2  # the memo was full
 
 
 def test_hits_and_misses_of_one_call_come_back_in_order() -> None:

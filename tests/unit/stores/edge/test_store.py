@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import numpy as np
@@ -14,7 +14,7 @@ import qdrant_edge
 
 from bge_m3_integrations import BGEM3, HybridIndex, scoring
 from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
-from bge_m3_integrations.filters import Compare
+from bge_m3_integrations.filters import And, Compare, Predicate
 from bge_m3_integrations.stores.edge import EdgeStore, points
 from bge_m3_integrations.testing import FakeEncoder
 from bge_m3_integrations.types import (
@@ -236,11 +236,19 @@ MALFORMED_VALUES: dict[str, Any] = {
     "date": datetime.now(UTC),
     "set": {1},
     "key": {1: 2},
-    "numpy": np.ones(2, np.float32),
+    "array": np.zeros(1),
     "huge": 10**5000,
     "deep": _nested(100_000),
     "cycle": _cycle(),
 }
+
+
+def _spoilt(record: Record, place: str, kind: str) -> Record:
+    """A record with what would be refused had it been there when the record was made."""
+    held: dict[str, Any] = {place: {"v": None}}
+    made = replace(record, **held)
+    getattr(made, place)["v"] = MALFORMED_VALUES[kind]
+    return made
 
 
 @pytest.mark.parametrize("kind", MALFORMED_VALUES)
@@ -248,11 +256,10 @@ def test_malformed_values_are_refused_and_the_index_opens_afterwards(
     reopened: Reopened, embeddings: EmbeddingBatch, kind: str
 ) -> None:
     for place in ("metadata", "payload"):
-        held: dict[str, Any] = {place: {"v": MALFORMED_VALUES[kind]}}
         with pytest.raises(InputError, match="new-258"):
-            reopened.store.upsert([*BATCH[:-1], replace(BATCH[-1], **held)], embeddings)
+            reopened.store.upsert([*BATCH[:-1], _spoilt(BATCH[-1], place, kind)], embeddings)
         with pytest.raises(InputError, match="sound"):
-            reopened.store.rewrite([replace(SOUND, **held)])
+            reopened.store.rewrite([_spoilt(SOUND, place, kind)])
     reopened.check()
 
 
@@ -577,13 +584,34 @@ def test_readers_and_a_writer_at_once_see_whole_records(store: EdgeStore) -> Non
 
 
 @pytest.mark.parametrize("add", ["add", "ingest"])
-def test_what_a_folder_cannot_keep_is_refused_before_anything_is_encoded(
-    tmp_path: Path, add: str
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_what_no_store_keeps_is_refused_before_anything_is_encoded(
+    tmp_path: Path, add: str, kind: str
 ) -> None:
-    encoder = FakeEncoder()
-    records = [Record("a", "sound"), Record("b", "not", {"date": datetime.now(UTC)})]
-    with HybridIndex.open(tmp_path / "index", BGEM3(encoder)) as index:
+    encoder, path = FakeEncoder(), tmp_path / "index"
+    records = [Record("a", "sound"), Record("b", "not", {"date": None})]
+    cast(dict[str, Any], records[1].metadata)["date"] = datetime.now(UTC)
+    engine = BGEM3(encoder)
+    with HybridIndex(engine) if kind == "memory" else HybridIndex.open(path, engine) as index:
         with pytest.raises(InputError, match=r"record 'b': metadata\['date'\]"):
             getattr(index, add)(records)
         assert index.count() == 0
     assert not encoder.forwards
+
+
+def test_a_function_as_filter_is_asked_again_by_every_call(tmp_path: Path) -> None:
+    encoder = FakeEncoder(dim=4)
+    batch = encoder.encode(["fox", "dog"], kind="document", modes=["dense"])
+    wanted = {1}
+    where = Predicate(lambda metadata: metadata["n"] in wanted)
+    store = EdgeStore.open(tmp_path / "index", modes=["dense"], dim=4)
+    store.upsert([Record("a", "fox", {"n": 1}), Record("b", "dog", {"n": 2})], batch)
+    for numbers, ids in [({1}, ["a"]), ({2}, ["b"]), ({1, 2}, ["a", "b"]), (set(), [])]:
+        wanted.clear()
+        wanted.update(numbers)
+        assert store.count(where) == len(ids)
+        assert list(store.ids(where)) == ids
+        assert list(store.ids(And([where]))) == ids
+        found = store.find(batch.take([0]), "dense", limit=2, where=where)[0]
+        assert sorted(candidate.id for candidate in found) == ids
+    store.close()
