@@ -138,9 +138,10 @@ class Writer:
                 raise InputError(f"id {record.id!r} comes twice in one add; keep one record of it")
             check_text(record.text, name=f"the text of record {record.id!r}", surrogates=surrogates)
             seen.add(record.id)
+        checked = list(map(replace, taken))  # their metadata may have been changed since
         if isinstance(self.store, ChecksRecords):
-            self.store.check_records(taken)
-        return taken
+            self.store.check_records(checked)
+        return checked
 
 
 def _without_copies(numbered: Sequence[Numbered]) -> list[Record]:
