@@ -75,7 +75,7 @@ class CacheFile:
     """
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
-        self.path = folder / FILE_NAME
+        self.path: Path = folder / FILE_NAME
         self._max_bytes = max_bytes
         self._idle: deque[sqlite3.Connection] = deque()
         self._pid = os.getpid()

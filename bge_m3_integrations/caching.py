@@ -76,9 +76,9 @@ class EmbeddingCache:
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int = CACHE_BYTES) -> None:
-        self.path = as_path(path, name="the folder of a cache").absolute()
-        self.max_bytes = whole("max_bytes", max_bytes)
-        self.file = CacheFile(self.path, max_bytes=self.max_bytes)
+        self.path: Path = as_path(path, name="the folder of a cache").absolute()
+        self.max_bytes: int = whole("max_bytes", max_bytes)
+        self.file: CacheFile = CacheFile(self.path, max_bytes=self.max_bytes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (self.path, self.max_bytes)

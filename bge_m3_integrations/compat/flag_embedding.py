@@ -113,7 +113,7 @@ class BGEM3FlagModel:
         self.passage_instruction_for_retrieval = passage_instruction_for_retrieval
         self.passage_instruction_format = passage_instruction_format
         self.pooling_method = pooling_method
-        self.batch_size = whole("batch_size", batch_size)
+        self.batch_size: int = whole("batch_size", batch_size)
         self.query_max_length = query_max_length
         self.passage_max_length = passage_max_length
         self.return_dense = return_dense

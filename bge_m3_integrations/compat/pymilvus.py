@@ -59,7 +59,7 @@ class BGEM3EmbeddingFunction:
         if max_length is not None:
             options = _with_limits(options, max_length)
         self.model_name = model_name
-        self.model = BGEM3FlagModel(
+        self.model: BGEM3FlagModel = BGEM3FlagModel(
             model_name,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,

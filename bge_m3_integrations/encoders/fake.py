@@ -93,7 +93,7 @@ class FakeEncoder:
             )
         self.dim = dim
         self.colbert_dim = colbert_dim
-        self.modes = as_modes(modes)
+        self.modes: frozenset[Mode] = as_modes(modes)
         self.max_length = max_length
         self.vocab_size = vocab_size
         self.pad_token_id = _PAD

@@ -28,7 +28,7 @@ class BGEM3ByteStore(BaseStore[str, bytes]):
     """
 
     def __init__(self, cache: str | Path | EmbeddingCache) -> None:
-        self.cache = as_cache(cache)
+        self.cache: EmbeddingCache = as_cache(cache)
 
     def __repr__(self) -> str:
         return called(self, lambda: [repr(self.cache)])

@@ -23,7 +23,7 @@ class SparseView:
     role: ClassVar[str]
 
     def __init__(self, engine: BGEM3 | BGEM3Embeddings) -> None:
-        self.engine = engine_of(engine)
+        self.engine: BGEM3 = engine_of(engine)
         self.engine.declare(self.role, query=["sparse"], document=["sparse"])
 
     def __repr__(self) -> str:

@@ -309,7 +309,7 @@ def test_an_index_is_shown_by_place_size_and_modes(
 
 
 def test_showing_an_index_waits_for_no_lock(engine: BGEM3, tmp_path: Path) -> None:
-    with HybridIndex.open(tmp_path / "index", engine) as index:
+    with HybridIndex.open(tmp_path / "index", engine, create=True) as index:
         store: Any = index.store
         shown: list[str] = []
         with store._writing, store._shard._lock, engine._lock:

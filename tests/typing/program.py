@@ -1,0 +1,169 @@
+"""A user's program that touches every public name; type checkers must find nothing in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from langchain_core.documents import Document
+from llama_index.core.schema import TextNode
+
+from bge_m3_integrations import (
+    BGEM3,
+    PRESETS,
+    BGEM3Error,
+    CacheWarning,
+    CheckpointError,
+    EmbeddingBatch,
+    EmbeddingCache,
+    EncodingError,
+    FilterError,
+    FilterWarning,
+    Given,
+    Hit,
+    HybridIndex,
+    InputError,
+    KeywordError,
+    MemoryStore,
+    MissingExtraError,
+    PoolingWarning,
+    Ranked,
+    ReciprocalRank,
+    Record,
+    ScaledSum,
+    Scores,
+    StoreError,
+    TruncationWarning,
+    WeightedSum,
+    Weights,
+    WorkerError,
+    clean_text,
+)
+from bge_m3_integrations import langchain as lc
+from bge_m3_integrations import llama_index as li
+from bge_m3_integrations.compat import BGEM3EmbeddingFunction, BGEM3FlagModel
+from bge_m3_integrations.filters import And, Compare, Not, Or
+from bge_m3_integrations.testing import FakeEncoder
+
+ERRORS: tuple[type[Exception], ...] = (
+    BGEM3Error,
+    CheckpointError,
+    EncodingError,
+    FilterError,
+    InputError,
+    KeywordError,
+    MissingExtraError,
+    StoreError,
+    WorkerError,
+)
+WARNINGS: tuple[type[Warning], ...] = (
+    CacheWarning,
+    FilterWarning,
+    PoolingWarning,
+    TruncationWarning,
+)
+
+
+def encode(folder: Path) -> EmbeddingBatch:
+    """Everything that an engine offers."""
+    engine = BGEM3("BAAI/bge-m3", device="cpu", dtype="bfloat16", cache=EmbeddingCache(folder))
+    batch = engine.encode(["a text"], kind="query", modes=["dense", "sparse"], max_length=512)
+    first, width = batch[0], int(batch.dense.shape[1])
+    norm = float((batch.dense[0] * batch.dense[0]).sum())
+    weights = {token: weight * 2 for token, weight in first.sparse.items()}
+    vectors = engine.encode_documents(["a text"]).colbert.row(0)
+    ids, values = batch.sparse.row(0)
+    counted: int = engine.count_tokens("a text") + engine.length_function("a text")
+    counts: list[int] = engine.count_tokens(["a text", "another"])
+    alike: float = engine.similarity("a", "b")
+    table = engine.similarity(["a"], ["b", "c"], mode="colbert")
+    pieces = engine.encoder.id_to_token(list(weights) + engine.token_ids("text"))
+    print(width, norm, counted, counts, alike, table[0, 1], pieces, vectors[0], ids[0], values[0])
+    future = engine.submit(["a text"], kind="document")
+    print(future.result().tokens, clean_text("a  text"), engine.stats.forwards)
+    engine.close()
+    return engine.encode_queries(["a text"])
+
+
+def score(engine: BGEM3) -> list[Ranked]:
+    """Scores are used without an assertion that they are there."""
+    scores: Scores = engine.score(["query"], ["one", "two"], weights="keyword")
+    best = float(scores.dense[0, 0]) + float(scores.hybrid[0, 1]) + float(scores.sparse[0, 0])
+    pairs = engine.score_pairs([("query", "one")], weights=Weights(dense=1.0, sparse=0.3))
+    print(best, pairs.colbert[0], pairs.components.modes, json.dumps(scores.to_dict()))
+    if scores.colbert is None:
+        print("ColBERT was not asked for")
+    ranked = engine.rerank("query", ["one", "two"], limit=1, weights=PRESETS["training"])
+    print([(one.index, one.score, one.components["dense"], one.to_dict()) for one in ranked])
+    return ranked
+
+
+def search(engine: BGEM3, folder: Path) -> list[Hit]:
+    """An index in memory and one in a folder."""
+    index = HybridIndex(engine, MemoryStore(modes=["dense"]), modes=["dense"])
+    ids: list[str] = index.add(
+        ["a text", {"text": "a dict", "metadata": {"n": 1}}, Record("id", "a record", {"n": 2})],
+        batch_size=16,
+        progress=True,
+    )
+    print(len(index), index.ingest(["a text"]).unchanged, index.get(ids)[0], index.count({"n": 1}))
+    with HybridIndex.open(folder, engine, colbert="float16", filter_fields=["n"]) as kept:
+        hits = kept.search(
+            "query", limit=5, weights=(0.4, 0.2, 0.4), where={"n": {"$gte": 1}}, exact=True
+        )
+        hits += kept.search("query", fusion=ReciprocalRank(k=30), candidates={"sparse": 50})
+        hits += kept.search("query", fusion=ScaledSum(), where=lambda metadata: metadata["n"] > 1)
+        found = And([Compare("n", "$eq", 1), Or([Not(Compare("n", "$eq", 2))])])
+        hits += kept.search_batch(["query"], fusion=WeightedSum(), where=found)[0]
+        hits += kept.search_diverse("query", fetch=20, limit=3)
+        print(kept.rerank("query", [Given("a text", id="id"), "another"])[0].score)
+        kept.delete(ids=["id"])
+        kept.optimize(apart=True)
+    for hit in hits:
+        print(hit.id, hit.text, hit.metadata["n"], hit.score, hit.components["dense"], hit.hybrid)
+        print(json.dumps(hit.to_dict()), hit.record.to_dict(), hit.relevance, hit.weights.dense)
+    return list(set(hits))
+
+
+async def search_asynchronously(index: HybridIndex) -> list[Hit]:
+    """The asynchronous twins."""
+    await index.engine.aencode(["a text"], kind="document")
+    return [*await index.asearch("query", limit=3), *(await index.asearch_batch(["query"]))[0]]
+
+
+def with_langchain(engine: BGEM3, folder: Path) -> list[Document]:
+    """LangChain's classes."""
+    embeddings = lc.BGEM3Embeddings(model="BAAI/bge-m3", device="cpu")
+    store = lc.BGEM3VectorStore(engine, path=folder, weights="keyword")
+    store.add_texts(["a text"], metadatas=[{"n": 1}])
+    retriever = lc.BGEM3Retriever(index=store.index, k=5, include_scores=True)
+    reranker = lc.BGEM3Reranker(engine=engine, top_n=3)
+    documents = list(reranker.compress_documents(retriever.invoke("query"), "query"))
+    documents += store.similarity_search("query", k=3, filter={"n": 1})
+    documents += store.as_retriever(search_kwargs={"k": 2}).invoke("query")
+    tool = lc.retriever_tool(retriever, name="search", description="Searches.")
+    print(embeddings.embed_query("query")[0], tool.name, lc.BGEM3Translator())
+    record = lc.to_record(documents[0])
+    return [*documents, lc.to_document(record)]
+
+
+def with_llama_index(engine: BGEM3, index: HybridIndex) -> int:
+    """LlamaIndex's classes."""
+    embedding = li.BGEM3Embedding(engine=engine)
+    sparse = li.BGEM3SparseEmbedding(engine=engine)
+    store = li.BGEM3VectorStore(index)
+    nodes = (
+        li.BGEM3Index.from_vector_store(store).as_retriever(similarity_top_k=2).retrieve("query")
+    )
+    nodes += li.BGEM3Retriever(index, similarity_top_k=3).retrieve("query")
+    best = li.BGEM3Reranker(engine=engine, top_n=2).postprocess_nodes(nodes, query_str="query")
+    record = li.node_to_record(TextNode(text="a text"))
+    print(li.record_to_node(record), li.to_filter(None), sparse.get_query_embedding("query"))
+    return len(embedding.get_query_embedding("query")) + len(best)
+
+
+def with_other_names() -> BGEM3:
+    """The classes of FlagEmbedding and pymilvus, and the encoder for tests."""
+    model = BGEM3FlagModel("BAAI/bge-m3", use_fp16=True)
+    print(model.encode(["a text"])["dense_vecs"], BGEM3EmbeddingFunction(device="cpu").dim)
+    return BGEM3(FakeEncoder(dim=8))
