@@ -220,6 +220,6 @@ def _count(row: Sequence[bool], chosen: Sequence[bool]) -> tuple[int, int]:
 
 def read_records(folder: Path, err: Console) -> list[Record]:
     """The user's own files, with notes about them on `err`; see `documents.read_folder`."""
-    from bge_m3_integrations.demo.documents import read_folder
+    from bge_m3_integrations.text_files import read_folder
 
     return read_folder(folder, note=lambda text: err.print(f"note: {text}", markup=False))

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bge_m3_integrations._display import one_line
-from bge_m3_integrations.demo.documents import decoded, read_text
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.text_files import decoded, read_text
 from bge_m3_integrations.types import Ranked, Weights, ordered_modes
 
 STDIN = "-"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bge_m3_integrations.demo.documents import CHUNK_CHARACTERS, chunks, read_folder, read_text
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.text_files import CHUNK_CHARACTERS, chunks, read_folder, read_text
 
 CHINESE = "混合检索把稠密向量和词汇权重放在一起，再按权重相加。"
 TRADITIONAL = "繁體中文的檔案常常用舊的編碼儲存，沒有任何標記。"
