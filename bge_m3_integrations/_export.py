@@ -45,6 +45,12 @@ class ExportedFields(Exported):
     def _pydantic_schema(cls, source: Any, handler: Any) -> dict[str, Any]:
         return dict(handler(source))
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        if handler.mode == "validation":
+            return dict(handler(schema))
+        return super().__get_pydantic_json_schema__(schema, handler)
+
 
 # Written out: a schema is a dict, and nothing of pydantic is imported for it.
 _SERIALIZED = {

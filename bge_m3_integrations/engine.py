@@ -557,7 +557,8 @@ class BGEM3:
             InputError: It is no encodable string.
         """
         check_text(text, name="text", surrogates=self._clean)
-        return own_token_ids(self.encoder, text)
+        # behind the cleaning, which would move the ends of a part of a text
+        return own_token_ids(innermost(self.encoder), self._mended(text))
 
     @overload
     def similarity(  # type: ignore[overload-overlap]
@@ -817,6 +818,14 @@ class BGEM3:
         texts = texts if isinstance(texts, str) else list(texts)
         check_texts(texts, surrogates=self._clean)
         return texts
+
+    def _mended(self, text: str) -> str:
+        """The text that spans of tokens belong to."""
+        if not self._clean:
+            return text
+        from bge_m3_integrations.cleaning import clean_text
+
+        return clean_text(text)
 
     def _require(self, modes: frozenset[Mode]) -> None:
         self.check_heads(modes)

@@ -85,7 +85,7 @@ def read_documents(
     """
     if typed.count(STDIN) > 1:
         raise InputError('"-" stands for standard input, which can be read once; leave out one')
-    if not typed and not files and not sys.stdin.isatty():
+    if not typed and not files and _is_piped():
         typed = [STDIN]
     found: list[Document] = []
     for text in typed:
@@ -112,8 +112,8 @@ def read_weights(value: str | None) -> Weights | None:
     """
     if value is None:
         return None
-    parts = value.replace("/", ",").split(",")
-    if len(parts) == 1:
+    parts = value.replace("/", " ").replace(",", " ").split()
+    if len(parts) <= 1:
         return Weights.parse(value)
     try:
         return Weights.parse([float(part) for part in parts])
@@ -206,8 +206,15 @@ def show(results: Results, console: Console) -> None:
     console.print(table)
 
 
+def _is_piped() -> bool:
+    held = sys.stdin  # None where a program has no streams
+    return held is not None and not held.closed and not held.isatty()
+
+
 def _piped(note: Callable[[str], None]) -> list[str]:
     """The lines of standard input that are not blank."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise InputError("standard input is closed; pipe texts into it, or give them as arguments")
     text = decoded(sys.stdin.buffer.read(), "standard input", note)
     return [line.strip() for line in text.splitlines() if line.strip()]
 

@@ -253,6 +253,7 @@ def test_scores_as_json_hold_whole_texts_and_all_numbers(xlm_roberta: Path) -> N
     [
         ("keyword", {"dense": 0.3, "sparse": 0.5, "colbert": 0.2}),
         ("1, 0, 0.5", {"dense": 1.0, "sparse": 0.0, "colbert": 0.5}),
+        ("0.4 0.2 0.4", {"dense": 0.4, "sparse": 0.2, "colbert": 0.4}),
         ("0.4/0.2/0.4", {"dense": 0.4, "sparse": 0.2, "colbert": 0.4}),
     ],
 )

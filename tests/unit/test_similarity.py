@@ -172,3 +172,14 @@ def test_what_is_no_text_cannot_be_counted(engine: BGEM3, text: object) -> None:
             count(text)  # type: ignore[arg-type]
     with pytest.raises(InputError):
         engine.count_tokens([text])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_ids_of_a_long_text_are_those_of_what_is_encoded(clean: bool) -> None:
+    if clean:
+        pytest.importorskip("ftfy")
+    engine = BGEM3(FakeEncoder(max_length=16), clean=clean)
+    text = "one   two\x00  three\u200b four " * 50
+    ids = engine.token_ids(text)
+    assert len(ids) == engine.length_function(text) == 200
+    assert ids == engine.token_ids("one two three four") * 50

@@ -221,6 +221,23 @@ def test_pydantic_serialises_values_and_reads_records(engine: BGEM3, hits: list[
     assert read == Record("a", "b")
 
 
+def test_values_are_fields_of_pydantic_models(engine: BGEM3, hits: list[Hit]) -> None:
+    pydantic = pytest.importorskip("pydantic")
+    fields: Any = {"hits": (list[Hit], ...), "scores": (Scores, ...), "best": (Hit | None, None)}
+    answer = pydantic.create_model("Answer", **fields)
+    scores = engine.score(["a"], ["b"])
+    made = answer(hits=hits, scores=scores, best=hits[0])
+    assert json.loads(made.model_dump_json()) == {
+        "hits": [hit.to_dict() for hit in hits],
+        "scores": scores.to_dict(),
+        "best": hits[0].to_dict(),
+    }
+    assert answer.model_json_schema(mode="serialization")["type"] == "object"
+    record = pydantic.TypeAdapter(Record)
+    assert "text" in record.json_schema()["properties"]
+    assert record.json_schema(mode="serialization")["type"] == "object"
+
+
 def _gives(value: Any) -> Any:
     def endpoint():  # type: ignore[no-untyped-def]  # noqa: ANN202
         return value

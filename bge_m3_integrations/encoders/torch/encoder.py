@@ -64,6 +64,9 @@ class TorchEncoder:
         self._budget = None if token_budget is None else TokenBudget(token_budget)
         self._devices: dict[torch.device, Device] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.loaded_as or ('not loaded',))})"
+
     @property
     def modes(self) -> frozenset[Mode]:
         """The modes that the model has heads for."""
