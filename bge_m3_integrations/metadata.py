@@ -6,6 +6,7 @@ tuple becomes a list, any mapping a dict. All else is refused, with the fix.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import decimal
 import enum
@@ -14,12 +15,13 @@ import pathlib
 import re
 import uuid
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 
 from bge_m3_integrations.errors import InputError
 
+T = TypeVar("T")
 Scalar: TypeAlias = bool | int | float | str | None
 
 MOST_LEVELS: Final = 100
@@ -78,6 +80,25 @@ def plain(value: Any, place: str, path: tuple[str | int, ...] = ()) -> Any:
         same = type(value) is list and all(a is b for a, b in zip(value, items, strict=True))
         return value if same else items
     return scalar(value, _at, place, path)
+
+
+def deep_copy(value: T, name: str) -> T:
+    """A deep copy of what need not be JSON, such as metadata that no store keeps.
+
+    Args:
+        value: Any value.
+        name: What an error calls it.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InputError: It goes too deep to be copied.
+    """
+    try:
+        return copy.deepcopy(value)
+    except RecursionError as error:
+        raise InputError(f"{name} goes too many levels deep to be copied; flatten it") from error
 
 
 def scalar(value: Any, place: Any, *about: Any) -> Scalar:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from typing import Annotated, Any, Self, TypedDict, Unpack
 
 from langchain_core.callbacks import Callbacks
@@ -30,6 +29,7 @@ from bge_m3_integrations.langchain.documents import SCORES_KEY, several
 from bge_m3_integrations.langchain.embeddings import engine_of
 from bge_m3_integrations.langchain.keywords import RerankerOptions
 from bge_m3_integrations.langchain.options import parsed_weights
+from bge_m3_integrations.metadata import deep_copy
 from bge_m3_integrations.reranking import Given, ranked_batch, score_details
 from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
 
@@ -339,7 +339,7 @@ class BGEM3Reranker(
         ]
 
     def _scored(self, document: Document, place: Ranked) -> Document:
-        copy = deepcopy(document)
+        copy = deep_copy(document, "the metadata of a document")
         if self.include_scores:
             copy.metadata[SCORES_KEY] = score_details(place, self.engine.weights(self.weights))
         copy.metadata["relevance_score"] = place.score

@@ -19,7 +19,7 @@ from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And, Compare, Filter, Ids, Or
-from bge_m3_integrations.metadata import plain
+from bge_m3_integrations.metadata import deep_copy, plain
 from bge_m3_integrations.types import Record
 
 PAYLOAD_KEY = "llama_index"
@@ -90,7 +90,7 @@ def fresh(node: BaseNode) -> BaseNode:
     """A node that its receiver may change; what an index node leads to is shared."""
     return node.model_copy(
         update={
-            "metadata": copy.deepcopy(node.metadata),
+            "metadata": deep_copy(node.metadata, f"node {node.node_id!r}: metadata"),
             "relationships": dict(node.relationships),
             "excluded_embed_metadata_keys": list(node.excluded_embed_metadata_keys),
             "excluded_llm_metadata_keys": list(node.excluded_llm_metadata_keys),

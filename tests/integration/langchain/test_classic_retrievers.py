@@ -21,8 +21,8 @@ from langchain_core.structured_query import (
     StructuredQuery,
 )
 
-from bge_m3_integrations import BGEM3, FilterError, FilterWarning
-from bge_m3_integrations.langchain import BGEM3Translator, BGEM3VectorStore
+from bge_m3_integrations import BGEM3, FilterError, FilterWarning, InputError
+from bge_m3_integrations.langchain import BGEM3Reranker, BGEM3Translator, BGEM3VectorStore
 from bge_m3_integrations.testing import FakeEncoder
 
 with warnings.catch_warnings():
@@ -49,6 +49,15 @@ async def test_the_time_weighted_retriever_prefers_what_was_asked_for_of_late(
     kept = store.get_by_ids(["old"])[0].metadata
     assert kept["last_accessed_at"] == last_week
     assert isinstance(kept["created_at"], datetime)
+
+
+def test_a_document_too_deep_to_be_copied_is_refused_by_the_reranker() -> None:
+    value: Any = 1
+    for _ in range(100_000):
+        value = [value]
+    document = Document(page_content="a fox", metadata={"v": value})
+    with pytest.raises(InputError, match="the metadata of a document goes too many levels deep"):
+        BGEM3Reranker(engine=BGEM3(FakeEncoder())).compress_documents([document], "fox")
 
 
 def test_a_mistyped_key_is_told_of_with_the_nearest(store: BGEM3VectorStore) -> None:
