@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from bge_m3_integrations.engine import BGEM3
@@ -78,6 +80,59 @@ def has_index(value: object) -> TypeGuard[IndexLike]:
     return isinstance(value, HybridIndex) or isinstance(
         getattr(type(_owner(value)), "index", None), property
     )
+
+
+def index_for(
+    first: object,
+    *,
+    engine: EngineLike | None = None,
+    index: IndexLike | None = None,
+    path: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> HybridIndex:
+    """The index that an adapter is over: one that is handed over, one in a folder, or a new one.
+
+    Args:
+        first: The first argument: an index, an engine, or an adapter over one of them.
+        engine: What came as `engine=`; beside an index, that of the index.
+        index: What came as `index=`.
+        path: What came as `path=`.
+        options: What `HybridIndex.open` takes besides; None stands for none of them.
+
+    Returns:
+        The index; one in a folder was opened here.
+
+    Raises:
+        InputError: They contradict each other, or there are none.
+        StoreError: See `HybridIndex.open`.
+    """
+    chosen = {name: value for name, value in (options or {}).items() if value is not None}
+    if has_index(first):
+        index = given_once(first, index, "the first argument and index=")
+    elif first is not None:
+        engine = given_once(engine_of(first), engine, "the first argument and engine=")
+    encodes = None if engine is None else engine_of(engine)
+    if index is not None:
+        held = index_of(index)
+        if also := [*chosen, *(["path"] if path is not None else [])]:
+            raise InputError(f"an index brings its own store, but {also} came with it")
+        _check_engine(held, encodes)
+        return held
+    if path is not None:
+        return HybridIndex.open(path, encodes, **chosen)
+    if encodes is None:
+        raise InputError("give an engine, such as BGEM3(), or index=, or path= of an index")
+    if folder := chosen.keys() - {"modes", "pooling"}:
+        raise InputError(f"{sorted(folder)} are for an index in a folder; give path= too")
+    return HybridIndex(encodes, **chosen)
+
+
+def _check_engine(index: HybridIndex, engine: BGEM3 | None) -> None:
+    if engine is not None and engine is not index.engine:
+        raise InputError(
+            f"the engine over {engine.name} is not the index's, over {index.engine.name}; give "
+            "the index alone"
+        )
 
 
 def given_once(first: Any, also: Any, names: str) -> Any:

@@ -280,7 +280,7 @@ def _hint(name: str, known: Sequence[str]) -> str:
     if meant is not None:
         return f"did you mean {meant}?"
     remark = _REMARK_OF.get(name.lower())
-    return remark + "." if remark else f"there are {', '.join(known)}."
+    return remark + "." if remark else f"there are {', '.join(known) or 'none'}."
 
 
 def _meant(name: str, known: Sequence[str]) -> str | None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llama_index.core import StorageContext
 from llama_index.core.data_structs.data_structs import IndexDict
+from llama_index.core.schema import BaseNode, ImageNode, IndexNode
 from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, SimpleVectorStore
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
+from bge_m3_integrations._arguments import (
+    EngineLike,
+    IndexLike,
+    engine_of,
+    given_once,
+    has_index,
+)
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
+
+_TWICE = "the first argument and {}="
 
 
 def with_ours(
@@ -56,6 +67,42 @@ def with_ours(
     context = StorageContext.from_defaults() if given is None else given
     context.vector_stores[DEFAULT_VECTOR_STORE] = store
     return context
+
+
+def parted(
+    nodes: Sequence[BaseNode] | EngineLike | IndexLike | None,
+    engine: EngineLike | None,
+    vector_store: IndexLike | None,
+) -> tuple[Sequence[BaseNode] | None, BGEM3 | None, BGEM3VectorStore | None]:
+    """Nodes, the engine and the vector store, where either of the latter may come first.
+
+    Args:
+        nodes: The first argument.
+        engine: What came as `engine=`.
+        vector_store: What came as `vector_store=`: one of ours, or what one can be made over.
+
+    Returns:
+        The three.
+
+    Raises:
+        InputError: Engine or vector store come twice.
+    """
+    first: Any = nodes
+    if has_index(first):
+        vector_store, first = given_once(first, vector_store, _TWICE.format("vector_store")), None
+    elif isinstance(first, BGEM3) or hasattr(first, "engine"):
+        engine, first = given_once(engine_of(first), engine, _TWICE.format("engine")), None
+    if vector_store is not None and not isinstance(vector_store, BasePydanticVectorStore):
+        vector_store = BGEM3VectorStore(vector_store)
+    made: Any = vector_store
+    return first, None if engine is None else engine_of(engine), made
+
+
+def lists_texts(struct: IndexDict, context: StorageContext) -> bool:
+    """Whether an index was made with `store_nodes_override`: its list has plain nodes too."""
+    listed = struct.nodes_dict.values()
+    held = (context.docstore.get_document(i, raise_error=False) for i in listed)
+    return any(node is not None and not isinstance(node, ImageNode | IndexNode) for node in held)
 
 
 def store_of(context: StorageContext) -> BGEM3VectorStore:

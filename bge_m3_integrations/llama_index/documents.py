@@ -136,6 +136,17 @@ class DocumentIndex(VectorStoreIndex):
             return NO_HASH  # its nodes were deleted
         return noted
 
+    def _fill_docstore(self) -> None:
+        """Bring the docstore up to what the records say: they are on disk first."""
+        index = self.vector_store.index
+        if isinstance(index.store, NotBegun) or index.count() == len(self._listed):
+            return
+        for node in self.vector_store.get_nodes():
+            if node.node_id not in self._listed:
+                self._index_struct.add_node(node, text_id=node.node_id)
+                self._docstore.add_documents([node], allow_update=True)
+        self._storage_context.index_store.add_index_struct(self._index_struct)
+
     def _begin_with(self, hashes: Mapping[str, str], nodes: Sequence[BaseNode]) -> None:
         """Keep all nodes of some documents, whose hashes are by their ids."""
         given: dict[str, Any] = {"origins": origins_of(hashes, nodes)}

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, MetadataMode
 
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.llama_index.nodes import node_to_record
+from bge_m3_integrations.llama_index.nodes import embedded_text, node_to_record
 from bge_m3_integrations.llama_index.origins import Origin, document_id
 from bge_m3_integrations.types import EmbeddingBatch, FloatArray, Record
 
 FIX = "embed with BGEM3Embedding(engine=vector_store.engine), which shares the forward pass too"
+NODE_FIX = (
+    f"{FIX}, or embed node.get_content(metadata_mode=MetadataMode.EMBED), which is the text of a "
+    "node that all of LlamaIndex embeds"
+)
 LEAST_COSINE = 0.99
 """Of one text's vectors by one model: int8 and bfloat16 stay above, another model far below."""
 
@@ -87,6 +91,7 @@ def add_compared(
         InputError: An embedding was made by another model; the message has the node's id.
     """
     records = [_remembering(origins.get(document_id(node)), node) for node in nodes]
+    by_id = {node.node_id: node for node in nodes}
     dim, model = index.engine.encoder.dim, index.engine.name
     compared = nodes if "dense" in index.modes else []
     given = {
@@ -100,8 +105,10 @@ def add_compared(
         assert dense is not None  # the index keeps it, or nothing was given to compare
         for record, ours in zip(batch, dense, strict=True):
             vector = given.get(record.id)
-            if vector is not None and not _of_text_alone(vector, ours, record, index.engine):
-                check_agrees(vector, ours, name=_named(record.id), model=model)
+            if vector is not None and not _of_another_text(
+                vector, ours, by_id[record.id], index.engine
+            ):
+                check_agrees(vector, ours, name=_named(record.id), model=model, fix=NODE_FIX)
 
     index.add(records, check=check if given else None)
 
@@ -111,17 +118,22 @@ def _remembering(origin: Origin | None, node: BaseNode) -> Record:
     return record if origin is None else origin.put_in(record)
 
 
-def _of_text_alone(vector: FloatArray, ours: FloatArray, record: Record, engine: BGEM3) -> bool:
-    """Whether the engine's model made a vector of the text without the metadata.
+def _of_another_text(vector: FloatArray, ours: FloatArray, node: BaseNode, engine: BGEM3) -> bool:
+    """Whether the engine's model made a vector of the node with other metadata, or with none.
 
-    LlamaIndex's memory blocks embed so. It costs a forward pass, where the vectors differ.
+    LlamaIndex's memory blocks embed the bare text, and users all of it. It costs a forward pass for
+    each such text, where the vectors differ.
     """
-    alone = record.shown
-    if vector @ ours >= LEAST_COSINE or alone == record.text:
+    if vector @ ours >= LEAST_COSINE:
         return False
-    dense = engine.encode_documents([alone], modes=["dense"]).dense
+    ways = (MetadataMode.NONE, MetadataMode.ALL, MetadataMode.LLM)
+    others = dict.fromkeys(node.get_content(metadata_mode=way) for way in ways)
+    others.pop(embedded_text(node), None)
+    if not others:
+        return False
+    dense = engine.encode_documents(list(others), modes=["dense"]).dense
     assert dense is not None
-    return bool(vector @ dense[0] >= LEAST_COSINE)
+    return bool((dense @ vector).max() >= LEAST_COSINE)
 
 
 def _named(node_id: str) -> str:

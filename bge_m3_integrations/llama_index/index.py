@@ -17,11 +17,15 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.utils import get_tqdm_iterable, iter_batch
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
+from bge_m3_integrations._arguments import EngineLike, IndexLike
 from bge_m3_integrations._display import called
+from bge_m3_integrations._keywords import hinted, refuse
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.llama_index.contexts import (
     engine_words,
+    lists_texts,
+    parted,
     store_of,
     struct_of,
     with_ours,
@@ -44,6 +48,7 @@ _OLD = (
 )
 
 
+@hinted
 class BGEM3Index(DocumentIndex):
     """A `VectorStoreIndex` whose nodes are found by all three scores of BGE-M3.
 
@@ -52,7 +57,8 @@ class BGEM3Index(DocumentIndex):
     refreshed and deleted, and `persist` writes JSON and an index in a folder, no pickle.
 
     Args:
-        nodes: What the index begins with; none is fine.
+        nodes: What the index begins with; none is fine. An engine, or an index or adapter over one,
+            may come in their place.
         engine: Encodes; None is the vector store's, or `BGEM3()`.
         vector_store: Keeps the nodes; None is the storage context's, or a new one in memory.
         storage_context: Further stores. The index keeps this very object, as stock indexes do,
@@ -64,6 +70,9 @@ class BGEM3Index(DocumentIndex):
         show_progress: Show a bar while nodes are added.
         use_async: Add nodes through the async methods.
         insert_batch_size: Nodes added at a time; it is also a step of the bar.
+        store_nodes_override: Keep all nodes in the docstore too, where LlamaIndex's PrevNext,
+            BM25 and AutoMerging look for them; what the vector store holds already is put there
+            now. None goes on as the loaded index was made, and keeps none for a new one.
 
     Raises:
         InputError: Engine, vector store and storage context contradict each other, or nodes come
@@ -72,10 +81,10 @@ class BGEM3Index(DocumentIndex):
 
     def __init__(
         self,
-        nodes: Sequence[BaseNode] | None = None,
+        nodes: Sequence[BaseNode] | EngineLike | IndexLike | None = None,
         *,
-        engine: BGEM3 | None = None,
-        vector_store: BGEM3VectorStore | None = None,
+        engine: EngineLike | None = None,
+        vector_store: IndexLike | None = None,
         storage_context: StorageContext | None = None,
         objects: Sequence[IndexNode] | None = None,
         index_struct: IndexDict | None = None,
@@ -84,15 +93,20 @@ class BGEM3Index(DocumentIndex):
         show_progress: bool = False,
         use_async: bool = False,
         insert_batch_size: int = _BATCH,
+        store_nodes_override: bool | None = None,
     ) -> None:
-        if nodes is not None and index_struct is not None:
+        given, engine, vector_store = parted(nodes, engine, vector_store)
+        if given is not None and index_struct is not None:
             raise InputError(
                 f"an index that is loaded (index_struct {index_struct.index_id}) begins with its "
-                f"own nodes, not with {len(nodes)} others; add them with insert_nodes(nodes)"
+                f"own nodes, not with {len(given)} others; add them with insert_nodes(nodes)"
             )
         context = with_ours(storage_context, vector_store, engine)
+        if store_nodes_override is None:
+            store_nodes_override = index_struct is not None and lists_texts(index_struct, context)
         super().__init__(
-            nodes=list(nodes or []) if index_struct is None else None,
+            nodes=list(given or []) if index_struct is None else None,
+            store_nodes_override=store_nodes_override,
             use_async=use_async,
             embed_model=BGEM3Embedding(engine=store_of(context).engine),
             insert_batch_size=insert_batch_size,
@@ -103,6 +117,8 @@ class BGEM3Index(DocumentIndex):
             transformations=transformations,
             show_progress=show_progress,
         )
+        if store_nodes_override:
+            self._fill_docstore()
 
     def __repr__(self) -> str:
         return called(self, lambda: [repr(store_of(self.storage_context))])
@@ -116,8 +132,8 @@ class BGEM3Index(DocumentIndex):
         callback_manager: CallbackManager | None = None,
         transformations: list[TransformComponent] | None = None,
         *,
-        engine: BGEM3 | None = None,
-        vector_store: BGEM3VectorStore | None = None,
+        engine: EngineLike | None = None,
+        vector_store: IndexLike | None = None,
         **options: Any,
     ) -> Self:
         """An index of whole documents, which are split into nodes.
@@ -135,6 +151,7 @@ class BGEM3Index(DocumentIndex):
         Returns:
             The index.
         """
+        _, engine, vector_store = parted(None, engine, vector_store)
         context = with_ours(storage_context, vector_store, engine)
         steps = transformations or Settings.transformations
         made = run_transformations(copied(documents), steps, show_progress=show_progress, **options)
@@ -256,7 +273,7 @@ class BGEM3Index(DocumentIndex):
         ours = set(RetrieverOptions.__annotations__)
         stock = words(VectorIndexRetriever.__init__) | {"vector_store_kwargs"}
         if unknown := kwargs.keys() - ours - stock - engine_words():
-            raise TypeError(f"unknown options {sorted(unknown)}; there are {sorted(ours | stock)}")
+            refuse(sorted(unknown), sorted(ours | stock))
         usual: dict[str, Any] = {
             "callback_manager": self._callback_manager,
             "object_map": self._object_map,

@@ -22,6 +22,8 @@ from bge_m3_integrations.filters import And, Compare, Filter, Ids, Or
 from bge_m3_integrations.metadata import deep_copy, plain
 from bge_m3_integrations.types import Record
 
+SCORES_KEY = "bge_m3_scores"
+"""Where the scores stand in a node's metadata, as in the LangChain adapter."""
 PAYLOAD_KEY = "llama_index"
 """Where the node's own JSON stands in a record's payload."""
 REF_DOC_KEY = "llama_index_ref_doc_id"

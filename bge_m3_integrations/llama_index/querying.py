@@ -13,6 +13,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 
+from bge_m3_integrations._keywords import refuse
 from bge_m3_integrations.checks import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And, Filter, Ids
@@ -66,7 +67,7 @@ class QueryOptions:
         """The options by their names; an unknown one is an error."""
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(given) - set(known)):
-            raise InputError(f"unknown query options {unknown}; there are {known}")
+            refuse(unknown, known)
         return cls(**given)
 
 

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, Unpack
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -14,6 +14,14 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BeforeValidator, Field, PrivateAttr
 
+from bge_m3_integrations._arguments import (
+    EngineLike,
+    IndexLike,
+    engine_of,
+    has_index,
+    index_for,
+)
+from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
@@ -23,9 +31,15 @@ from bge_m3_integrations.llama_index._options import (
     engine_fields,
     new_engine,
 )
-from bge_m3_integrations.llama_index.nodes import embedded_text, fresh, with_score_metadata
+from bge_m3_integrations.llama_index.keywords import RerankerFields
+from bge_m3_integrations.llama_index.nodes import (
+    SCORES_KEY,
+    embedded_text,
+    fresh,
+    with_score_metadata,
+)
 from bge_m3_integrations.opening import Choices, reserve
-from bge_m3_integrations.reranking import Given, ranked_batch
+from bge_m3_integrations.reranking import Given, ranked_batch, score_details
 from bge_m3_integrations.stores.edge.missing import as_folder
 from bge_m3_integrations.stores.edge.reserving import Reservation
 from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
@@ -57,9 +71,10 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     rebuilt from it encodes every node, and pickling raises.
 
     Args:
-        engine: An engine to share; None makes one from the fields, or takes the index's.
+        engine: An engine to share, or an index or adapter over one; None makes one from the fields,
+            or takes the index's.
         index: Where nodes may be kept under their ids; its engine is the reranker's.
-        **fields: The declared fields; an unknown one is an error.
+        **options: The declared fields; an unknown one is an error.
 
     Raises:
         InputError: A field contradicts the given engine, or the engine is not the index's.
@@ -81,6 +96,10 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         default=False,
         description="Write the score that came in as metadata, where no model and no LLM reads it.",
     )
+    include_scores: bool = Field(
+        default=False,
+        description="Write all scores as metadata, under 'bge_m3_scores', as a retriever does.",
+    )
     index_path: PathText | None = Field(
         default=None, frozen=True, description="Folder of the index, opened when first used."
     )
@@ -89,14 +108,19 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     _reserved: Reservation | None = PrivateAttr(default=None)
 
     def __init__(
-        self, *, engine: BGEM3 | None = None, index: HybridIndex | None = None, **fields: Any
+        self,
+        engine: EngineLike | IndexLike | None = None,
+        *,
+        index: IndexLike | None = None,
+        **options: Unpack[RerankerFields],
     ) -> None:
-        if index is not None:
-            engine, fields = _engine_of(index, engine), _with_path(index, fields)
-        super().__init__(**engine_fields(engine, fields, model="model"))
-        self._engine = new_engine(self, self.model) if engine is None else engine
-        self._index = index
-        if index is None and self.index_path is not None:
+        refuse_fields(type(self), options, more=["engine", "index"])
+        given, held = _given(engine, index)
+        fields: dict[str, Any] = {**options} if held is None else _with_path(held, {**options})
+        super().__init__(**engine_fields(given, fields, model="model"))
+        self._engine = new_engine(self, self.model) if given is None else given
+        self._index = held
+        if held is None and self.index_path is not None:
             folder = as_folder(self.index_path, name="index_path")
             self._reserved = reserve(folder, self._engine, Choices(create=False))
         modes = ALL_MODES if self.weights is None else self.weights.modes
@@ -234,21 +258,22 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
             node = with_score_metadata(old.node, RETRIEVAL_SCORE_KEY, old.score)
         else:
             node = fresh(old.node)
+        if self.include_scores:
+            details = score_details(place, self._engine.weights(self.weights))
+            node = with_score_metadata(node, SCORES_KEY, details)
         return NodeWithScore(node=node, score=place.score)
 
 
-def _engine_of(index: HybridIndex, engine: BGEM3 | None) -> BGEM3:
-    if not isinstance(index, HybridIndex):
-        raise InputError(
-            f"index must be a HybridIndex, not {type(index).__name__}; take the .index of a "
-            "BGEM3Retriever or a BGEM3VectorStore"
-        )
-    if engine is not None and engine is not index.engine:
-        raise InputError(
-            f"the engine over {engine.name} is not the index's, over {index.engine.name}; give "
-            "the index alone"
-        )
-    return index.engine
+def _given(
+    first: EngineLike | IndexLike | None, index: IndexLike | None
+) -> tuple[BGEM3 | None, HybridIndex | None]:
+    """The engine and the index, either of which may be the first argument."""
+    if first is None and index is None:
+        return None, None
+    if index is None and not has_index(first):
+        return engine_of(first), None
+    held = index_for(first, index=index)
+    return held.engine, held
 
 
 def _with_path(index: HybridIndex, fields: dict[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from llama_index.core.schema import (
     TransformComponent,
 )
 from llama_index.core.settings import Settings
-from llama_index.core.vector_stores.types import MetadataFilters
+from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
 
+from bge_m3_integrations._arguments import EngineLike, IndexLike, index_for
 from bge_m3_integrations._display import called
+from bge_m3_integrations._keywords import hinted
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -32,6 +34,7 @@ from bge_m3_integrations.fusion import Fusion
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index.filters import to_filter
 from bge_m3_integrations.llama_index.nodes import (
+    SCORES_KEY,
     node_to_record,
     of_documents,
     record_to_node,
@@ -45,8 +48,6 @@ if TYPE_CHECKING:
     from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 
 ROLE = "llama_index.retriever"
-SCORES_KEY = "bge_m3_scores"
-"""Where the scores stand in a node's metadata, as in the LangChain adapter."""
 
 
 class RetrieverOptions(TypedDict, total=False):
@@ -67,6 +68,7 @@ class RetrieverOptions(TypedDict, total=False):
     verbose: bool
 
 
+@hinted
 class BGEM3Retriever(BaseRetriever):
     """Retrieves nodes by dense, sparse and ColBERT scores, weighed into one ranking.
 
@@ -77,7 +79,10 @@ class BGEM3Retriever(BaseRetriever):
     and the fusion. An embedding beside a text is passed over: the text is encoded in all modes.
 
     Args:
-        index: The documents and the engine; records of other adapters come back as text nodes.
+        index: The documents and the engine: an index, a vector store, whose weights and candidates
+            hold where these name none, or an engine, for a new index in memory. Records of other
+            adapters come back as text nodes.
+        engine: An engine, by its name; beside an index, that of the index.
         similarity_top_k: Most nodes.
         weights: How much each mode counts; see `HybridIndex.search`.
         filters: Which nodes may be found: `MetadataFilters`, a dict, a function over metadata or
@@ -103,8 +108,9 @@ class BGEM3Retriever(BaseRetriever):
 
     def __init__(
         self,
-        index: HybridIndex,
+        index: IndexLike | EngineLike | None = None,
         *,
+        engine: EngineLike | None = None,
         similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
         weights: WeightsLike | None = None,
         filters: MetadataFilters | FilterLike | None = None,
@@ -119,14 +125,13 @@ class BGEM3Retriever(BaseRetriever):
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
     ) -> None:
-        if not isinstance(index, HybridIndex):
-            raise InputError(
-                f"index must be a HybridIndex, not {type(index).__name__}; there are "
-                "BGEM3Retriever.from_vector_store(store) and HybridIndex(engine)"
-            )
         super().__init__(callback_manager, object_map, objects, verbose)
+        store: object = index
+        if isinstance(store, BasePydanticVectorStore):
+            weights = getattr(store, "weights", None) if weights is None else weights
+            candidates = getattr(store, "candidates", None) if candidates is None else candidates
         parsed = None if weights is None else Weights.parse(weights)
-        self._index = index
+        self._index = held = index_for(index, engine=engine)
         self._include_scores = include_scores
         self._options = SearchOptions(
             limit=whole("similarity_top_k", similarity_top_k),
@@ -137,7 +142,7 @@ class BGEM3Retriever(BaseRetriever):
             score_threshold=score_threshold,
         )
         # now and not at the first query: nodes added meanwhile are remembered for a reranker
-        index.engine.declare(ROLE, query=_query_modes(index, parsed, candidates))
+        held.engine.declare(ROLE, query=_query_modes(held, parsed, candidates))
 
     @classmethod
     def from_nodes(
@@ -199,9 +204,7 @@ class BGEM3Retriever(BaseRetriever):
         Returns:
             A retriever over the store's own index.
         """
-        options.setdefault("weights", vector_store.weights)
-        options.setdefault("candidates", vector_store.candidates)
-        return cls(vector_store.index, **options)
+        return cls(vector_store, **options)
 
     def __repr__(self) -> str:
         return called(

@@ -1,12 +1,14 @@
 """LlamaIndex's sparse embedding slot over the engine."""
 
 # no postponed annotations: pydantic reads them
-from typing import Any
+from typing import Any, Unpack
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from pydantic import Field
 
-from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
+from bge_m3_integrations._arguments import EngineLike, engine_of
+from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations.engine import DEFAULT_MODEL
 from bge_m3_integrations.llama_index._ahead import TokenWeights, taken
 from bge_m3_integrations.llama_index._options import (
     EngineOptions,
@@ -14,6 +16,7 @@ from bge_m3_integrations.llama_index._options import (
     engine_fields,
     new_engine,
 )
+from bge_m3_integrations.llama_index.keywords import SparseEmbeddingFields
 from bge_m3_integrations.types import EmbeddingBatch
 
 ROLE = "llama_index.sparse_embedding"
@@ -30,7 +33,7 @@ class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[
     `llama_index.milvus.BGEM3MilvusSparse`.
 
     Args:
-        engine: An engine to share; None makes one from the fields.
+        engine: An engine to share, or an index or adapter over one; None makes one from the fields.
         **fields: The declared fields; an unknown one is an error.
 
     Raises:
@@ -44,9 +47,13 @@ class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[
         default=32, gt=0, le=2048, description="Texts per call; the engine packs them by length."
     )
 
-    def __init__(self, *, engine: BGEM3 | None = None, **fields: Any) -> None:
-        super().__init__(**engine_fields(engine, fields, model="model_name"))
-        self._engine = new_engine(self, self.model_name) if engine is None else engine
+    def __init__(
+        self, engine: EngineLike | None = None, **fields: Unpack[SparseEmbeddingFields]
+    ) -> None:
+        refuse_fields(type(self), fields, more=["engine"])
+        given = None if engine is None else engine_of(engine)
+        super().__init__(**engine_fields(given, {**fields}, model="model_name"))
+        self._engine = new_engine(self, self.model_name) if given is None else given
         self._engine.declare(ROLE, query={"sparse"}, document={"sparse"})
 
     @classmethod

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, Unpack
 
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
@@ -26,6 +26,9 @@ from pydantic import (
     model_serializer,
 )
 
+from bge_m3_integrations._arguments import EngineLike, IndexLike, has_index, index_for
+from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations._keywords import refuse
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import And, Filter, Ids
@@ -33,6 +36,7 @@ from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index._options import own_choices
 from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.foreign import add_compared
+from bge_m3_integrations.llama_index.keywords import FolderOptions, StoreFields
 from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
 from bge_m3_integrations.llama_index.origins import Origin
 from bge_m3_integrations.llama_index.persisting import (
@@ -54,6 +58,7 @@ from bge_m3_integrations.opening import NotBegun
 from bge_m3_integrations.types import Mode, Modes, Record, Weights, WeightsLike
 
 ROLE = "llama_index.vector_store"
+_FOLDER = frozenset(FolderOptions.__annotations__)
 
 
 def _parsed(weights: WeightsLike | None) -> Weights | None:
@@ -89,11 +94,16 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     file, or a cache on disk (`BGEM3(..., cache=folder)`), which also survives the process.
 
     Args:
-        index: Where the nodes are, in memory or in a folder (`HybridIndex.open`).
-        **fields: The declared fields; an unknown one is an error.
+        index: Where the nodes are: an index, an adapter over one, or an engine, for a new index in
+            memory, or in the folder `path`.
+        engine: An engine, by its name. None over a folder that says which model made it.
+        path: The folder of an index, which is opened now; `close` gives it free.
+        **options: What `HybridIndex.open` takes besides (`create`, `colbert`, `pooling`, `modes`,
+            `filter_fields`, `other_dtype`, `apart`), and the declared fields.
 
     Raises:
-        InputError: This is no index.
+        InputError: The arguments contradict each other, or there are none.
+        StoreError: See `HybridIndex.open`.
     """
 
     model_config = ConfigDict(
@@ -117,18 +127,37 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     )
 
     _index: HybridIndex = PrivateAttr()
+    _ours: bool = PrivateAttr(default=False)
 
-    def __init__(self, index: HybridIndex, **fields: Any) -> None:
-        if not isinstance(index, HybridIndex):
-            raise InputError(
-                f"index must be a HybridIndex, not {type(index).__name__}; write "
-                "HybridIndex(engine), or HybridIndex.open(path)"
-            )
+    def __init__(
+        self,
+        index: IndexLike | EngineLike | None = None,
+        *,
+        engine: EngineLike | None = None,
+        path: str | Path | None = None,
+        **options: Unpack[StoreFields],
+    ) -> None:
+        refuse_fields(type(self), options, more=["index", "engine", "path", *_FOLDER])
+        fields: dict[str, Any] = {n: v for n, v in options.items() if n not in _FOLDER}
         super().__init__(**fields)
-        self._index = index
-        kept = index.store.capabilities.score  # index.modes would read the model's files
-        again: Modes = {"colbert"} if index.reencodes else ()
-        index.engine.declare(ROLE, query=kept | set(again), document=kept)
+        folder = {n: v for n, v in options.items() if n in _FOLDER}
+        held = index_for(index, engine=engine, path=path, options=folder)
+        self._index = held
+        self._ours = not has_index(index)
+        kept = held.store.capabilities.score  # index.modes would read the model's files
+        again: Modes = {"colbert"} if held.reencodes else ()
+        held.engine.declare(ROLE, query=kept | set(again), document=kept)
+
+    def close(self) -> None:
+        """Close an index that this store made or opened; one that was given stays open."""
+        if self._ours:
+            self._index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     @classmethod
     def class_name(cls) -> str:
@@ -334,13 +363,15 @@ class BGEM3VectorStore(BasePydanticVectorStore):
             engine: Encodes; None is the model that made the index.
 
         Returns:
-            A store; `store.index.close()` gives the folder free.
+            A store; `close` gives the folder free.
 
         Raises:
             StoreError: The file is not ours, its folder is gone, or another engine made it.
         """
         index, options = opened(local(persist_path, fs), engine)
-        return cls(index, **options)
+        store = cls(index, **options)
+        store._ours = True
+        return store
 
     @classmethod
     def from_persist_dir(
@@ -388,9 +419,9 @@ class BGEM3VectorStore(BasePydanticVectorStore):
                 "this store was over an index in memory, which fields cannot bring back; give it: "
                 "from_dict(data, index=...), or persist it"
             )
-        return cls(
-            HybridIndex.open(path, engine, create=False) if index is None else index, **fields
-        )
+        if index is not None:
+            return cls(index, **fields)
+        return cls(path=path, engine=engine, **{"create": False, **fields})
 
     def __getstate__(self) -> dict[str, Any]:
         raise InputError(
@@ -413,4 +444,4 @@ def _chosen(node_ids: Sequence[str] | None, filters: MetadataFilters | None) -> 
 
 def _refuse(kwargs: Mapping[str, Any]) -> None:
     if kwargs:
-        raise InputError(f"unknown options {sorted(kwargs)}; this takes none")
+        refuse(kwargs, [])

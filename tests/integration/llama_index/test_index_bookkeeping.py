@@ -214,6 +214,6 @@ def test_reranked_nodes_belong_to_the_caller(store: BGEM3VectorStore, keep: bool
     assert twice[0].node.excluded_embed_metadata_keys == ["retrieval_score"] * keep
 
 
-def test_a_retriever_over_something_else_says_what_it_takes(store: BGEM3VectorStore) -> None:
-    with pytest.raises(InputError, match="from_vector_store"):
-        BGEM3Retriever(store)  # type: ignore[arg-type]  # the point
+def test_a_retriever_over_something_else_says_what_it_takes() -> None:
+    with pytest.raises(InputError, match="must be a BGEM3, or an index or adapter over one, not"):
+        BGEM3Retriever(7)  # type: ignore[arg-type]  # the point

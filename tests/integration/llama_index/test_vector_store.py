@@ -579,8 +579,10 @@ def test_it_is_a_vector_store_that_keeps_texts(store: BGEM3VectorStore) -> None:
 
 
 def test_only_an_index_will_do(engine: BGEM3) -> None:
-    with pytest.raises(InputError, match="HybridIndex"):
-        BGEM3VectorStore(engine)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must be a BGEM3, or an index or adapter over one, not"):
+        BGEM3VectorStore(7)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="give an engine"):
+        BGEM3VectorStore()
     with pytest.raises(ValueError, match="wieghts"):
         BGEM3VectorStore(HybridIndex(engine), wieghts=(1, 1, 1))
 

@@ -1,0 +1,78 @@
+"""The keywords that constructors take, for type checkers and for what refuses others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from llama_index.core.callbacks import CallbackManager
+
+from bge_m3_integrations.types import Mode, Modes, WeightsLike
+
+
+class EngineFields(TypedDict, total=False):
+    """The fields that an adapter's own engine is made from; see `EngineOptions`."""
+
+    device: str | Sequence[str]
+    dtype: str
+    pooling: str
+    max_length: int | None
+    query_instruction: str
+    document_instruction: str
+    revision: str | None
+    cache_dir: str | Path | None
+    offline: bool
+    trust_remote_code: bool
+    clean: bool
+    engine_fingerprint: str | None
+
+
+class SparseEmbeddingFields(EngineFields, total=False):
+    """The fields of `BGEM3SparseEmbedding`."""
+
+    model_name: str | Path
+    embed_batch_size: int
+    num_workers: int | None
+
+
+class EmbeddingFields(SparseEmbeddingFields, total=False):
+    """The fields of `BGEM3Embedding`."""
+
+    callback_manager: CallbackManager
+    embeddings_cache: Any
+    rate_limiter: Any
+
+
+class RerankerFields(EngineFields, total=False):
+    """The fields of `BGEM3Reranker`."""
+
+    model: str | Path
+    top_n: int | None
+    weights: WeightsLike | None
+    score_threshold: float | None
+    keep_retrieval_score: bool
+    include_scores: bool
+    index_path: str | Path | None
+    callback_manager: CallbackManager
+
+
+class FolderOptions(TypedDict, total=False):
+    """What `HybridIndex.open` takes besides path and engine; see there."""
+
+    modes: Modes | None
+    colbert: str | None
+    pooling: int | None
+    filter_fields: Sequence[str] | None
+    other_dtype: bool | None
+    apart: bool | None
+    create: bool | None
+
+
+class StoreFields(FolderOptions, total=False):
+    """What `BGEM3VectorStore` takes besides index, engine and path."""
+
+    stores_text: bool
+    is_embedding_query: bool
+    weights: WeightsLike | None
+    candidates: Mapping[Mode, int] | None
