@@ -190,7 +190,10 @@ def names_of(function: Callable[..., Any]) -> list[str]:
 
 
 def checks_itself(function: F) -> F:
-    """Mark a method that refuses unknown keywords itself, such as one that runs for each query."""
+    """Mark a method that `hinted` leaves alone: one that runs for each query.
+
+    It refuses unknown keywords itself, by a catch-all of type `NoMore`, or nobody gives it any.
+    """
     function.__dict__[_CHECKS] = True
     return function
 
@@ -233,12 +236,14 @@ def _hinting(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        check(kwargs)
+        if kwargs:
+            check(kwargs)
         return function(*args, **kwargs)
 
     @functools.wraps(function)
     async def acall(*args: Any, **kwargs: Any) -> Any:
-        check(kwargs)
+        if kwargs:
+            check(kwargs)
         return await function(*args, **kwargs)
 
     return acall if inspect.iscoroutinefunction(function) else call

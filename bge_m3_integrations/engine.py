@@ -315,6 +315,7 @@ class BGEM3:
         """Identity of the model's numbers; see `Encoder.fingerprint`."""
         return self.encoder.fingerprint
 
+    @checks_itself
     def check_heads(self, modes: Modes) -> None:
         """Refuse modes for which a checkpoint has no head; other encoders are not looked at.
 
