@@ -43,6 +43,12 @@ def as_records(given: Iterable[RecordLike]) -> Iterator[Numbered]:
             f"records must be a list of records, texts or dicts, not one {type(given).__name__}; "
             "write add([...])"
         )
+    if hasattr(given, "columns"):  # to go through a table of pandas gives the names of its columns
+        raise InputError(
+            f"records must be a list, not a {type(given).__name__}; write "
+            'add(table.to_dict("records")), with a column "text" and nothing but '
+            f"{list(_FIELDS)}"
+        )
     for i, item in enumerate(given):
         yield _read(item, f"record {i}")
 
@@ -79,7 +85,10 @@ def _read(item: RecordLike, name: str) -> Numbered:
         return Numbered(Record(made_id(item), item), True)
     if isinstance(item, Mapping):
         return _of_dict(item, name)
-    raise InputError(f"{name} must be a Record, a text or a dict, not {type(item).__name__}")
+    raise InputError(
+        f"{name} must be a Record, a text or a dict, not {type(item).__name__}; a dict is "
+        '{"text": ..., "metadata": {...}}'
+    )
 
 
 def _of_dict(item: Mapping[str, Any], name: str) -> Numbered:

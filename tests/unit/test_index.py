@@ -358,6 +358,17 @@ def test_what_is_no_list_of_records_is_refused(given: Any, words: str) -> None:
     assert fake.calls == []
 
 
+def test_a_table_of_pandas_is_added_by_its_rows_only() -> None:
+    pandas = pytest.importorskip("pandas")
+    index, fake = make(records=[])
+    table = pandas.DataFrame({"text": ["a", "b"], "id": ["1", "2"]})
+    with pytest.raises(InputError, match="to_dict"):
+        index.add(table)
+    assert fake.calls == []
+    assert index.add(table.to_dict("records")) == ["1", "2"]
+    assert index.add(table["text"]) == [text_hash("a"), text_hash("b")]
+
+
 def test_an_added_id_is_replaced() -> None:
     index, _ = make()
     index.add([Record("00", "unheard words")])
