@@ -29,6 +29,7 @@ from bge_m3_integrations._cachesql import (
     totals,
     transaction,
 )
+from bge_m3_integrations._forking import between_forks, follows
 from bge_m3_integrations.errors import StoreError
 
 FILE_NAME = "embeddings.sqlite3"
@@ -79,6 +80,14 @@ class CacheFile:
         self._max_bytes = max_bytes
         self._idle: deque[sqlite3.Connection] = deque()
         self._pid = os.getpid()
+        follows(self)
+
+    def forking(self) -> None:
+        """Close what is idle: SQLite remembers locks that a forked child does not have."""
+        self.close()
+
+    def forked(self) -> None:
+        """See `Forks`."""
 
     @property
     def held(self) -> int:
@@ -190,7 +199,7 @@ class CacheFile:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        with self._errors_told():
+        with between_forks(), self._errors_told():
             db = self._take()
             try:
                 yield db

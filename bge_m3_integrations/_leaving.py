@@ -6,6 +6,7 @@ A thread that is inside torch when the interpreter is torn down aborts the proce
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import weakref
 from typing import Protocol
@@ -40,6 +41,10 @@ def check_leaving() -> None:
     """Between two passes: raise `WorkerError` in a daemon thread of an interpreter that ends."""
     if _leaving.is_set() and threading.current_thread().daemon:
         raise WorkerError("the interpreter is ending; what was not encoded yet is not")
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_owners.clear)  # their threads stayed with the parent
 
 
 def _leave() -> None:

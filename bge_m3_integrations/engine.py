@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ import numpy as np
 from bge_m3_integrations import scoring
 from bge_m3_integrations._calls import Ask
 from bge_m3_integrations._display import called
+from bge_m3_integrations._forking import between_forks, new_lock
 from bge_m3_integrations._keywords import NoMore, checks_itself, hinted, refuse
 from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
@@ -189,7 +189,7 @@ class BGEM3:
         self._needs = Needs()
         self._encoder: MemoEncoder | None = None
         self._warned_of_heads = False
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     @classmethod
     def from_flag(
@@ -264,7 +264,8 @@ class BGEM3:
         """The encoder, behind the memo that adapters share."""
         with self._lock:
             if self._encoder is None:
-                self._encoder = self._shared()
+                with between_forks(locked=True):
+                    self._encoder = self._shared()
             return self._encoder
 
     @property

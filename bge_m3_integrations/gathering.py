@@ -87,13 +87,16 @@ class Gatherer:
 
     def close(self) -> None:
         """End the worker threads once nothing waits; the next call that needs one starts one."""
-        for lane in self._lanes.values():
+        for lane in self._own_lanes().values():
             lane.close()
 
     def _lane(self, kind: Kind, *, large: bool) -> _Lane:
+        return self._own_lanes()[kind, large]
+
+    def _own_lanes(self) -> dict[tuple[Kind, bool], _Lane]:
         if self._process != os.getpid():  # forked: the parent's threads and locks stayed there
             self._renew()
-        return self._lanes[kind, large]
+        return self._lanes
 
     def _renew(self) -> None:
         seconds = self.gather_ms / 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_m3_integrations._forking import new_lock
 from bge_m3_integrations.checks import chunks, whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError
@@ -149,7 +149,7 @@ class _Cache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._held: OrderedDict[str, _Vectors] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self.nbytes = 0
         self.hits = 0
         self.misses = 0

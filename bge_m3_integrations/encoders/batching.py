@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from bge_m3_integrations._forking import new_lock
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.types import IntArray
 
@@ -31,7 +31,7 @@ class TokenBudget:
         self._tokens = whole("token_budget", tokens)
         self._least = max(1, self._tokens // _LEAST_PART)
         self._behind = behind
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     @property
     def tokens(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_m3_integrations._forking import new_lock
 from bge_m3_integrations.checks import check_texts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import (
@@ -101,7 +101,7 @@ class FakeEncoder:
         self.calls: list[Call] = []
         self.forwards: Counter[str] = Counter()
         self._words = dict(enumerate(_SPECIAL))
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def __repr__(self) -> str:
         return f"FakeEncoder(dim={self.dim}, colbert_dim={self.colbert_dim})"

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bge_m3_integrations._forking import frees_properties
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
@@ -33,6 +34,7 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import ALL_MODES, Kind, Mode, Modes
 
 
+@frees_properties
 class FlagSource:
     """The modules of a `BGEM3FlagModel`; implements `encoders.torch.load.Source`.
 

@@ -8,12 +8,12 @@ union, and the others find it here, or wait for it while it runs.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from bge_m3_integrations._forking import follows, new_lock
 from bge_m3_integrations.checks import chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
@@ -132,11 +132,28 @@ class MemoEncoder(EncoderWrapper):
         spill_bytes = whole("spill_bytes", spill_bytes, least=0)
         queries = int(max_bytes * _QUERY_SHARE)
         self._needs = needs
-        documents = _Shelf(max_bytes - queries, spill_bytes=spill_bytes)
-        self._shelves = {"query": _Shelf(queries), "document": documents}
+        self._bounds = {"query": (queries, 0), "document": (max_bytes - queries, spill_bytes)}
+        self._shelves = self._new_shelves()
         self._counts = counts or Counts()
         self._counts_forwards = counts is None
-        self._lock = threading.Lock()
+        self._lock = new_lock()
+        follows(self)
+
+    def forking(self) -> None:
+        """See `Forks`."""
+
+    def forked(self) -> None:
+        """Nobody computes what others were computing; what one was changing is begun anew."""
+        if self._lock.locked():
+            self._shelves = self._new_shelves()
+        for shelf in self._shelves.values():
+            shelf.running.clear()
+
+    def _new_shelves(self) -> dict[str, _Shelf]:
+        return {
+            kind: _Shelf(most, spill_bytes=spilled)
+            for kind, (most, spilled) in self._bounds.items()
+        }
 
     @property
     def stats(self) -> Stats:

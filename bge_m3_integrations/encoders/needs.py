@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, replace
 
+from bge_m3_integrations._forking import new_lock
 from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes
 
 
@@ -44,7 +44,7 @@ class Counts:
 
     def __init__(self) -> None:
         self._stats = Stats()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     @property
     def stats(self) -> Stats:
@@ -71,7 +71,7 @@ class Needs:
 
     def __init__(self) -> None:
         self._declared: dict[str, dict[Kind, frozenset[Mode]]] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def declare(self, role: str, *, query: Modes = (), document: Modes = ()) -> None:
         """Say what one kind of caller will ask for.

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
+
+from bge_m3_integrations._forking import new_lock
 
 FileState: TypeAlias = tuple[tuple[str, int, int], ...]
 """Path, size in bytes and time in nanoseconds of each file."""
@@ -21,7 +22,7 @@ FileState: TypeAlias = tuple[tuple[str, int, int], ...]
 _WORTH_KEEPING = 100 << 20
 _MOST = 64
 _HELD: dict[FileState, str] = {}
-_LOCK = threading.Lock()
+_LOCK = new_lock()
 
 
 def remembered(state: FileState, compute: Callable[[], str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bge_m3_integrations._forking import between_forks, frees_properties
 from bge_m3_integrations.checks import check_texts, whole
 from bge_m3_integrations.encoders.batching import TokenBudget
 from bge_m3_integrations.encoders.pipeline import Piece, Terms, run_stages
@@ -34,6 +35,7 @@ from bge_m3_integrations.types import (
 )
 
 
+@frees_properties
 class TorchEncoder:
     """Implements `encoders.base.Encoder` over any source of a torch model.
 
@@ -164,11 +166,13 @@ class TorchEncoder:
         self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
     ) -> TokenBatch:
         """See `Encoder.tokenize`."""
-        return self.source.tokenizer.split(texts, **self._limits(kind, max_length))
+        limits = self._limits(kind, max_length)
+        with between_forks():
+            return self.source.tokenizer.split(texts, **limits)
 
     def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
         """See `encoders.base.OffersMaxsim`."""
-        with self._device.alone():
+        with between_forks(), self._device.alone():
             return maxsim(queries, documents, device=self.source.device)
 
     def id_to_token(self, ids: Sequence[int]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, Protocol, get_args
 
 import torch
 
+from bge_m3_integrations._forking import between_forks, frees_properties, new_rlock
 from bge_m3_integrations.encoders.torch import fingerprint, int8
 from bge_m3_integrations.encoders.torch.config import read_config, usable_positions
 from bge_m3_integrations.encoders.torch.devices import DtypeName, pick_device, pick_dtype
@@ -118,6 +118,7 @@ class Source(Protocol):
         ...
 
 
+@frees_properties
 class CheckpointSource:
     """A checkpoint in BGE-M3's format, in a folder or on a hub.
 
@@ -150,7 +151,7 @@ class CheckpointSource:
         self._pooling = pooling
         self.trust_remote_code = trust_remote_code
         self._hub = hub
-        self._lock = threading.RLock()
+        self._lock = new_rlock()
 
     @property
     def files(self) -> CheckpointFiles:
@@ -227,7 +228,9 @@ class CheckpointSource:
     @cached_property
     def config(self) -> Any:
         """The backbone's transformers config."""
-        return read_config(self.files.folder, trust_remote_code=self.trust_remote_code)
+        folder = self.files.folder
+        with between_forks(locked=True):
+            return read_config(folder, trust_remote_code=self.trust_remote_code)
 
     def check_modes(self, modes: Modes) -> None:
         """Refuse modes whose heads are not among the files.
@@ -295,13 +298,14 @@ class CheckpointSource:
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        files = self.files
-        loaded = load_tokenizer(
-            files.folder,
-            model_type=str(self.config.model_type),
-            trust_remote_code=self.trust_remote_code,
-            lower=lowers_texts(files),
-        )
+        files, model_type = self.files, str(self.config.model_type)
+        with between_forks(locked=True):
+            loaded = load_tokenizer(
+                files.folder,
+                model_type=model_type,
+                trust_remote_code=self.trust_remote_code,
+                lower=lowers_texts(files),
+            )
         check_fits(loaded, int(self.config.vocab_size), source=str(files.folder))
         release_freed_memory()  # what a large vocabulary was built from weighs as much as itself
         return loaded
@@ -324,7 +328,7 @@ class CheckpointSource:
     def _modules(self) -> M3Modules:
         kind = "int8" if self.is_int8 else str(self.dtype)
         key = (_state(self.files), str(self.device), kind, self.trust_remote_code)
-        with _LOADING:
+        with _LOADING, between_forks(locked=True):
             modules = _LOADED.get(key)
             if modules is None:
                 modules = _load(self)
@@ -345,7 +349,7 @@ class CheckpointSource:
         )
 
 
-_LOADING = threading.RLock()
+_LOADING = new_rlock()
 _LOADED: weakref.WeakValueDictionary[tuple[FileState, str, str, bool], M3Modules] = (
     weakref.WeakValueDictionary()
 )

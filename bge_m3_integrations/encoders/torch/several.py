@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from bge_m3_integrations._channel import Failure
+from bge_m3_integrations._forking import new_lock
 from bge_m3_integrations.encoders.batching import shares
 from bge_m3_integrations.encoders.pipeline import prepared
 from bge_m3_integrations.encoders.torch.devices import default_budget, pick_device
@@ -84,7 +84,7 @@ class SeveralDevices(EncoderWrapper):
         self._devices, self._dtype, self._budget = tuple(devices), dtype, token_budget
         self._trust = bool(loading["trust_remote_code"])
         self._workers: Workers | None = None
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def encode(
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None

@@ -6,7 +6,6 @@ back, and what a full memory looks like.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from bge_m3_integrations._forking import new_rlock
 from bge_m3_integrations.encoders.pipeline import Overlap
 from bge_m3_integrations.encoders.torch.devices import is_out_of_memory
 from bge_m3_integrations.encoders.torch.modules import BatchOutput, PackOutput
@@ -76,7 +76,7 @@ class Host:
 
 
 # Of the process: torch's queue of commands for Apple's GPU kills it when two threads fill it.
-_MPS = threading.RLock()
+_MPS = new_rlock()
 
 
 class Mps(Host):

@@ -8,6 +8,7 @@ from typing import Generic, TypedDict
 
 import numpy as np
 
+from bge_m3_integrations._forking import between_forks
 from bge_m3_integrations._leaving import check_leaving
 from bge_m3_integrations.checks import chunks
 from bge_m3_integrations.encoders.pipeline import Piece
@@ -72,7 +73,9 @@ class Stretches:
 
     def tokenised(self, piece: slice) -> Stretch:
         """One stretch."""
-        return Stretch(piece.start, self.tokenizer.pack(self.texts[piece], **self.limits))
+        with between_forks():
+            tokens = self.tokenizer.pack(self.texts[piece], **self.limits)
+        return Stretch(piece.start, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ class Work(Generic[Piece]):
         return _merged(output, again, bad, lengths)
 
     def _pass(self, pack: Pack, *, wide: bool = False) -> Callable[[], BatchOutput]:
-        with self.device.alone():
+        with between_forks(), self.device.alone():
             modules = self.source.modules
             # a padded backbone lays the ids out anew, on the host
             placed = pack if modules.backbone.padded else self.device.place(pack)

@@ -1,0 +1,167 @@
+"""Forks: the child has all memory and none of the other threads, whatever these held or began.
+
+So a fork waits until no thread computes, loads or is in a transaction; the child's locks are free;
+and it computes on one thread, as OpenMP would wait there for threads that stayed with the parent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Protocol
+
+from bge_m3_integrations.errors import WorkerError
+
+SECONDS = 30.0
+"""How long a fork waits for what other threads do; after that the child may not encode."""
+
+
+class Forks(Protocol):
+    """What a fork must find in order, or leave so."""
+
+    def forking(self) -> None:
+        """In the parent, while no thread computes."""
+        ...
+
+    def forked(self) -> None:
+        """In the child, before its locks are free."""
+        ...
+
+
+class _Here(threading.local):
+    depth = 0
+
+
+class Gate:
+    """What threads do between two forks; any number at once, none while a fork is made."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._forking = self._torn = False
+        self._here = _Here()
+
+    @contextmanager
+    def __call__(self, *, locked: bool = False) -> Iterator[None]:
+        """Hold forks up; a thread may be inside already.
+
+        Args:
+            locked: The caller holds a lock, which somebody inside may wait for: so it does not
+                wait itself where a fork does.
+
+        Raises:
+            WorkerError: This process was forked in the middle of another thread's work.
+        """
+        if not self._here.depth:
+            self._enter(locked=locked)
+        self._here.depth += 1
+        try:
+            yield
+        finally:
+            self._here.depth -= 1
+            if not self._here.depth:
+                self._leave()
+
+    def close(self) -> None:
+        """Before a fork: wait until no other thread is inside, and keep them out."""
+        self._changed.acquire()
+        self._forking = True
+        self._changed.wait_for(lambda: not self._others, SECONDS)
+
+    def open(self) -> None:
+        """After a fork, in the parent."""
+        self._forking = False
+        self._changed.notify_all()
+        self._changed.release()
+
+    def renew(self) -> None:
+        """After a fork, in the child."""
+        self._torn = self._torn or self._others
+        self._changed = threading.Condition()
+        self._inside, self._forking = int(self._here.depth > 0), False
+
+    @property
+    def _others(self) -> bool:
+        return self._inside > (self._here.depth > 0)
+
+    def _enter(self, *, locked: bool) -> None:
+        if self._torn:
+            raise WorkerError(
+                f"this process was forked while another thread computed, for more than {SECONDS:g} "
+                "seconds; what that thread held is lost here. Fork before encoding, or start "
+                "workers by spawning"
+            )
+        with self._changed:
+            while self._forking and not locked:
+                self._changed.wait()
+            self._inside += 1
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+
+between_forks = Gate()
+"""Around everything that holds locks of libraries: passes, tokenising, loading, transactions."""
+
+_owners: weakref.WeakSet[Forks] = weakref.WeakSet()
+_locks: weakref.WeakSet[threading.Lock] = weakref.WeakSet()
+_classes: set[type] = set()
+
+
+def new_lock() -> threading.Lock:
+    """A lock that is free in a forked child."""
+    lock = threading.Lock()
+    _locks.add(lock)
+    return lock
+
+
+def new_rlock() -> threading.RLock:
+    """See `new_lock`."""
+    lock = threading.RLock()
+    _locks.add(lock)  # type: ignore[arg-type]
+    return lock
+
+
+def follows(owner: Forks) -> None:
+    """Have an object told of forks, as long as it lives."""
+    _owners.add(owner)
+
+
+def frees_properties(owner: type) -> type:
+    """Decorate a class with cached properties: before Python 3.12 each has a lock of its own."""
+    _classes.add(owner)
+    return owner
+
+
+def _before() -> None:
+    between_forks.close()
+    for owner in list(_owners):
+        owner.forking()
+
+
+def _in_child() -> None:
+    between_forks.renew()
+    for owner in list(_owners):
+        owner.forked()
+    for lock in list(_locks):
+        lock._at_fork_reinit()  # type: ignore[attr-defined]
+    for owner_class in _classes:
+        for value in vars(owner_class).values():
+            if isinstance(value, cached_property) and hasattr(value, "lock"):
+                value.lock = threading.RLock()
+    use_one_thread = getattr(sys.modules.get("torch"), "set_num_threads", None)
+    if use_one_thread is not None:
+        use_one_thread(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_before, after_in_parent=between_forks.open, after_in_child=_in_child
+    )
