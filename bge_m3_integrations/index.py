@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,7 @@ class HybridIndex:
             )
         self._engine = engine
         self._wanted = None if modes is None else as_modes(modes)
+        self._unclosed: weakref.finalize[..., HybridIndex] | None = None
         reencoder = Reencoder(engine) if reencode else None
         kept = MemoryStore(modes=modes) if store is None else store
         self._held = Searcher(kept, reencoder, whole("pooling", pooling))
@@ -653,6 +655,8 @@ class HybridIndex:
                 store = held.store
                 place = store.place if isinstance(store, NotBegun) else place_of(store)
                 store.close()
+                if self._unclosed is not None:
+                    self._unclosed.detach()
                 self._held = replace(held, store=cast("Store", _Closed(place)))
 
     def __deepcopy__(self, memo: object) -> Self:
@@ -714,6 +718,8 @@ class HybridIndex:
         again = "colbert" in set(held.modes) - held.kept
         self._wanted = frozenset(held.modes)
         self._held = Searcher(store, Reencoder(self._engine) if again else None, held.pooling)
+        self._unclosed = weakref.finalize(self, store.forget)
+        self._unclosed.atexit = False
 
     def _durable(self, what: str) -> OffersBackup:
         if isinstance(self._store, _Closed):

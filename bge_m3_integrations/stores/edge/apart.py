@@ -16,11 +16,12 @@ from bge_m3_integrations._display import called
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.filters import PREDICATE, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
+from bge_m3_integrations.stores.edge.folder import note_opens
 from bge_m3_integrations.stores.edge.host import Call
 from bge_m3_integrations.stores.edge.hosting import Hosting
 from bge_m3_integrations.stores.edge.manifest import Manifest
 from bge_m3_integrations.stores.edge.missing import as_folder
-from bge_m3_integrations.stores.edge.opened import Opened, Places
+from bge_m3_integrations.stores.edge.opened import Opened
 from bge_m3_integrations.stores.edge.plain import (
     plain_filter,
     plain_ids,
@@ -42,8 +43,7 @@ from bge_m3_integrations.types import (
     ordered_modes,
 )
 
-_OPENED: Opened[ApartStore] = Opened(lambda store: None)  # a fork leaves the process itself
-_PLACES = Places()
+_OPENED: Opened[ApartStore, Hosting] = Opened(lambda hosting: None)  # a fork leaves it itself
 
 
 class ApartStore:
@@ -59,7 +59,7 @@ class ApartStore:
 
     def __init__(self, path: Path, hosting: Hosting, manifest: Manifest) -> None:
         self._path, self._hosting, self._manifest = path, hosting, manifest
-        self._handles = 1
+        self._opens: list[None] = []  # as many as are not closed: changed without a lock
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> ApartStore:
@@ -80,26 +80,35 @@ class ApartStore:
         if options.get("filter_fields") is not None:
             options["filter_fields"] = plain_ids(options["filter_fields"])
         asked = Call("open", options=options)
-        with _PLACES.of(place):
-            held = _OPENED.at.get(place)
-            if held is not None and held._hosting.alive:
-                held._hosting.ask(asked)
-                held._handles += 1
-                return held
-            give_up(place)
-            hosting = Hosting(place)
-            try:
-                manifest, _ = hosting.ask(asked)
-            except BaseException:
-                hosting.end()
-                raise
-            _OPENED.at[place] = store = cls(place, hosting, manifest)
+        with _OPENED.turn(place):
+            store = _OPENED.at(place)
+            if store is not None and store._hosting.alive:
+                store._hosting.ask(asked)
+            else:
+                give_up(place)
+                store = cls._started(place, asked)
+            store._opens.append(None)
+            note_opens(place, len(store._opens))
             return store
+
+    @classmethod
+    def _started(cls, place: Path, asked: Call) -> ApartStore:
+        hosting = Hosting(place)
+        try:
+            manifest, _ = hosting.ask(asked)
+        except BaseException:
+            hosting.close()
+            raise
+        store = cls(place, hosting, manifest)
+        _OPENED.put(place, store, hosting)
+        return store
 
     @staticmethod
     def is_open(path: str | Path) -> bool:
         """Whether this process has the folder's index open in a process of its own."""
-        return as_folder(path) in _OPENED.at
+        place = as_folder(path)
+        with _OPENED.turn(place):
+            return _OPENED.at(place) is not None
 
     @property
     def path(self) -> Path:
@@ -217,12 +226,19 @@ class ApartStore:
         """See `Store.close`: the last of its users' handles closes it, and ends the process."""
         if self._hosting.inherited:
             return
-        with _PLACES.of(self._path):
-            self._handles = max(0, self._handles - 1)
-            if self._handles or _OPENED.at.get(self._path) is not self:
-                return
-            del _OPENED.at[self._path]
-            self._hosting.end()
+        with _OPENED.turn(self._path):
+            self.forget()
+            if not self._opens:
+                _OPENED.close(self._path, self._hosting)
+
+    def forget(self) -> None:
+        """See `EdgeStore.forget`."""
+        if self._hosting.inherited:
+            return
+        with suppress(IndexError):
+            self._opens.pop()
+            if self._opens:
+                note_opens(self._path, len(self._opens))
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it

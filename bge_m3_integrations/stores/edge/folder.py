@@ -15,8 +15,10 @@ import re
 import secrets
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +28,7 @@ from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.manifest import NAME, Manifest, sync_folder
 from bge_m3_integrations.stores.edge.missing import no_locks, unwritable
 from bge_m3_integrations.stores.edge.opened import check_own
+from bge_m3_integrations.stores.edge.seen import Seen
 
 _OURS = frozenset({"lock", "holder.json", f"{NAME}.new"})
 """What may lie in a folder before there is a manifest, which is written before any shard."""
@@ -67,7 +70,9 @@ class Folder:
         _make(path)
         _check_ours(path)
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False, **_NATIVE)
+        self._rewriting = threading.RLock()
         self._take()
+        self._seen = Seen(path)
 
     def _take(self) -> None:
         holder = self.path / "holder.json"
@@ -78,7 +83,8 @@ class Folder:
                 raise unwritable(self.path, refused) from error
             raise StoreError(
                 f"the index in {self.path} is in use by {_holder(holder)}; an index belongs to "
-                "one process at a time: close it there, or serve it from there"
+                "one process at a time: close it there as often as it was opened, or serve it from "
+                "there"
             ) from error
         except (OSError, NotImplementedError) as error:
             raise unwritable(self.path, error) from error
@@ -102,8 +108,50 @@ class Folder:
 
     def release(self) -> None:
         """Let other processes have the folder."""
-        (self.path / "holder.json").unlink(missing_ok=True)
+        if self.change() is None:  # else it may be another's by now
+            (self.path / "holder.json").unlink(missing_ok=True)
         self._lock.release()
+        self._seen.close()
+
+    def see(self, manifest: Manifest) -> None:
+        """Take note of what lies here now, for `change`.
+
+        Args:
+            manifest: The folder's.
+
+        Raises:
+            StoreError: The index is gone already.
+        """
+        before = self._seen
+        try:
+            self._seen = Seen(self.path, NAME, manifest.shard)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} was changed while it was being opened: {error}"
+            ) from error
+        before.close()
+
+    def change(self) -> str | None:
+        """What others have done to the folder meanwhile, in words; None where it is as it was."""
+        if self._seen.change() is None:
+            return None
+        with self._rewriting:  # it may have been this process, which has just written the manifest
+            return self._seen.change()
+
+    @contextmanager
+    def rewriting(self) -> Iterator[None]:
+        """A block that calls `write`: nobody takes this process' change for that of others."""
+        with self._rewriting:
+            yield
+
+    def write(self, manifest: Manifest) -> None:
+        """Replace the manifest, in `rewriting`."""
+        manifest.write(self.path)
+        self.see(manifest)
+
+    def log_lock(self) -> os.stat_result | None:
+        """What the engine's lock of its log is on, wherever the folder is by now."""
+        return self._seen.within("wal")
 
     def check_shards(self, manifest: Manifest) -> None:
         """Refuse a folder where another shard than the manifest's may be the index.
@@ -165,7 +213,7 @@ class Folder:
         sync_folder(made)
         made.replace(self.path / manifest.shard)
         sync_folder(self.path)
-        manifest.write(self.path)
+        self.write(manifest)
 
     def name(self, manifest: Manifest) -> None:
         """Make a shard ready to be written to: the manifest names it, and it loads."""
@@ -271,12 +319,26 @@ def _refusal(folder: Path) -> OSError:
     return PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def note_opens(path: Path, count: int) -> None:
+    """Say how often this process has an index open, for whoever is refused meanwhile.
+
+    Args:
+        path: The index's folder.
+        count: How many opens are not closed.
+    """
+    file = path / "holder.json"
+    with suppress(OSError, ValueError, TypeError, AttributeError):  # it is a help, no more
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if os.getpid() in {held.get("pid"), held.get("for")}:
+            file.write_text(json.dumps({**held, "opens": count}), encoding="utf-8")
+
+
 def _holder(file: Path) -> str:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
         place = f"on {held['host']} since {held['since']}"
         caller = f" for process {held['for']}" if held.get("for") else ""
-        return f"process {held['pid']}{caller} {place}"
+        return f"process {held['pid']}{caller} {place}{_unclosed(held.get('opens', 1))}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 
@@ -296,6 +358,10 @@ def is_held_for(path: Path, pid: int) -> bool:
         return held["host"] == socket.gethostname() and pid in {held["pid"], held.get("for")}
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _unclosed(opens: int) -> str:
+    return f", where {opens} opens of it are not closed" if opens > 1 else ""
 
 
 def _is_orphan(file: Path) -> bool:

@@ -57,7 +57,11 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
     if begun is None and not create:
         raise no_index(path)
     new = begun_by(wanted) if begun is None else None
-    folder = handed_over(path) or Folder(path)
+    folder = handed_over(path)
+    if folder is not None and folder.change():  # it was reserved, and made anew since
+        folder.release()
+        folder = None
+    folder = folder or Folder(path)
     try:
         # again, now that nobody else changes it
         manifest = Manifest.read(path) or new
@@ -75,6 +79,7 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
             manifest = _with_shard(folder, manifest)
         shard = Shard(path / manifest.shard, layout_of(manifest), warm=True)
         folder.name(manifest)
+        folder.see(manifest)
         folder.tidy(manifest)  # not before: the index is open and whole
         return folder, manifest, shard
     except BaseException:
@@ -140,7 +145,7 @@ def switched(folder: Folder, made: Path, manifest: Manifest) -> tuple[Shard, Man
         if shard is not None:
             shard.close()
         # or writes to the old shard would be lost with the next open
-        manifest.write(folder.path)
+        folder.write(manifest)
         shutil.rmtree(folder.path / following.shard, ignore_errors=True)
         shutil.rmtree(made, ignore_errors=True)
         if not isinstance(error, OSError):

@@ -97,13 +97,13 @@ class Hosting:
 
         Raises:
             StoreError: The process ended, or this one is a fork of the one that started it, or
-                `end` was called. Also whatever the store raises.
+                `close` was called. Also whatever the store raises.
         """
         check_own(self._path, self._pid)
         with self._running():
             return self._asked(call, progress)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Refuse further calls, wait for those that run, then close the store and the process."""
         try:
             with self._state:

@@ -3,54 +3,127 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from bge_m3_integrations.errors import StoreError
 
+_LOG = logging.getLogger(__name__)
+
+
+class Closes(Protocol):
+    """What an open index holds of the system; `close` gives it back, once."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
 _Index = TypeVar("_Index")
+_Held = TypeVar("_Held", bound=Closes)
 
 
-class Opened(Generic[_Index]):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry(Generic[_Index, _Held]):
+    place: Path
+    index: weakref.ref[_Index]
+    held: _Held
+
+
+class Opened(Generic[_Index, _Held]):
     """The open indexes of this process; a forked child begins with none.
 
-    Args:
-        leave: Is called in a forked child with each index of its parent.
+    An index that nobody has any more is closed. That comes at any moment, in any thread, and so it
+    waits for no lock: whoever has the folder's turn then closes it at the end of that.
 
-    Attributes:
-        lock: Is held while one is looked up, opened or closed.
-        at: The index of each folder.
+    Args:
+        leave: Is called in a forked child with what each index of its parent holds.
     """
 
-    def __init__(self, leave: Callable[[_Index], None]) -> None:
-        self.lock = threading.Lock()
-        self.at: dict[Path, _Index] = {}
+    def __init__(self, leave: Callable[[_Held], None]) -> None:
+        self._entries: dict[Path, _Entry[_Index, _Held]] = {}
+        self._locks: dict[Path, threading.Lock] = {}
+        self._lost: dict[_Entry[_Index, _Held], None] = {}
         self._leave = leave
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
-    def _forked(self) -> None:
-        inherited, self.at = self.at, {}
-        self.lock = threading.Lock()  # a thread that stayed in the parent may hold the other
-        for index in inherited.values():
-            never_free(index)
-            self._leave(index)
+    @contextmanager
+    def turn(self, place: Path) -> Iterator[None]:
+        """A block in which nobody else opens or closes the index of a folder."""
+        try:
+            with self._lock(place):
+                yield
+        finally:
+            self._close_lost()
 
+    def at(self, place: Path) -> _Index | None:
+        """The open index of a folder, for whoever has its turn."""
+        entry = self._entries.get(place)
+        if entry is None:
+            return None
+        if (index := entry.index()) is None:
+            self._close(entry)
+        return index
 
-class Places:
-    """A lock for each folder; a forked child begins with none that is held."""
+    def put(self, place: Path, index: _Index, held: _Held) -> None:
+        """Take note of an index that was opened.
 
-    def __init__(self) -> None:
-        self._locks: dict[Path, threading.Lock] = {}
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._locks.clear)
+        Args:
+            place: Its folder.
+            index: What its users have.
+            held: What `close` gives back; it must not refer to the index.
+        """
+        entry = _Entry(place, weakref.ref(index), held)
+        self._entries[place] = entry
+        # not at exit: threads may be in the middle of a call, and the log has all that counts
+        weakref.finalize(index, self._drop, entry).atexit = False
 
-    def of(self, place: Path) -> threading.Lock:
-        """The lock of a folder, the same to everybody."""
+    def close(self, place: Path, held: _Held) -> None:
+        """Close an index, unless it is closed already; for whoever has the folder's turn."""
+        entry = self._entries.get(place)
+        if entry is not None and entry.held is held:
+            self._close(entry)
+
+    def _lock(self, place: Path) -> threading.Lock:
         return self._locks.setdefault(place, threading.Lock())
+
+    def _close(self, entry: _Entry[_Index, _Held]) -> None:
+        if self._entries.get(entry.place) is entry:
+            del self._entries[entry.place]
+            entry.held.close()
+
+    def _drop(self, entry: _Entry[_Index, _Held]) -> None:
+        """Close what nobody has any more, in the process that opened it."""
+        if self._entries.get(entry.place) is entry:
+            self._lost[entry] = None
+            self._close_lost()
+
+    def _close_lost(self) -> None:
+        for entry in list(self._lost):
+            lock = self._lock(entry.place)
+            if not lock.acquire(blocking=False):
+                continue  # whoever has it comes by here
+            try:
+                self._lost.pop(entry, None)
+                self._close(entry)
+            except Exception:
+                _LOG.warning("an index was dropped without close: %s", entry.place, exc_info=True)
+            finally:
+                lock.release()
+
+    def _forked(self) -> None:
+        inherited, self._entries = self._entries, {}
+        self._locks, self._lost = {}, {}  # a thread that stayed in the parent may hold one
+        for entry in inherited.values():
+            never_free(entry.held)
+            self._leave(entry.held)
 
 
 def check_own(path: Path, opener: int) -> None:
@@ -62,10 +135,12 @@ def check_own(path: Path, opener: int) -> None:
         )
 
 
-def close_inherited(place: Path) -> None:
-    """In a forked child, close what came along of a file or folder: a lock counts until then."""
+def close_handles(wanted: os.stat_result | None) -> None:
+    """Close what this process has open of a file or folder: a lock counts until then."""
+    if wanted is None:
+        return
     try:
-        wanted, open_now = place.stat(), os.listdir("/dev/fd")  # noqa: PTH208 - numbers, not paths
+        open_now = os.listdir("/dev/fd")  # noqa: PTH208 - numbers, not paths
     except OSError:  # a system without the list
         return
     for number in map(int, open_now):
@@ -79,7 +154,7 @@ def close_inherited(place: Path) -> None:
 def never_free(thing: object) -> None:
     """Keep a thing to the end of the process and beyond, whoever lets go of it.
 
-    The engine flushes a shard that is freed, also one that came by fork, when the interpreter ends:
-    over what the parent has written since, which makes the parent's index unreadable.
+    The engine flushes a shard that is freed, over whatever lies in its folder by then: in a forked
+    child, over what the parent has written since, which makes the parent's index unreadable.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -21,7 +21,7 @@ import numpy as np
 import qdrant_edge as engine
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge.opened import close_inherited, never_free
+from bge_m3_integrations.stores.edge.opened import close_handles, never_free
 from bge_m3_integrations.stores.edge.pace import Pace, parts
 from bge_m3_integrations.stores.edge.warming import Warming
 from bge_m3_integrations.types import EmbeddingBatch, Mode
@@ -361,9 +361,20 @@ class Shard:
         with self._lock:
             never_free(self._held)
 
-    def leave(self) -> None:
-        """In a forked child: leave the shard to the parent, with the lock that the engine has."""
-        close_inherited(self.path / "wal")
+    def abandon(self, log_lock: os.stat_result | None) -> None:
+        """Let go of a shard without a flush: another has its place by now, or there is no room.
+
+        Args:
+            log_lock: See `Folder.log_lock`.
+        """
+        if self._warming is not None:
+            self._warming.close()
+        with self._idle:
+            self._idle.wait_for(lambda: self._users == 0)
+            held, self._held = self._held, None
+        if held is not None:
+            never_free(held)
+            close_handles(log_lock)
 
     def _retrieved(
         self, points: Sequence[UUID], names: Sequence[str] | None, vectors: Any

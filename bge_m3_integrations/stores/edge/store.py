@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -25,7 +25,7 @@ from bge_m3_integrations.stores.checks import (
 )
 from bge_m3_integrations.stores.edge.choosing import Choosing
 from bge_m3_integrations.stores.edge.filing import Filed
-from bge_m3_integrations.stores.edge.folder import Folder, size_on_disk
+from bge_m3_integrations.stores.edge.folder import Folder, note_opens, size_on_disk
 from bge_m3_integrations.stores.edge.home import (
     back_up,
     open_folder,
@@ -35,7 +35,7 @@ from bge_m3_integrations.stores.edge.home import (
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
 from bge_m3_integrations.stores.edge.missing import as_folder
 from bge_m3_integrations.stores.edge.names import Names
-from bge_m3_integrations.stores.edge.opened import Opened
+from bge_m3_integrations.stores.edge.opened import Opened, close_handles
 from bge_m3_integrations.stores.edge.points import (
     body_of,
     embeddings_of,
@@ -65,11 +65,45 @@ _LOG_BYTES = 512 << 20
 vectors in float32."""
 
 
-def _leave(store: EdgeStore) -> None:
-    store._shard.leave()
+class _Held:
+    """What an open index has of the system.
+
+    Args:
+        folder: Its folder.
+        shard: The shard of now.
+    """
+
+    def __init__(self, folder: Folder, shard: Shard) -> None:
+        self.folder, self.shard = folder, shard
+        self.in_log = 0
+
+    def close(self) -> None:
+        """Give all of it back.
+
+        Nothing is written to a folder that others changed meanwhile, nor to a full disk: what was
+        acknowledged is in the engine's log.
+        """
+        try:
+            if self.folder.change() is None and self._has_room():
+                self.shard.close()
+            else:
+                self.shard.abandon(self.folder.log_lock())
+        finally:
+            self.folder.release()
+
+    def _has_room(self) -> bool:
+        try:
+            check_flush(self.folder.path, self.in_log)
+        except StoreError:
+            return not self.in_log
+        return True
+
+    def leave(self) -> None:
+        """In a forked child, leave it to the parent, with the lock that the engine has."""
+        close_handles(self.folder.log_lock())
 
 
-_OPENED: Opened[EdgeStore] = Opened(_leave)
+_OPENED: Opened[EdgeStore, _Held] = Opened(_Held.leave)
 
 
 class EdgeStore:
@@ -84,7 +118,8 @@ class EdgeStore:
     """
 
     def __init__(self, folder: Folder, manifest: Manifest, shard: Shard) -> None:
-        self._folder, self._manifest, self._shard = folder, manifest, shard
+        self._folder, self._manifest = folder, manifest
+        self._held = _Held(folder, shard)
         self._names = Names()
         self._choosing = Choosing(manifest.fields, self._names)
         self._searching = Searching(self._choosing, self._names)
@@ -94,8 +129,7 @@ class EdgeStore:
         self._changer: int | None = None
         self._replacer: int | None = None
         self._room = Room(folder.path)
-        self._in_log = 0
-        self._handles = 1
+        self._opens: list[None] = []  # as many as are not closed: changed without a lock
 
     @classmethod
     def open(
@@ -146,24 +180,32 @@ class EdgeStore:
             modes, dim, colbert_dim, colbert, pooling, fields, encoder, other_dtype=other_dtype
         )
         place = as_folder(path)
-        with _OPENED.lock:
-            if (held := _OPENED.at.get(place)) is not None:
-                wanted.check(held.manifest, place)
-                held._handles += 1
-                return held
-            _OPENED.at[place] = store = cls(*open_folder(place, wanted, create=create))
+        with _OPENED.turn(place):
+            if (store := _OPENED.at(place)) is None:
+                store = cls(*open_folder(place, wanted, create=create))
+                _OPENED.put(place, store, store._held)
+            else:
+                store._check_same()
+                wanted.check(store.manifest, place)
+            store._opens.append(None)
+            note_opens(place, len(store._opens))
             return store
 
     @staticmethod
     def is_open(path: str | Path) -> bool:
         """Whether this process has the folder's index open."""
-        with _OPENED.lock:
-            return as_folder(path) in _OPENED.at
+        place = as_folder(path)
+        with _OPENED.turn(place):
+            return _OPENED.at(place) is not None
 
     @property
     def path(self) -> Path:
         """The folder."""
         return self._folder.path
+
+    @property
+    def _shard(self) -> Shard:
+        return self._held.shard
 
     @property
     def manifest(self) -> Manifest:
@@ -414,7 +456,9 @@ class EdgeStore:
             if old is not None and (new is None or not new <= old):
                 # of both: searches go by the old ones meanwhile
                 refile(shard, None if new is None else old | new, tell)
-            manifest.write(self.path)
+            with self._folder.rewriting():
+                self._check_same()
+                self._folder.write(manifest)
             self._manifest = manifest
             self._choosing = Choosing(new, self._names)
             self._searching = Searching(self._choosing, self._names)
@@ -446,42 +490,49 @@ class EdgeStore:
             return
         if threading.get_ident() in {self._changer, self._replacer}:
             raise self._within()
-        with _OPENED.lock:
-            self._handles = max(0, self._handles - 1)
-            if self._handles or _OPENED.at.get(self.path) is not self:
-                return
-            with self._replacing, self._writing:
-                self._check_closing()
-                del _OPENED.at[self.path]
-                try:
-                    self._shard.close()
-                finally:
-                    self._folder.release()
+        with _OPENED.turn(self.path):
+            self.forget()
+            if not self._opens and _OPENED.at(self.path) is self:
+                with self._replacing, self._writing:
+                    self._check_closing()
+                    _OPENED.close(self.path, self._held)
+
+    def forget(self) -> None:
+        """Count an open no more whose user is gone; what nobody has any more is closed.
+
+        It waits for nothing, so it may be called while garbage is collected.
+        """
+        if self._folder.inherited:
+            return
+        with suppress(IndexError):
+            self._opens.pop()
+            if self._opens:
+                note_opens(self.path, len(self._opens))
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
 
     def _check_closing(self) -> None:
         """Refuse to close where the engine would find no room, which would kill the process."""
-        if not self._in_log:
-            return
+        if not self._held.in_log or self._folder.change():
+            return  # nothing will be flushed
         try:
-            check_flush(self.path, self._in_log)
+            check_flush(self.path, self._held.in_log)
         except StoreError:
-            self._handles = 1
+            self._opens.append(None)
             self._shard.keep()
             raise
 
     def _written(self, size: int, shard: Shard) -> None:
         """Take note of a write that is in the engine's log."""
-        self._in_log += size
-        if self._in_log > _LOG_BYTES:
+        self._held.in_log += size
+        if self._held.in_log > _LOG_BYTES:
             self._flush(shard)
 
     def _flush(self, shard: Shard) -> None:
-        check_flush(self.path, self._in_log)
+        check_flush(self.path, self._held.in_log)
         shard.flush()
-        self._in_log = 0
+        self._held.in_log = 0
 
     @contextmanager
     def _changing(self) -> Iterator[Shard]:
@@ -505,7 +556,7 @@ class EdgeStore:
     @contextmanager
     def _reading(self) -> Iterator[Shard]:
         """The shard of now, kept open to the end of the block even if another takes its place."""
-        self._folder.check_own()
+        self._check_same()
         with ExitStack() as stack:
             while True:
                 shard = self._shard
@@ -529,8 +580,9 @@ class EdgeStore:
             try:
                 self._replacer = threading.get_ident()
                 made = optimised_copy(self._folder, self._manifest, tell, vacuum=vacuum)
-                with self._writing:
-                    self._shard, self._manifest = switched(self._folder, made, self._manifest)
+                with self._writing, self._folder.rewriting():
+                    self._check_same()
+                    self._held.shard, self._manifest = switched(self._folder, made, self._manifest)
             finally:
                 self._frozen = ""
             old.close()
@@ -563,6 +615,17 @@ class EdgeStore:
             raise self._busy(self._frozen)
         if self._changer is not None:  # whoever sees it has the lock, so it is this thread
             raise self._within()
+
+    def _check_same(self) -> None:
+        """Raise `StoreError` where a fork came by the index, or others changed its folder."""
+        self._folder.check_own()
+        if change := self._folder.change():
+            times = f" {len(self._opens)} times" if len(self._opens) > 1 else ""
+            raise StoreError(
+                f"the index in {self.path} was deleted, moved, restored or made anew while it was "
+                f"open here: {change}. Nothing was read or written, since what this process knows "
+                f"is of the old one: close it{times}, as often as it was opened, and open it again"
+            )
 
     def _busy(self, what: str) -> StoreError:
         return StoreError(

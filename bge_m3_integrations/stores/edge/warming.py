@@ -62,7 +62,7 @@ class Warming:
 
     def _end(self) -> None:
         self._stop.set()
-        if self._thread is not None:
+        if self._thread not in {None, threading.current_thread()}:  # the latter, collecting garbage
             self._thread.join()
             self._thread = None
 
