@@ -67,6 +67,7 @@ DEFAULT_MODEL = "BAAI/bge-m3"
 MEMO_BYTES = 64 * 1024 * 1024
 SPILL_BYTES = 4 * 1024**3
 GATHER_MS = 2.0
+_WARMING = "What is BGE-M3?"
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -349,6 +350,21 @@ class BGEM3:
     def stats(self) -> Stats:
         """Counts of texts, forwards, memo hits and truncations so far."""
         return self.encoder.stats
+
+    def load(self) -> Self:
+        """Load the model now and run one short text through it, so that no call waits for that.
+
+        Otherwise the first text loads it. Threads may call it at once; counts, memo and cache are
+        left as they are.
+
+        Returns:
+            The engine: `engine = BGEM3(...).load()`.
+        """
+        encoder: Encoder = self.encoder
+        while isinstance(encoder, MemoEncoder | CachedEncoder):
+            encoder = encoder.encoder
+        encoder.encode([_WARMING], kind="query", modes=self.modes)
+        return self
 
     def declare(self, role: str, *, query: Modes = (), document: Modes = ()) -> None:
         """Register what an adapter will ask for, so that adapters share forwards.

@@ -101,7 +101,7 @@ class FlagSource:
     def modules(self) -> M3Modules:
         """The modules themselves: packed over their tensors where they are a plain encoder."""
         module, colbert, sparse = self._parts
-        heads = (PlainLinear((head.weight,), (head.bias,)) for head in (colbert, sparse))
+        heads = [PlainLinear((head.weight,), (head.bias,)) for head in (colbert, sparse)]
         backbone: Backbone
         if is_packable(module.config) and _is_plain(module):
             weights = Weights.in_memory(dict(module.named_parameters()))
@@ -111,7 +111,7 @@ class FlagSource:
         else:
             pad, positions = self.tokenizer.pad_token_id, usable_positions(module.config)
             backbone = PaddedBackbone(module, pad_token_id=pad, positions=positions)
-        return M3Modules(backbone, *heads)
+        return M3Modules(backbone, colbert=heads[0], sparse=heads[1])
 
     @property
     def device(self) -> torch.device:

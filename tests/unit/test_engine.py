@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from bge_m3_integrations import BGEM3, Weights, _pairs, scoring
 from bge_m3_integrations.checks import ENCODED_CHARACTERS, chunks
+from bge_m3_integrations.encoders.needs import Stats
 from bge_m3_integrations.engine import ranking
 from bge_m3_integrations.errors import EncodingError, InputError, TruncationWarning
 from bge_m3_integrations.testing import FakeEncoder
@@ -308,3 +310,20 @@ async def test_a_coroutines_truncation_warning_points_at_the_callers_line() -> N
     assert {warning.filename for warning in caught} == {__file__}
     assert batch.truncated.tolist() == [3, 0]
     engine.close()
+
+
+def test_load_runs_one_text_and_gives_the_engine_back() -> None:
+    encoder = FakeEncoder()
+    engine = BGEM3(encoder)
+    assert engine.load() is engine
+    assert [(len(call.texts), call.modes) for call in encoder.calls] == [(1, encoder.modes)]
+    assert engine.stats == Stats()
+
+
+def test_load_by_many_threads_at_once() -> None:
+    encoder = FakeEncoder(modes=["dense"])
+    engine = BGEM3(encoder)
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: engine.load(), range(8))) == {engine}
+    engine.encode_documents(["a text"], modes=["dense"])
+    assert engine.stats.forwards == 1

@@ -40,6 +40,7 @@ from bge_m3_integrations.encoders.torch.vocabulary import (
     former_tokenizers,
     load_tokenizer,
 )
+from bge_m3_integrations.encoders.torch.watching import WatchedFiles
 from bge_m3_integrations.encoders.torch.weights import (
     backbone_weights,
     head_width,
@@ -370,6 +371,7 @@ def _given(path: Path | None) -> list[Path]:
 def _load(source: CheckpointSource) -> M3Modules:
     files, config = source.files, source.config
     dtype, device = source.dtype, source.device
+    watched = WatchedFiles(files.weights)
     check_modules(files)
     heads = {
         mode: load_head(path, hidden=int(config.hidden_size), out=_HEAD_WIDTHS[mode])
@@ -392,7 +394,7 @@ def _load(source: CheckpointSource) -> M3Modules:
         backbone = PaddedBackbone(module, pad_token_id=pad, positions=positions)
     release_freed_memory()
     placed = {mode: head.to(device, dtype) for mode, head in heads.items()}
-    return M3Modules(backbone, placed.get("colbert"), placed.get("sparse"))
+    return M3Modules(backbone, placed.get("colbert"), placed.get("sparse"), watched)
 
 
 _HEAD_WIDTHS: Mapping[Mode, int | None] = {"colbert": None, "sparse": 1}

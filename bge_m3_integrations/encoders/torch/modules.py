@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bge_m3_integrations.encoders.torch.heads import Pooling, normalised, pool
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.watching import WatchedFiles
 from bge_m3_integrations.types import FloatArray, IntArray, Modes
 
 
@@ -37,11 +38,13 @@ class M3Modules:
         backbone: The encoder.
         colbert: Hidden width to `colbert_dim`; None where the checkpoint has no such head.
         sparse: Hidden width to 1; None likewise.
+        watched: The files that it reads as long as it is used; None where there are none.
     """
 
     backbone: Backbone
     colbert: PlainLinear | None
     sparse: PlainLinear | None
+    watched: WatchedFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

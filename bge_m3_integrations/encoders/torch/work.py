@@ -139,9 +139,15 @@ class Work(Generic[Piece]):
     def _pass(self, pack: Pack, *, wide: bool = False) -> Callable[[], BatchOutput]:
         with between_forks(), self.device.alone():
             modules = self.source.modules
+            # off the CPU all that is read again is what float32 is computed from
+            watched = modules.watched if wide or self.source.device.type == "cpu" else None
+            if watched is not None:
+                watched.check()
             # a padded backbone lays the ids out anew, on the host
             placed = pack if modules.backbone.padded else self.device.place(pack)
             output = run_pack(modules, placed, self.modes, pooling=self.source.pooling, wide=wide)
+            if watched is not None:  # meanwhile
+                watched.check()
             return self.device.fetch(output)
 
     def _lexical(self, pack: Pack, weights: FloatArray) -> SparseRows:
