@@ -21,7 +21,7 @@ MILVUS_PIP := $(MILVUS)/bin/python -m pip install -q -c constraints-llama-milvus
 MILVUS_PINS := $(shell cat pyproject.toml constraints-llama-milvus.txt | cksum | tr -d ' ')
 MILVUS_READY := $(MILVUS)/.ready-$(MILVUS_PINS)
 
-.PHONY: setup demo test conformance test-llama-milvus soak check wheel-test clean
+.PHONY: setup demo test conformance test-llama-milvus test-extras test-versions soak check wheel-test clean
 .DEFAULT_GOAL := setup
 
 setup: $(DEV)
@@ -84,6 +84,16 @@ check: $(DEV)
 # The wheel, in two empty environments: one framework each.
 wheel-test: $(DEV)
 	TORCH_FLAGS='$(TORCH_FLAGS)' $(BIN)/python scripts/wheel_test.py
+
+# Each extra without the pins, with the newest that its bounds allow: minutes, and the network.
+# TORCH names the torch to install: make test-extras TORCH=torch==2.13.0 EXTRAS='flag eval'
+test-extras: $(DEV)
+	TORCH_FLAGS='$(TORCH_FLAGS)' TORCH='$(or $(TORCH),torch)' $(BIN)/python scripts/extras_test.py $(EXTRAS)
+
+# The least and the newest supported versions of transformers and tokenizers, likewise.
+test-versions: $(DEV)
+	TORCH_FLAGS='$(TORCH_FLAGS)' TORCH='$(or $(TORCH),torch)' \
+	  $(BIN)/python scripts/versions_test.py $(VERSIONS)
 
 clean:
 	rm -rf $(KERNELS) $(VENV) $(MILVUS) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,25 +234,43 @@ def _built(folder: Path, *, trust_remote_code: bool) -> TextTokenizer:
     """Have transformers build a tokenizer, from a vocabulary or by the checkpoint's own code."""
     from transformers import AutoTokenizer
 
+    pieces = next((name for name in _SENTENCEPIECE if (folder / name).exists()), None)
+    lacking = [name for module, name in _BUILDERS.items() if not _is_there(module)]
+    to_install = (
+        f"To build a tokenizer from {pieces}, run: pip install {' '.join(lacking)}; or save"
+    )
+    remedy = (to_install if pieces and lacking else "Save") + (
+        f" {TOKENIZER}, which needs nothing further, where that works: "
+        "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+    )
+    if pieces and "sentencepiece" in lacking and not (folder / TOKENIZER).exists():
+        raise CheckpointError(f"there is no {TOKENIZER} in {folder}. {remedy}")
     try:
         loaded = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:
         raise CheckpointError(
-            f"the tokenizer in {folder} cannot be built: {error}. {_remedy(folder)}"
+            f"the tokenizer in {folder} cannot be built: {error}. {remedy}"
         ) from error
-    return wrap_tokenizer(loaded, source=str(folder))
+    built = wrap_tokenizer(loaded, source=str(folder))
+    if built.core.get_vocab_size(with_added_tokens=False) <= len(SPECIAL):
+        raise CheckpointError(
+            f"the tokenizer in {folder} was built without a vocabulary: its class "
+            f"{type(loaded).__name__} reads another file than there is. {remedy}"
+        )
+    return built
 
 
-def _remedy(folder: Path) -> str:
-    return (
-        f"There is no {TOKENIZER}, which needs nothing further. To build a tokenizer from the "
-        "other files, run: pip install sentencepiece protobuf tiktoken; or save one where these "
-        "are installed: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        if not (folder / TOKENIZER).exists()
-        else "Download it again"
-    )
+_SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+_BUILDERS = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is not there
+        return False
 
 
 def _rebuilt(tokenizer: TextTokenizer, folder: Path) -> TextTokenizer:

@@ -118,6 +118,7 @@ def test_a_head_that_is_added_is_another_model(folder: Path, engine: BGEM3, bert
 
 
 def test_langchains_embeddings_need_the_dense_vector_only(folder: Path) -> None:
+    pytest.importorskip("langchain_core")
     from bge_m3_integrations.langchain import BGEM3Embeddings
 
     with warnings.catch_warnings():

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.demo import checkpoint_path
+from bge_m3_integrations.encoders.torch import vocabulary
 from bge_m3_integrations.encoders.torch.fingerprint import combine
 from bge_m3_integrations.encoders.torch.vocabulary import load_tokenizer
 from bge_m3_integrations.errors import CheckpointError
@@ -28,7 +29,9 @@ DEMO_FINGERPRINT = "b7e9e9378a96cdd17657e00a1c2e8c5542ccbbfe8b481efb4a4cef64e48b
 def as_bge_m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose tokenizer_config.json names XLM-R's class, as BAAI/bge-m3's does."""
     folder = make_xlm_roberta(tmp_path_factory.mktemp("as_bge_m3"))
-    amend(folder, "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer", backend=None)
+    # transformers 4 writes the decoder, 5 does not
+    none: dict[str, Any] = {"backend": None, "added_tokens_decoder": None}
+    amend(folder, "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer", **none)
     return folder
 
 
@@ -186,12 +189,59 @@ def test_a_bert_vocabulary_alone_gives_the_ids_of_its_tokenizer_json(
     assert packed.row(0).tolist() == core.encode("dense vector score").ids
 
 
-def test_a_sentencepiece_file_that_cannot_be_built_names_the_packages(copy: Path) -> None:
-    (copy / "tokenizer.json").unlink()
-    (copy / "sentencepiece.bpe.model").write_bytes(b"no model")
-    with pytest.raises(CheckpointError, match="pip install sentencepiece protobuf") as raised:
-        BGEM3(copy, device="cpu").encode_documents(["a"])
-    assert "tokenizer.json" in str(raised.value)
+def without_tokenizer_json(folder: Path, vocabulary: str, content: bytes) -> Path:
+    (folder / "tokenizer.json").unlink()
+    (folder / vocabulary).write_bytes(content)
+    return folder
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as raised:
+        BGEM3(folder, device="cpu").encode_documents(["a"])
+    return str(raised.value)
+
+
+def test_a_sentencepiece_file_alone_names_the_packages_that_it_needs(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "find_spec", lambda _: None)
+    text = refusal(without_tokenizer_json(copy, "sentencepiece.bpe.model", b"no model"))
+    assert f"no tokenizer.json in {copy}" in text
+    assert "from sentencepiece.bpe.model, run: pip install sentencepiece protobuf" in text
+
+
+def test_a_vocabulary_that_cannot_be_read_is_a_checkpoint_error(copy: Path) -> None:
+    pytest.importorskip("sentencepiece")
+    text = refusal(without_tokenizer_json(copy, "sentencepiece.bpe.model", b"no model"))
+    assert str(copy) in text
+    assert "tokenizer.json" in text
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model", "vocab.txt"])
+def test_a_vocabulary_that_the_tokenizers_class_does_not_read_is_refused(
+    copy: Path, name: str
+) -> None:
+    pytest.importorskip("sentencepiece")
+    assert str(copy) in refusal(without_tokenizer_json(copy, name, b"a\nb\n"))
+
+
+def test_a_sentencepiece_vocabulary_is_built_where_the_packages_are(
+    copy: Path, tmp_path: Path
+) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    lines = [f"dense sparse vector token weight query score {i}" for i in range(200)]
+    prefix = tmp_path / "sentencepiece.bpe"
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(lines), model_prefix=str(prefix), vocab_size=60, unk_id=0,
+        bos_id=1, eos_id=2, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    model = prefix.with_suffix(".bpe.model").read_bytes()
+    bare = without_tokenizer_json(copy, "sentencepiece.bpe.model", model)
+    loaded = load_tokenizer(bare, model_type="xlm-roberta", trust_remote_code=False)
+    packed = loaded.pack(["dense vector"], instruction="", max_length=64).ids
+    words = "".join(loaded.words(packed.tolist()))
+    assert words == "<s>\u2581dense\u2581vector</s>"
+    assert loaded.unweighted.tolist() == [0, 2, 1, 3]  # fairseq's order, not the file's
 
 
 # -- fingerprints ------------------------------------------------------------------------------
