@@ -558,7 +558,9 @@ def test_an_unreachable_hub_is_named_and_the_cause_is_chained(
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
         monkeypatch.setattr(hub_module, "HfApi", partial(HfApi, endpoint=endpoint))
-        with pytest.raises(CheckpointError, match=r"cannot reach 127.0.0.1 .*Connect(ion)?E") as raised:
+        with pytest.raises(
+            CheckpointError, match=r"cannot reach 127.0.0.1 .*Connect(ion)?E"
+        ) as raised:
             resolve_checkpoint(REPO, cache_dir=cache)
     assert "offline=True" in str(raised.value)
     assert raised.value.__cause__ is not None
