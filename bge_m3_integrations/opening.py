@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from bge_m3_integrations._display import path_name
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.checks import id_list
+from bge_m3_integrations.stores.checks import COLBERT_KINDS, id_list
 from bge_m3_integrations.types import (
     ALL_MODES,
     EmbeddingBatch,
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge.manifest import Wanted
     from bge_m3_integrations.stores.edge.reserving import Reservation
 
-COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
-"""What a folder's store takes, which is not asked: it would be imported by every constructor."""
 _COPIED_AT_ONCE = 64
 """Records whose token vectors are in memory at once."""
 

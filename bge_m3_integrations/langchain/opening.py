@@ -16,13 +16,10 @@ from bge_m3_integrations.errors import EncodingError, InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
 from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder, encoder_of, fingerprint_of
-from bge_m3_integrations.opening import (
-    COLBERT_KINDS,  # noqa: F401 - it has long been here
-    holds_index,
-    reserve,
-)
 from bge_m3_integrations.opening import Choices as FolderChoices
+from bge_m3_integrations.opening import holds_index, reserve
 from bge_m3_integrations.stores.base import Store
+from bge_m3_integrations.stores.checks import COLBERT_KINDS  # noqa: F401 - it has long been here
 from bge_m3_integrations.stores.edge.missing import as_folder, no_index
 from bge_m3_integrations.types import Modes, Record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from bge_m3_integrations.types import (
     as_modes,
     ordered_modes,
 )
+
+COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
+"""How a folder may keep token vectors; here, so that it costs no import of the engine."""
 
 
 def check_batch(records: Sequence[Record], embeddings: EmbeddingBatch) -> None:

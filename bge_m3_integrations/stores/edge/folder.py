@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.manifest import NAME, Manifest, sync_folder
-from bge_m3_integrations.stores.edge.missing import no_locks, unwritable
+from bge_m3_integrations.stores.edge.missing import check_outside, no_locks, unwritable
 from bge_m3_integrations.stores.edge.opened import check_own
 from bge_m3_integrations.stores.edge.seen import Seen
 
@@ -240,6 +240,7 @@ def check_place(path: Path) -> None:
         raise StoreError(f"{there} is a file; an index needs a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise unwritable(path, _refusal(there))
+    check_outside(path)
     if there == path:
         _check_ours(path)
 

@@ -25,7 +25,7 @@ from bge_m3_integrations.stores.edge.manifest import (
     shard_name,
     sync_folder,
 )
-from bge_m3_integrations.stores.edge.missing import as_folder, no_index
+from bge_m3_integrations.stores.edge.missing import as_folder, check_outside, no_index
 from bge_m3_integrations.stores.edge.reserving import handed_over
 from bge_m3_integrations.stores.edge.room import check_opening, check_room
 from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES, Layout, Shard, sync_files
@@ -56,7 +56,10 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
     begun = Manifest.read(path)
     if begun is None and not create:
         raise no_index(path)
-    new = begun_by(wanted) if begun is None else None
+    new = None
+    if begun is None:
+        check_outside(path)
+        new = begun_by(wanted)
     folder = handed_over(path)
     if folder is not None and folder.change():  # it was reserved, and made anew since
         folder.release()
@@ -227,6 +230,7 @@ def making(target: Path) -> Iterator[Path]:
     Raises:
         StoreError: The target holds something, or cannot be written to.
     """
+    check_outside(target)
     new = not target.exists()
     check_empty(target)
     place = target / f"{shard_name(1)}.{secrets.token_hex(4)}.new"

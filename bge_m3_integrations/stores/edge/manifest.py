@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.checks import COLBERT_KINDS
 from bge_m3_integrations.types import Mode, Modes, as_modes, ordered_modes
 
 NAME = "manifest.json"
@@ -46,6 +47,15 @@ class EncoderNote:
     query_instruction: str | None = ""
     clean: bool = False
     name: str | None = None
+
+    def _wrong(self) -> str | None:
+        """The name of a value that no manifest of ours has."""
+        kinds = {"max_length": int, "clean": bool}
+        for name, value in asdict(self).items():
+            left_out = value is None and name not in {"fingerprint", "clean"}
+            if not left_out and not isinstance(value, kinds.get(name, str)):
+                return name
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +167,12 @@ class Manifest:
                     "encoder": None if note is None else EncoderNote(**note),
                 }
             )
+            if not isinstance(fields_of, list | None):
+                raise TypeError(f"filter_fields={fields_of!r} is no list")
             if wrong := read._wrong():
-                raise ValueError(f"{wrong}={getattr(read, wrong)!r}")
+                raise ValueError(f"{wrong}={getattr(read, wrong)!r}{_instead(wrong)}")
+            if read.encoder is not None and (wrong := read.encoder._wrong()):
+                raise ValueError(f"encoder: {wrong}={getattr(read.encoder, wrong)!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{folder / NAME} is damaged: {error}; restore a backup") from error
         return read
@@ -170,7 +184,8 @@ class Manifest:
             "pooling": _is_count(self.pooling, 1),
             "dim": _is_count(self.dim, 1) or "dense" not in self.kept,
             "colbert_dim": _is_count(self.colbert_dim, 1) or "colbert" not in self.kept,
-            "colbert": isinstance(self.colbert, str) or "colbert" not in self.modes,
+            "colbert": self.colbert in COLBERT_KINDS or "colbert" not in self.modes,
+            "filter_fields": all(isinstance(field, str) for field in self.filter_fields or ()),
         }
         return next((name for name in sound if not sound[name]), None)
 
@@ -223,6 +238,12 @@ class Wanted:
             ("pooling", self.pooling, held.pooling),
             ("filter_fields", self.filter_fields, "all" if fields is None else fields),
         ]
+
+
+def _instead(name: str) -> str:
+    if name != "colbert":
+        return ""
+    return f" is not one of {list(COLBERT_KINDS)}; a newer version may have written it, or else"
 
 
 def _is_count(value: object, least: int) -> bool:

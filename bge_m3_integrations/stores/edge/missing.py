@@ -60,6 +60,23 @@ def no_index(path: Path) -> StoreError:
     )
 
 
+def check_outside(path: Path) -> None:
+    """Refuse a place in the folder of an index, which deletes what is called like its own shards.
+
+    Args:
+        path: Where an index is to be made.
+
+    Raises:
+        StoreError: It lies there, by whatever name; both folders are named.
+    """
+    for parent in path.resolve().parents:
+        if _is_index(parent):
+            raise StoreError(
+                f"{path} lies in the folder of the index in {parent}, which holds nothing but that "
+                "index; choose a folder elsewhere"
+            )
+
+
 def unwritable(path: Path, error: Exception) -> StoreError:
     """Describe that a folder cannot be written to, or has no locks, and what to do about it."""
     if isinstance(error, NotImplementedError) or (

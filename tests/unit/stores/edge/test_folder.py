@@ -387,6 +387,32 @@ def test_a_crash_between_the_new_shards_name_and_the_manifest_opens_the_old_one(
     assert not (index / left / UNNAMED).exists()
 
 
+@pytest.mark.parametrize("place", ["inside", "shard-0009", "deep/er", "link", "itself", "above"])
+def test_nothing_is_made_in_the_folder_of_an_index(index: Path, place: str) -> None:
+    target = index / place
+    if place in {"link", "itself", "above"}:
+        leads = {"link": index / "inside", "itself": index, "above": index.parent}[place]
+        target = index.with_name("link") if place != "above" else index.parent / "up"
+        target.symlink_to(leads)
+    engine = BGEM3(FakeEncoder())
+    store = EdgeStore.open(index)
+    memory = HybridIndex(engine)
+    memory.add([RECORD])
+    making: list[Callable[[], object]] = [
+        lambda: store.backup(target),
+        lambda: memory.copy_to(target),
+    ]
+    if place not in {"itself", "above"}:
+        making += [lambda: open_store(target), lambda: HybridIndex.open(target, engine)]
+    for make in making:
+        with pytest.raises(StoreError, match=r"lies in the folder of the index|already holds"):
+            make()
+    store.close()
+    with pytest.raises(StoreError, match=r"lies in the folder of the index|already holds"):
+        HybridIndex.restore(index, target)
+    assert {file.name for file in index.iterdir()} - {"lock"} == {NAME, "shard-0001"}
+
+
 def refused(*_: object, **__: object) -> None:
     raise PermissionError(13, "Permission denied")
 

@@ -74,6 +74,18 @@ def test_another_format_is_named_beside_ours(tmp_path: Path, version: object) ->
         ("dim", 0),
         ("colbert_dim", -1),
         ("colbert", None),
+        ("colbert", "turbo4"),
+        ("colbert", ""),
+        ("colbert", 3),
+        ("filter_fields", "lang"),
+        ("filter_fields", [1, 2]),
+        ("filter_fields", {"lang": 1}),
+        ("encoder", {"fingerprint": 5}),
+        ("encoder", {"fingerprint": None}),
+        ("encoder", {"fingerprint": "f", "model": 5}),
+        ("encoder", {"fingerprint": "f", "max_length": "512"}),
+        ("encoder", {"fingerprint": "f", "clean": "no"}),
+        ("encoder", {"fingerprint": "f", "query_instruction": 1}),
         ("pooling", 0),
         ("filter_fields", 5),
         ("generation", "../elsewhere"),
@@ -99,6 +111,13 @@ def test_a_manifest_that_lacks_a_value_it_needs_is_damaged(tmp_path: Path, name:
         pytest.skip("has a default")
     with pytest.raises(StoreError, match="damaged"):
         Manifest.read(written(tmp_path, json.dumps(held)))
+
+
+def test_a_kind_of_token_vectors_that_is_unknown_is_named_with_those_that_are_known(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(StoreError, match=r"colbert='turbo4' is not one of .*'turbo8'.*newer"):
+        Manifest.read(written(tmp_path, json.dumps({**asdict(HELD), "colbert": "turbo4"})))
 
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
