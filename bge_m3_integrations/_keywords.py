@@ -190,7 +190,7 @@ def names_of(function: Callable[..., Any]) -> list[str]:
 
 
 def checks_itself(function: F) -> F:
-    """Mark a method that `hinted` leaves alone: one that runs for each query.
+    """Mark a method that `public_class` leaves alone: one that runs for each query.
 
     It refuses unknown keywords itself, by a catch-all of type `NoMore`, or nobody gives it any.
     """
@@ -198,8 +198,8 @@ def checks_itself(function: F) -> F:
     return function
 
 
-def hinted(cls: type[C]) -> type[C]:
-    """Have the public methods of a class say which keyword was meant.
+def public_class(cls: type[C]) -> type[C]:
+    """Have a class's public methods say which keyword was meant, and `dir` show public names.
 
     Checkers and `inspect.signature` see the signatures as they are written; the latter sees the
     keys of a typed dict in place of `**options: Unpack[...]`. It costs a call, but not where a
@@ -218,7 +218,14 @@ def hinted(cls: type[C]) -> type[C]:
             setattr(cls, name, type(held)(_hinting(held.__func__)))
         elif inspect.isfunction(held):
             setattr(cls, name, _hinting(held))
+    cls.__dir__ = _public_dir  # type: ignore[method-assign]
     return cls
+
+
+def _public_dir(self: object) -> list[str]:
+    """All names but those that begin with one underscore; `object`'s own, which tools look for."""
+    held = object.__dir__(self)
+    return [name for name in held if name.startswith("__") or not name.startswith("_")]
 
 
 def _hinting(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Public names that load when first used (PEP 562), for this package and its folders."""
+"""Public names: they load when first used (PEP 562), and `dir` shows no others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,21 @@ def lazy_names(
         setattr(sys.modules[package], name, value)
         return value
 
-    def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *home_of})
+    return load, public_names(package)
 
-    return load, names
+
+def public_names(module: str) -> Callable[[], list[str]]:
+    """The `__dir__` of a module: its `__all__`, and the names that Python and its tools look for.
+
+    Args:
+        module: The module's `__name__`.
+
+    Returns:
+        The function to assign in the module.
+    """
+
+    def names() -> list[str]:
+        held = vars(sys.modules[module])
+        return sorted({*held["__all__"], *(name for name in held if name.startswith("__"))})
+
+    return names

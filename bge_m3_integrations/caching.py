@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from bge_m3_integrations._cachefile import CacheFile, Item
 from bge_m3_integrations._cachesql import damaged
-from bge_m3_integrations._keywords import hinted
+from bge_m3_integrations._keywords import public_class
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations._rowbytes import packed, unpacked
 from bge_m3_integrations.checks import as_path, whole
 from bge_m3_integrations.errors import InputError
@@ -57,7 +58,7 @@ class Question:
         return keys
 
 
-@hinted
+@public_class
 class EmbeddingCache:
     """Embeddings of all three modes in a folder, bounded in bytes, the least recently used out.
 
@@ -164,3 +165,7 @@ def _rebuilt(path: Path, max_bytes: int) -> EmbeddingCache:
 
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")  # a cleaning encoder mends lone surrogates
+
+
+__all__ = ["CACHE_BYTES", "CacheWarning", "EmbeddingCache"]
+__dir__ = public_names(__name__)

@@ -18,7 +18,7 @@ from bge_m3_integrations import scoring
 from bge_m3_integrations._calls import Ask
 from bge_m3_integrations._display import called
 from bge_m3_integrations._forking import between_forks, new_lock
-from bge_m3_integrations._keywords import NoMore, checks_itself, hinted, refuse
+from bge_m3_integrations._keywords import NoMore, checks_itself, public_class, refuse
 from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import (
@@ -96,7 +96,7 @@ class _Loading:
         yield "not loaded"
 
 
-@hinted
+@public_class
 class BGEM3:
     """BGE-M3 as one object: encode, score and rerank with all three representations.
 

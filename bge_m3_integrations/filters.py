@@ -39,6 +39,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations._operators import COMPARISONS, LOGICAL, unknown_operator
 from bge_m3_integrations.errors import FilterError, InputError
 from bge_m3_integrations.metadata import MOST_LEVELS, brief, scalar
@@ -455,3 +456,20 @@ def _too_deep(name: str) -> FilterError:
         f"{name} goes more than {MOST_LEVELS} levels deep, or holds itself; $and and $or take any "
         "number of parts side by side"
     )
+
+
+__all__ = [
+    "And",
+    "Compare",
+    "Filter",
+    "FilterLike",
+    "Ids",
+    "Not",
+    "Or",
+    "Predicate",
+    "RecordPredicate",
+    "as_filter",
+    "matches",
+    "parse",
+]
+__dir__ = public_names(__name__)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 import numpy as np
 
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import NoMore, checks_itself, hinted, refuse
+from bge_m3_integrations._keywords import NoMore, checks_itself, public_class, refuse
 from bge_m3_integrations._progress import ProgressLike, reporter
 from bge_m3_integrations.adding import Check, Ingested, Writer
 from bge_m3_integrations.checks import whole
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
 
 
-@hinted
+@public_class
 class HybridIndex:
     """Documents that are found by dense, sparse and ColBERT scores, weighed into one ranking.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations.encoders.fake import Call, FakeEncoder
 from bge_m3_integrations.stores.conformance import StoreConformance
 
 __all__ = ["Call", "FakeEncoder", "StoreConformance"]
+__dir__ = public_names(__name__)

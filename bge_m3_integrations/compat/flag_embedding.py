@@ -11,7 +11,7 @@ import numpy as np
 
 from bge_m3_integrations import scoring
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import hinted
+from bge_m3_integrations._keywords import public_class
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.compat import conversions
 from bge_m3_integrations.compat.arguments import dtype_name, one_device
@@ -38,7 +38,7 @@ _WORD_MARK = "\u2581"
 """What a sentencepiece token carries in place of the space before it."""
 
 
-@hinted
+@public_class
 class BGEM3FlagModel:
     """FlagEmbedding's BGE-M3 class (1.4.2) over this engine.
 

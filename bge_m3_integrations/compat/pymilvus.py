@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import hinted
+from bge_m3_integrations._keywords import public_class
 from bge_m3_integrations._optional import require
 from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel
 from bge_m3_integrations.engine import DEFAULT_MODEL
@@ -15,7 +15,7 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.types import SparseRows
 
 
-@hinted
+@public_class
 class BGEM3EmbeddingFunction:
     """pymilvus' BGE-M3 embedding function (pymilvus-model 0.3) over this engine.
 

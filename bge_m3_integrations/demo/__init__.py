@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations.errors import CheckpointError
 from bge_m3_integrations.types import Record
 
@@ -120,3 +121,16 @@ def _record(path: Path) -> Record:
     lang = path.parent.name
     metadata = {"title": text.partition("\n")[0], "lang": lang, "source": f"{lang}/{path.name}"}
     return Record(f"{lang}/{path.stem}", text, metadata)
+
+
+__all__ = [
+    "FOLDER",
+    "LANGUAGES",
+    "Quality",
+    "Question",
+    "checkpoint_path",
+    "load_corpus",
+    "load_quality",
+    "load_questions",
+]
+__dir__ = public_names(__name__)

@@ -9,6 +9,7 @@ from langchain_core.stores import BaseStore
 
 from bge_m3_integrations._cachefile import Item
 from bge_m3_integrations._display import called
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import check_text
 from bge_m3_integrations.errors import InputError
@@ -58,3 +59,7 @@ def _texts(keys: Sequence[str]) -> Sequence[str]:
     for key in keys:
         check_text(key, name="a key")
     return keys
+
+
+__all__ = ["BGEM3ByteStore"]
+__dir__ = public_names(__name__)

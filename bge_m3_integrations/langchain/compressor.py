@@ -20,7 +20,7 @@ from bge_m3_integrations._arguments import (
     index_of,
 )
 from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, hinted
+from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -71,7 +71,7 @@ def _index_of(value: Any) -> HybridIndex | None:
     return None if value is None else index_of(value)
 
 
-@hinted
+@public_class
 class BGEM3Reranker(
     RunnableSerializable[Question, list[Document]], BaseDocumentCompressor, BaseCrossEncoder
 ):

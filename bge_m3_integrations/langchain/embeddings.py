@@ -13,7 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from bge_m3_integrations import _arguments
 from bge_m3_integrations._arguments import EngineLike
 from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, hinted
+from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.langchain.keywords import EmbeddingsOptions
@@ -48,7 +48,7 @@ def engine_of(value: Any) -> BGEM3:
     return _arguments.engine_of(value)
 
 
-@hinted
+@public_class
 class BGEM3Embeddings(BaseModel, Embeddings):
     """Dense vectors for any LangChain class that takes `Embeddings`.
 

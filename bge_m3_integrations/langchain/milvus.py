@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from langchain_core.documents import Document
 
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations._optional import check
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
@@ -336,3 +337,7 @@ def _words(name: str, field: Mapping[str, Any] | None, metric: str) -> str:
     kind = DataType(field["type"]).name
     dim = field.get("params", {}).get("dim")
     return f"field {name!r} of {kind}{'' if dim is None else f'({dim})'} by {metric}"
+
+
+__all__ = ["BGEM3MilvusSparse", "HybridMilvus", "hybrid_milvus", "search_options"]
+__dir__ = public_names(__name__)

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 
 from langchain_core.documents import Document
 
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations._optional import check
 from bge_m3_integrations.checks import check_text, whole
 from bge_m3_integrations.engine import BGEM3
@@ -248,3 +249,7 @@ def _vectors(batch: EmbeddingBatch) -> list[SparseVector]:
     """Python numbers, ids in ascending order."""
     rows = [] if batch.sparse is None else [batch.sparse.row(i) for i in range(len(batch))]
     return [SparseVector(indices=ids.tolist(), values=weights.tolist()) for ids, weights in rows]
+
+
+__all__ = ["BGEM3QdrantSparse", "HybridQdrant", "hybrid_qdrant", "qdrant_id", "search_options"]
+__dir__ = public_names(__name__)

@@ -20,7 +20,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 from bge_m3_integrations._arguments import EngineLike, IndexLike
 from bge_m3_integrations._display import Verbatim
 from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, hinted
+from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations._progress import ProgressLike
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.index import HybridIndex
@@ -60,7 +60,7 @@ def _source(value: Any) -> Source:
     return Source.of(value, role=_ROLE)
 
 
-@hinted
+@public_class
 class BGEM3Retriever(BaseRetriever):
     """Finds documents by dense, sparse and ColBERT scores, one forward pass per query.
 

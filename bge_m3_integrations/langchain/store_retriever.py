@@ -16,6 +16,7 @@ from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from pydantic import ConfigDict
 
 from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.langchain.asking import refuse_unknown
 from bge_m3_integrations.langchain.foreign import called
@@ -28,6 +29,7 @@ from bge_m3_integrations.langchain.store_searching import SearchingStore
 from bge_m3_integrations.langchain.together import TOGETHER, Together
 
 
+@public_class
 class BGEM3VectorStoreRetriever(VectorStoreRetriever):
     """LangChain's retriever over a `BGEM3VectorStore`, with one mode alone as a search type.
 
@@ -50,6 +52,7 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
 
     allowed_search_types: ClassVar[Collection[str]] = SEARCH_TYPES
 
+    @checks_itself
     def __init__(self, vectorstore: VectorStore, **options: Unpack[StoreRetrieverOptions]) -> None:
         refuse_fields(type(self), options)
         if isinstance(vectorstore, SearchingStore):

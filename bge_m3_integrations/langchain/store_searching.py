@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
-from bge_m3_integrations._keywords import hinted
+from bge_m3_integrations._keywords import public_class
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.fusion import WeightedSum
 from bge_m3_integrations.index import HybridIndex
@@ -38,7 +38,7 @@ from bge_m3_integrations.langchain.together import TOGETHER, Together
 from bge_m3_integrations.types import MODES, Hit, Mode, Weights, relevance
 
 
-@hinted
+@public_class
 class SearchingStore(VectorStore):
     """All that LangChain asks of a store for reading by query; a subclass has the index."""
 

@@ -15,7 +15,7 @@ from langchain_core.runnables import run_in_executor
 
 from bge_m3_integrations._arguments import given_once, has_index, index_of
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import checks_itself, hinted
+from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations._progress import ProgressLike
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
@@ -54,7 +54,7 @@ from bge_m3_integrations.types import Mode, Modes, WeightsLike, as_modes
 _ROLE = "langchain.vectorstore"
 
 
-@hinted
+@public_class
 class BGEM3VectorStore(SearchingStore):
     """Keeps documents and finds them by dense, sparse and ColBERT scores, weighed into one.
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bge_m3_integrations._arguments import EngineLike, engine_of
 from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations.engine import DEFAULT_MODEL
 from bge_m3_integrations.llama_index._options import (
     EngineOptions,
@@ -22,6 +23,7 @@ from bge_m3_integrations.types import EmbeddingBatch
 ROLE = "llama_index.embedding"
 
 
+@public_class
 class BGEM3Embedding(EngineOptions, BaseEmbedding):
     """BGE-M3's dense vectors for LlamaIndex's own indexes and pipelines.
 
@@ -44,6 +46,7 @@ class BGEM3Embedding(EngineOptions, BaseEmbedding):
         default=32, gt=0, le=2048, description="Texts per call; the engine packs them by length."
     )
 
+    @checks_itself
     def __init__(self, engine: EngineLike | None = None, **fields: Unpack[EmbeddingFields]) -> None:
         refuse_fields(type(self), fields, more=["engine"])
         given = None if engine is None else engine_of(engine)

@@ -19,7 +19,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from bge_m3_integrations._arguments import EngineLike, IndexLike
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import hinted, refuse
+from bge_m3_integrations._keywords import public_class, refuse
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.llama_index.contexts import (
@@ -48,7 +48,7 @@ _OLD = (
 )
 
 
-@hinted
+@public_class
 class BGEM3Index(DocumentIndex):
     """A `VectorStoreIndex` whose nodes are found by all three scores of BGE-M3.
 

@@ -6,6 +6,7 @@ from typing import Any
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.vector_stores.types import VectorStoreQuery
 
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations._optional import check
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.llama_index._ahead import TokenWeights, ready, taken
@@ -189,3 +190,7 @@ def _bare(nodes: list[BaseNode]) -> list[str]:
 
 def _text(query: VectorStoreQuery) -> str:
     return query.query_str or ""
+
+
+__all__ = ["BGEM3MilvusSparse", "HybridMilvusStore", "hybrid_milvus"]
+__dir__ = public_names(__name__)

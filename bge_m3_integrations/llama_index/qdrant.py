@@ -13,6 +13,7 @@ from llama_index.core.vector_stores.types import (
 )
 from pydantic import PrivateAttr
 
+from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations._optional import check
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -202,3 +203,7 @@ def _scores(result: VectorStoreQueryResult) -> dict[str, float]:
 
 def _nodes(result: VectorStoreQueryResult) -> dict[str, BaseNode]:
     return dict(zip(result.ids or [], result.nodes or [], strict=True))
+
+
+__all__ = ["HybridQdrantStore", "hybrid_qdrant", "weighted_fusion"]
+__dir__ = public_names(__name__)

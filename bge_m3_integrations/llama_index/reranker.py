@@ -22,6 +22,7 @@ from bge_m3_integrations._arguments import (
     index_for,
 )
 from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
@@ -59,6 +60,7 @@ def _parsed(weights: WeightsLike | None) -> Weights | None:
     return None if weights is None else Weights.parse(weights)
 
 
+@public_class
 class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     """Orders nodes by the hybrid score of the query and the text that LlamaIndex embeds.
 
@@ -107,6 +109,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     _index: HybridIndex | None = PrivateAttr(default=None)
     _reserved: Reservation | None = PrivateAttr(default=None)
 
+    @checks_itself
     def __init__(
         self,
         engine: EngineLike | IndexLike | None = None,

@@ -25,7 +25,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore, Metada
 
 from bge_m3_integrations._arguments import EngineLike, IndexLike, index_for
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import hinted
+from bge_m3_integrations._keywords import public_class
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -68,7 +68,7 @@ class RetrieverOptions(TypedDict, total=False):
     verbose: bool
 
 
-@hinted
+@public_class
 class BGEM3Retriever(BaseRetriever):
     """Retrieves nodes by dense, sparse and ColBERT scores, weighed into one ranking.
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bge_m3_integrations._arguments import EngineLike, engine_of
 from bge_m3_integrations._fields import refuse_fields
+from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations.engine import DEFAULT_MODEL
 from bge_m3_integrations.llama_index._ahead import TokenWeights, taken
 from bge_m3_integrations.llama_index._options import (
@@ -25,6 +26,7 @@ IndicesAndValues = tuple[list[list[int]], list[list[float]]]
 """Token ids and weights, one list of each per text."""
 
 
+@public_class
 class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[misc]  # serialisers
     """BGE-M3's lexical weights for LlamaIndex; `similarity` is the dot product.
 
@@ -47,6 +49,7 @@ class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[
         default=32, gt=0, le=2048, description="Texts per call; the engine packs them by length."
     )
 
+    @checks_itself
     def __init__(
         self, engine: EngineLike | None = None, **fields: Unpack[SparseEmbeddingFields]
     ) -> None:

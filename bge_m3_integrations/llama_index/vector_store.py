@@ -28,12 +28,13 @@ from pydantic import (
 
 from bge_m3_integrations._arguments import EngineLike, IndexLike, has_index, index_for
 from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import refuse
+from bge_m3_integrations._keywords import checks_itself, public_class, refuse
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import And, Filter, Ids
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index._options import own_choices
+from bge_m3_integrations.llama_index.doubles import warn_of_doubles
 from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.foreign import add_compared
 from bge_m3_integrations.llama_index.keywords import FolderOptions, StoreFields
@@ -65,6 +66,7 @@ def _parsed(weights: WeightsLike | None) -> Weights | None:
     return None if weights is None else Weights.parse(weights)
 
 
+@public_class
 class BGEM3VectorStore(BasePydanticVectorStore):
     """A hybrid index as LlamaIndex's vector store; nodes, metadata and all numbers are in it.
 
@@ -128,7 +130,9 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
     _index: HybridIndex = PrivateAttr()
     _ours: bool = PrivateAttr(default=False)
+    _looked: bool = PrivateAttr(default=False)
 
+    @checks_itself
     def __init__(
         self,
         index: IndexLike | EngineLike | None = None,
@@ -207,6 +211,9 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         _refuse(kwargs)
         held = list(nodes)
         distinct = {node.node_id: node for node in held}
+        if not self._looked:
+            self._looked = True
+            warn_of_doubles(self._index, list(distinct.values()))
         add_compared(self._index, list(distinct.values()), origins or {})
         return [node.node_id for node in held]
 

@@ -1,0 +1,41 @@
+"""A program that runs again: nodes get new ids each time, so it would keep them twice."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from llama_index.core.schema import BaseNode
+
+from bge_m3_integrations.engine import _stacklevel
+from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.llama_index.nodes import embedded_text
+from bge_m3_integrations.opening import NotBegun
+
+_SAMPLE = 1000
+"""Records that are looked at, the first by id: of ids that are random, a random share."""
+
+
+def warn_of_doubles(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
+    """Warn where half of the nodes or more seem to be kept already, under other ids.
+
+    Args:
+        index: Where they are about to be added; nothing of it is encoded.
+        nodes: Of distinct ids.
+    """
+    if isinstance(index.store, NotBegun) or not nodes:
+        return
+    held = {record.text: record.id for record in index.scroll(limit=_SAMPLE).records}
+    if not held:
+        return
+    there = [n for n in nodes if held.get(embedded_text(n), n.node_id) != n.node_id]
+    share = min(1.0, _SAMPLE / index.count())
+    if there and len(there) >= share * len(nodes) / 2:
+        warnings.warn(
+            f"the index holds {len(there)} of {len(nodes)} nodes already, under other ids: node "
+            f"{there[0].node_id!r} is there as {held[embedded_text(there[0])]!r}. Now it keeps "
+            "them twice. To search what is there, use from_vector_store; to bring it up to date, "
+            "give documents ids of their own (SimpleDirectoryReader(filename_as_id=True)) and call "
+            "refresh_ref_docs of a BGEM3Index",
+            stacklevel=_stacklevel(),
+        )
