@@ -58,4 +58,4 @@ def test_an_object_shows_public_names_and_those_of_python() -> None:
     for made in objects():
         assert not [name for name in shown(made) if name.startswith("_")], type(made)
         assert {"__class__", "__doc__", "__init__"} <= set(dir(made))
-        assert {"engine", "index", "include_scores"} & set(shown(made))
+        assert {"engine", "index", "include_scores", "close"} & set(shown(made))
