@@ -9,6 +9,7 @@ from langchain_core.stores import BaseStore
 
 from bge_m3_integrations._cachefile import Item
 from bge_m3_integrations._display import called
+from bge_m3_integrations._keywords import public_class
 from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import check_text
@@ -17,6 +18,7 @@ from bge_m3_integrations.errors import InputError
 _PART = "bytes"
 
 
+@public_class
 class BGEM3ByteStore(BaseStore[str, bytes]):
     """Bytes by text key in an `EmbeddingCache`: one file, one bound, least recently used out.
 

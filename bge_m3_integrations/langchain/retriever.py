@@ -48,12 +48,21 @@ from bge_m3_integrations.langchain.options import (
 )
 from bge_m3_integrations.langchain.serialising import NotJsonError, as_json, check_json
 from bge_m3_integrations.langchain.source import Source, searched
+from bge_m3_integrations.langchain.store_searching import SearchingStore
 from bge_m3_integrations.langchain.together import TOGETHER, Together
 from bge_m3_integrations.plan import SearchOptions
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.types import Mode, WeightsLike
 
 _ROLE = "langchain.retriever"
+
+
+def _ranking_of(index: object) -> dict[str, Any]:
+    """How a vector store ranks, as fields of a retriever over it; nothing of anything else."""
+    if not isinstance(index, SearchingStore):
+        return {}
+    own = {name: getattr(index._ranking, name) for name in ("weights", "candidates", "fusion")}
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def _source(value: Any) -> Source:
@@ -81,8 +90,8 @@ class BGEM3Retriever(BaseRetriever):
     pickled, and is "not_implemented" there; so it is with a function as filter.
 
     Args:
-        index: An index, the folder of one, an adapter over one such as a vector store, or an
-            engine, for a new index in memory.
+        index: An index, the folder of one, a vector store, whose weights, candidates and fusion
+            hold where these name none, or an engine, for a new index in memory.
         engine: An engine, by its name.
         **options: The attributes besides `source`.
 
@@ -129,7 +138,7 @@ class BGEM3Retriever(BaseRetriever):
     ) -> None:
         refuse_fields(type(self), options, more=["index", "engine"])
         source = searched(index, engine)
-        fields: dict[str, Any] = {**options}
+        fields: dict[str, Any] = {**_ranking_of(index), **options}
         super().__init__(**fields if source is None else {"index": source, **fields})
 
     @property

@@ -17,6 +17,7 @@ from bge_m3_integrations.langchain import (
     BGEM3Reranker,
     BGEM3Retriever,
     BGEM3VectorStore,
+    keywords,
 )
 from bge_m3_integrations.testing import FakeEncoder
 from tests.integration.langchain.animals import DOCUMENTS, ids
@@ -203,6 +204,37 @@ async def test_a_retriever_over_a_store_finds_what_is_added_to_the_store_later(
         assert retriever == BGEM3Retriever(store, k=2)
         if in_folder:
             assert dumpd(retriever)["kwargs"]["index"] == str(path)
+
+
+def test_a_retriever_over_a_store_ranks_as_the_store_where_it_says_nothing_itself() -> None:
+    store = BGEM3VectorStore.from_documents(DOCUMENTS, BGEM3(FakeEncoder()), weights=(0, 1, 0))
+    scores = [
+        found.metadata["bge_m3_scores"]["score"]
+        for found in (
+            store.similarity_search("fox", k=1, include_scores=True)[0],
+            BGEM3Retriever(store, include_scores=True).invoke("fox", k=1)[0],
+            BGEM3Retriever(store, include_scores=True, weights="default").invoke("fox", k=1)[0],
+        )
+    ]
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_the_typed_keywords_are_those_that_there_are() -> None:
+    def shown(function: Any, *without: str) -> set[str]:
+        return set(inspect.signature(function).parameters) - set(without)
+
+    typed = keywords.StoreOptions.__annotations__
+    assert set(typed) == shown(BGEM3VectorStore, "embedding")
+    assert {"engine", "index", "store", "embedding_id", "path"} <= set(typed)
+    ranking = {"weights", "candidates", "fusion"}
+    folder = set(typed) - ranking - {"engine", "index", "store", "embedding_id", "path"}
+    assert folder == shown(HybridIndex.open, "path", "engine")
+    fields = set(BGEM3Retriever.model_fields) - {"source"}
+    assert set(keywords.RetrieverOptions.__annotations__) == fields
+    fields = set(BGEM3Reranker.model_fields) - {"engine", "index"}
+    assert set(keywords.RerankerOptions.__annotations__) == fields
+    fields = set(BGEM3Embeddings.model_fields) - {"engine"} | {"model"}
+    assert set(keywords.EmbeddingsOptions.__annotations__) == fields
 
 
 def test_what_a_retriever_cannot_be_over_is_named() -> None:

@@ -19,6 +19,7 @@ from bge_m3_integrations.llama_index import (
     BGEM3Retriever,
     BGEM3SparseEmbedding,
     BGEM3VectorStore,
+    keywords,
 )
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -184,6 +185,20 @@ def test_a_constructor_shows_what_it_takes_and_no_catch_all(cls: Any) -> None:
     assert next(iter(parameters)) in {"engine", "index", "nodes"}
     assert not {"options", "fields", "kwargs"} & set(parameters)
     assert len(parameters) > 5
+
+
+def test_the_typed_keywords_are_those_that_there_are() -> None:
+    given = set(inspect.signature(HybridIndex.open).parameters) - {"path", "engine"}
+    assert set(keywords.FolderOptions.__annotations__) == given
+    fields = set(BGEM3VectorStore.model_fields) | given
+    assert set(keywords.StoreFields.__annotations__) == fields
+    typed = {
+        BGEM3Embedding: keywords.EmbeddingFields,
+        BGEM3SparseEmbedding: keywords.SparseEmbeddingFields,
+        BGEM3Reranker: keywords.RerankerFields,
+    }
+    for cls, options in typed.items():
+        assert set(options.__annotations__) == set(cls.model_fields), cls
 
 
 def test_a_reranker_writes_the_scores_where_asked(engine: BGEM3, nodes: list[TextNode]) -> None:
