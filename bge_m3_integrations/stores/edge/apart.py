@@ -16,7 +16,7 @@ from bge_m3_integrations._display import called
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.filters import PREDICATE, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
-from bge_m3_integrations.stores.edge.folder import note_opens
+from bge_m3_integrations.stores.edge.holder import note_opens
 from bge_m3_integrations.stores.edge.host import Call
 from bge_m3_integrations.stores.edge.hosting import Hosting
 from bge_m3_integrations.stores.edge.manifest import Manifest

@@ -9,28 +9,32 @@ from __future__ import annotations
 
 import errno
 import inspect
-import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
 from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.holder import NAME as HOLDER
+from bge_m3_integrations.stores.edge.holder import (
+    described_holder,
+    is_orphan,
+    read_holder,
+    write_holder,
+)
 from bge_m3_integrations.stores.edge.manifest import NAME, Manifest, sync_folder
 from bge_m3_integrations.stores.edge.missing import check_outside, no_locks, unwritable
 from bge_m3_integrations.stores.edge.opened import check_own
 from bge_m3_integrations.stores.edge.seen import Seen
 
-_OURS = frozenset({"lock", "holder.json", f"{NAME}.new"})
+_OURS = frozenset({"lock", f"{NAME}.new"})
 """What may lie in a folder before there is a manifest, which is written before any shard."""
 _SHARD = re.compile(r"shard-(\d{4,})(\.([0-9a-f]{8}\.)?new)?")
 UNNAMED = "unnamed"
@@ -49,6 +53,8 @@ _NATIVE: dict[str, Any] = (
     else {}
 )
 """A file that stands for a lock would outlive a killed process: newer versions make one unasked."""
+_NAMELESS = 0.5
+"""Seconds between the lock and the name of a process that takes or gives back a folder, at most."""
 _LAST_CALLS = 10.0
 """Seconds that a process has to end whose caller is gone: it finishes what it does, and flushes."""
 
@@ -75,27 +81,32 @@ class Folder:
         self._seen = Seen(path)
 
     def _take(self) -> None:
-        holder = self.path / "holder.json"
         try:
-            self._lock.acquire(timeout=_LAST_CALLS if _is_orphan(holder) else 0)
+            self._lock_it()
         except Timeout as error:
             if (refused := no_locks(self.path / "lock")) is not None:
                 raise unwritable(self.path, refused) from error
             raise StoreError(
-                f"the index in {self.path} is in use by {_holder(holder)}; an index belongs to "
-                "one process at a time: close it there as often as it was opened, or serve it from "
-                "there"
+                f"the index in {self.path} is in use by {described_holder(self.path)}; an index "
+                "belongs to one process at a time: close it there as often as it was opened, or "
+                "serve it from there"
             ) from error
         except (OSError, NotImplementedError) as error:
             raise unwritable(self.path, error) from error
         try:
-            mine: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
-            mine |= {"since": _now(), "for": self.caller}
-            holder.write_text(json.dumps(mine), encoding="utf-8")
+            write_holder(self.path, caller=self.caller)
         except OSError as error:
-            holder.unlink(missing_ok=True)
+            (self.path / HOLDER).unlink(missing_ok=True)
             self._lock.release()
             raise unwritable(self.path, error) from error
+
+    def _lock_it(self) -> None:
+        try:
+            self._lock.acquire(timeout=_LAST_CALLS if is_orphan(self.path) else 0)
+        except Timeout:
+            if read_holder(self.path):
+                raise
+            self._lock.acquire(timeout=_NAMELESS)
 
     @property
     def inherited(self) -> bool:
@@ -109,7 +120,7 @@ class Folder:
     def release(self) -> None:
         """Let other processes have the folder."""
         if self.change() is None:  # else it may be another's by now
-            (self.path / "holder.json").unlink(missing_ok=True)
+            (self.path / HOLDER).unlink(missing_ok=True)
         self._lock.release()
         self._seen.close()
 
@@ -301,7 +312,8 @@ def _make(path: Path) -> None:
 def _check_ours(path: Path) -> None:
     if (path / NAME).exists():
         return
-    foreign = sorted(file.name for file in path.iterdir() if file.name not in _OURS)
+    held = [entry.name for entry in path.iterdir() if not entry.name.startswith(HOLDER)]
+    foreign = sorted(set(held) - _OURS)
     if any(_SHARD.fullmatch(name) for name in foreign):
         raise StoreError(
             f"{path} holds {foreign[:3]} but no {NAME}, which says what they are; restore it from "
@@ -318,70 +330,3 @@ def _refusal(folder: Path) -> OSError:
     if read_only and os.statvfs(folder).f_flag & read_only:
         return OSError(errno.EROFS, os.strerror(errno.EROFS))
     return PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def note_opens(path: Path, count: int) -> None:
-    """Say how often this process has an index open, for whoever is refused meanwhile.
-
-    Args:
-        path: The index's folder.
-        count: How many opens are not closed.
-    """
-    file = path / "holder.json"
-    with suppress(OSError, ValueError, TypeError, AttributeError):  # it is a help, no more
-        held = json.loads(file.read_text(encoding="utf-8"))
-        if os.getpid() in {held.get("pid"), held.get("for")}:
-            file.write_text(json.dumps({**held, "opens": count}), encoding="utf-8")
-
-
-def _holder(file: Path) -> str:
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        place = f"on {held['host']} since {held['since']}"
-        caller = f" for process {held['for']}" if held.get("for") else ""
-        return f"process {held['pid']}{caller} {place}{_unclosed(held.get('opens', 1))}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
-
-
-def is_held_for(path: Path, pid: int) -> bool:
-    """Whether a folder that is in use is so by a process, or by one that works for it.
-
-    Args:
-        path: A folder that somebody holds.
-        pid: The process, of this machine.
-
-    Returns:
-        What its holder has written down.
-    """
-    try:
-        held = json.loads((path / "holder.json").read_text(encoding="utf-8"))
-        return held["host"] == socket.gethostname() and pid in {held["pid"], held.get("for")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _unclosed(opens: int) -> str:
-    return f", where {opens} opens of it are not closed" if opens > 1 else ""
-
-
-def _is_orphan(file: Path) -> bool:
-    """Whether a process of this machine holds the folder for one that is gone."""
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        caller, here = held["for"], held["host"] == socket.gethostname()
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if caller is None or not here or os.name == "nt":  # where signal 0 is no question but Ctrl-C
-        return False
-    try:
-        os.kill(caller, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # somebody else's
-        return False
-    return False
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Self
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge.folder import Folder, is_held_for
+from bge_m3_integrations.stores.edge.folder import Folder
+from bge_m3_integrations.stores.edge.holder import is_held_for
 
 _lock = threading.RLock()  # the garbage collector may let go of one while another is made
 _reserved: dict[Path, tuple[Folder, set[int]]] = {}

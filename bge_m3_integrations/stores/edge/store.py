@@ -25,7 +25,8 @@ from bge_m3_integrations.stores.checks import (
 )
 from bge_m3_integrations.stores.edge.choosing import Choosing
 from bge_m3_integrations.stores.edge.filing import Filed
-from bge_m3_integrations.stores.edge.folder import Folder, note_opens, size_on_disk
+from bge_m3_integrations.stores.edge.folder import Folder, size_on_disk
+from bge_m3_integrations.stores.edge.holder import note_opens
 from bge_m3_integrations.stores.edge.home import (
     back_up,
     open_folder,

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, EncoderNote, Manifest, folder
+from bge_m3_integrations.stores.edge import EdgeStore, EncoderNote, Manifest, folder, holder
 from bge_m3_integrations.stores.edge.folder import UNNAMED
 from bge_m3_integrations.stores.edge.manifest import NAME
 from bge_m3_integrations.testing import FakeEncoder
@@ -82,13 +83,22 @@ def test_a_second_process_is_refused_with_the_first_ones_pid(tmp_path: Path) -> 
 
 
 def test_a_holder_that_left_no_name_is_another_process(index: Path) -> None:
-    for holder in ("", "{", "[]", '{"pid": 1}', None):
-        if holder is not None:
-            (index / "holder.json").write_text(holder)
+    for text in ("", "{", "[]", '{"pid": 1}', '{"pid": 1, "opens": "x", "for": "y"}', None):
+        if text is not None:
+            (index / "holder.json").write_text(text)
         lock = filelock.FileLock(index / "lock", is_singleton=False)
         with lock, pytest.raises(StoreError, match="another process"):
             EdgeStore.open(index)
         (index / "holder.json").unlink(missing_ok=True)
+
+
+def test_a_process_that_is_about_to_release_the_folder_is_waited_for(index: Path) -> None:
+    lock = filelock.FileLock(index / "lock", is_singleton=False)
+    lock.acquire()  # and its name is gone already
+    timer = threading.Timer(0.1, lock.release)
+    timer.start()
+    EdgeStore.open(index).close()
+    timer.join()
 
 
 def test_one_process_shares_a_handle_and_counts_its_closes(tmp_path: Path) -> None:
@@ -421,7 +431,7 @@ def refused(*_: object, **__: object) -> None:
     "stop",
     [
         lambda patch: patch.setattr(filelock.FileLock, "_acquire", refused),
-        lambda patch: patch.setattr(folder.socket, "gethostname", refused),
+        lambda patch: patch.setattr(holder.socket, "gethostname", refused),
     ],
 )
 def test_a_folder_that_cannot_be_written_to_is_refused(

@@ -331,6 +331,24 @@ print(run(path, "pass")); print(store.count())
     assert count == "5"
 
 
+def test_threads_that_open_and_drop_a_folder_are_never_refused_by_their_own_process(
+    tmp_path: Path,
+) -> None:
+    engine = BGEM3(FakeEncoder())
+    HybridIndex.open(tmp_path / "index", engine, create=True).close()
+
+    def use(number: int) -> None:
+        for turn in range(15):
+            index = HybridIndex.open(tmp_path / "index", engine)
+            assert index.count() == 0
+            if (number + turn) % 2:
+                index.close()
+
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(use, number) for number in range(8)]:
+            done.result()
+
+
 def test_a_holder_whose_count_is_damaged_is_still_named(tmp_path: Path) -> None:
     store = open_store(tmp_path / "index")
     file = tmp_path / "index" / "holder.json"
