@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations.checks import check_text, chunks, whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError
@@ -58,6 +59,7 @@ class Writer:
         modes: What documents are encoded by.
         pooling: How many token vectors share one that is kept.
         check: Is shown each batch with its embeddings before it is written, and may raise.
+        cuts: Entered by the caller; is told which records were longer than the limit.
     """
 
     engine: BGEM3
@@ -65,6 +67,7 @@ class Writer:
     modes: Modes
     pooling: int = 1
     check: Check | None = None
+    cuts: Cuts = field(default_factory=Cuts)
 
     def add(self, records: Iterable[RecordLike], *, batch_size: int, tell: Tell) -> list[str]:
         """Encode all records and keep them; see `HybridIndex.add`."""
@@ -124,6 +127,7 @@ class Writer:
         except EncodingError as error:
             name = f"record {records[error.position].id!r}"
             raise EncodingError(error.reason, error.position, name) from error
+        self.cuts.note_ids([record.id for record in records], batch)
         if self.pooling == 1 or batch.colbert is None:
             return batch
         from bge_m3_integrations.pooling import pooled

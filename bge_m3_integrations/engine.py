@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -16,10 +14,12 @@ import numpy as np
 
 from bge_m3_integrations import scoring
 from bge_m3_integrations._calls import Ask
+from bge_m3_integrations._cuts import Cuts, Limit
 from bge_m3_integrations._display import called
 from bge_m3_integrations._forking import between_forks, new_lock
 from bge_m3_integrations._keywords import NoMore, checks_itself, public_class, refuse
 from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
+from bge_m3_integrations._warning import warn_user
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import (
     check_text,
@@ -37,7 +37,7 @@ from bge_m3_integrations.encoders.cached import CachedEncoder
 from bge_m3_integrations.encoders.memo import MemoEncoder
 from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper, innermost
-from bge_m3_integrations.errors import InputError, MissingHeadWarning, TruncationWarning
+from bge_m3_integrations.errors import InputError, MissingHeadWarning
 from bge_m3_integrations.gathering import Gatherer
 from bge_m3_integrations.placing import TorchDevice, TorchDtype, as_devices, as_dtype
 from bge_m3_integrations.similarity import similarity
@@ -68,7 +68,6 @@ MEMO_BYTES = 64 * 1024 * 1024
 SPILL_BYTES = 4 * 1024**3
 GATHER_MS = 2.0
 _WARMING = "What is BGE-M3?"
-_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,11 +280,10 @@ class BGEM3:
         missing = ALL_MODES - self.modes
         if missing and isinstance(encoder, ChecksModes) and not self._warned_of_heads:
             self._warned_of_heads = True
-            warnings.warn(
+            warn_user(
                 f"{self.name} has no head for {' and '.join(ordered_modes(missing))}, so indexes "
                 f"and scores take {ordered_modes(self.modes)} alone; say so by modes= or weights=",
                 MissingHeadWarning,
-                stacklevel=_stacklevel(),
             )
         return self.modes
 
@@ -618,7 +616,8 @@ class BGEM3:
             InputError: A text is no encodable string, or the model lacks the mode.
         """
         left, right = ([side] if isinstance(side, str) else self._checked(side) for side in (a, b))
-        found = similarity(self, left, right, mode, max_length)
+        with Cuts():
+            found = similarity(self, left, right, mode, max_length)
         return float(found[0, 0]) if isinstance(a, str) and isinstance(b, str) else found
 
     def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
@@ -665,12 +664,14 @@ class BGEM3:
         how: Any = {"modes": chosen.modes, "max_length": max_length}
         small = "colbert" not in chosen.modes
         encode = partial(self.encode_queries, **how)
-        left = Stretched(self._checked(queries), encode, at_once=small)
-        right = Stretched(self._checked(documents), partial(self.encode_documents, **how))
+        queries, documents = self._checked(queries), self._checked(documents)
+        left = Stretched(queries, encode, at_once=small)
+        right = Stretched(documents, partial(self.encode_documents, **how))
         rows = []
-        for _, some in left.batches():
-            parts = [self._components(some, b, chosen) for _, b in right.batches() if len(b)]
-            rows.append(beside(parts, some, chosen))
+        with Cuts({"query": queries, "document": documents}):
+            for _, some in left.batches():
+                parts = [self._components(some, b, chosen) for _, b in right.batches() if len(b)]
+                rows.append(beside(parts, some, chosen))
         table = below(rows).take(left.places).take(np.s_[:, right.places])
         return scoring.hybrid(table, chosen)
 
@@ -702,7 +703,14 @@ class BGEM3:
         how: Any = {"modes": chosen.modes, "max_length": max_length}
         small = "colbert" not in chosen.modes
         left = Stretched(queries, partial(self.encode_queries, **how), at_once=small)
-        out = {mode: np.zeros(len(pairs), np.float32) for mode in chosen.modes}
+        with Cuts({"query": queries, "document": documents}):
+            out = self._pair_scores(left, documents, chosen, how)
+        return scoring.hybrid(Components(**out), chosen)
+
+    def _pair_scores(
+        self, left: Stretched, documents: Sequence[str], chosen: Weights, how: Any
+    ) -> dict[Mode, FloatArray]:
+        out = {mode: np.zeros(len(documents), np.float32) for mode in chosen.modes}
         for piece, query_batch in left.batches():
             of_these = left.inside(piece)
             right = Stretched(
@@ -716,7 +724,7 @@ class BGEM3:
                     part = self._components(query_batch.take([i - piece.start]), some, chosen)
                     for mode, scores in part.items():
                         out[mode][of_these[rows]] = scores[0]
-        return scoring.hybrid(Components(**out), chosen)
+        return out
 
     def rerank(
         self,
@@ -814,8 +822,10 @@ class BGEM3:
     ) -> EmbeddingBatch:
         asked = _asked(kind, modes, max_length)
         self._require(asked.modes)
-        batch = self._gatherer.encode(self._checked(texts), asked, self._run)
-        self._warn_of_cuts(batch, asked)
+        checked = self._checked(texts)
+        with Cuts({kind: checked}) as cuts:
+            batch = self._gatherer.encode(checked, asked, self._run)
+            self._note_cuts(cuts, checked, batch, asked)
         return batch
 
     async def _aencode(
@@ -823,9 +833,11 @@ class BGEM3:
     ) -> EmbeddingBatch:
         # the event loop does nothing slow: also the model's configuration is read by the worker
         asked = _asked(kind, modes, max_length)
-        future = self._gatherer.submit(self._checked(texts), asked, self._run)
-        batch = await asyncio.wrap_future(future)
-        self._warn_of_cuts(batch, asked)
+        checked = self._checked(texts)
+        with Cuts({kind: checked}) as cuts:
+            future = self._gatherer.submit(checked, asked, self._run)
+            batch = await asyncio.wrap_future(future)
+            self._note_cuts(cuts, checked, batch, asked)
         return batch
 
     def _run(self, texts: Sequence[str], ask: Ask) -> EmbeddingBatch:
@@ -850,17 +862,11 @@ class BGEM3:
         if missing := modes - self.modes:
             raise InputError(f"{self.name} has no {sorted(missing)}; it has {sorted(self.modes)}")
 
-    def _warn_of_cuts(self, batch: EmbeddingBatch, ask: Ask) -> None:
-        cut = int((batch.truncated > 0).sum())
-        if cut:
-            warnings.warn(
-                f"{cut} of {len(batch)} texts ({ask.kind}) were longer than "
-                f"{ask.max_length or self.encoder.max_length} tokens; "
-                f"{int(batch.truncated.sum())} tokens were dropped. Split long texts into chunks, "
-                "or raise max_length",
-                TruncationWarning,
-                stacklevel=_stacklevel(),
-            )
+    def _note_cuts(self, cuts: Cuts, texts: Sequence[str], batch: EmbeddingBatch, ask: Ask) -> None:
+        encoder: object = innermost(self.encoder)
+        most = getattr(encoder, "model_max_length", self.encoder.max_length)
+        limit = Limit(ask.max_length or self.encoder.max_length, most)
+        cuts.note(texts, ask.kind, batch, limit)
 
 
 @runtime_checkable
@@ -882,18 +888,6 @@ def _asked_kind(kind: Kind) -> Kind:
 def _rebuilt(model: str | Path, options: Mapping[str, Any]) -> BGEM3:
     """The engine that was pickled; a hub token is not among the options."""
     return BGEM3(model, **options)
-
-
-def _stacklevel() -> int:
-    """How far up the first caller outside this package is, for a warning raised by the caller."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
-        frame, level = frame.f_back, level + 1
-    return level
-
-
-def _is_ours(module: str) -> bool:
-    return module == _PACKAGE or module.startswith(f"{_PACKAGE}.")
 
 
 def ranking(scores: Scores, *, limit: int | None = None) -> list[Ranked]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import threading
-import warnings
 from collections.abc import Callable
 from typing import Final
 
-from bge_m3_integrations.engine import _stacklevel
+from bge_m3_integrations._warning import warn_user
 from bge_m3_integrations.errors import FilterWarning
 from bge_m3_integrations.filters import And, Compare, Filter, Not, Or, every_path
 from bge_m3_integrations.stores.base import Store
@@ -55,7 +54,7 @@ class UnknownPaths:
         if unknown:
             known = sampled_paths(store)
             for path in unknown:
-                warnings.warn(_message(path, known), FilterWarning, stacklevel=_stacklevel())
+                warn_user(_message(path, known), FilterWarning)
 
 
 def asked_paths(where: Filter) -> set[str]:

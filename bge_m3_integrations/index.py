@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
 
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import NoMore, checks_itself, public_class, refuse
 from bge_m3_integrations._progress import ProgressLike, reporter
@@ -229,8 +230,8 @@ class HybridIndex:
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
         self._opened(begin=True)
-        with reporter(progress, label="adding") as tell:
-            writer = replace(self._writer, check=check)
+        with reporter(progress, label="adding") as tell, Cuts() as cuts:
+            writer = replace(self._writer, check=check, cuts=cuts)
             return writer.add(records, batch_size=batch_size, tell=tell)
 
     def ingest(
@@ -260,8 +261,9 @@ class HybridIndex:
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
         self._opened(begin=True)
-        with reporter(progress, label="ingesting") as tell:
-            return self._writer.ingest(records, batch_size=batch_size, tell=tell)
+        with reporter(progress, label="ingesting") as tell, Cuts() as cuts:
+            writer = replace(self._writer, cuts=cuts)
+            return writer.ingest(records, batch_size=batch_size, tell=tell)
 
     @checks_itself
     def search(
@@ -344,10 +346,11 @@ class HybridIndex:
         plan = self._plan(**options)
         if not queries:
             return []
-        with plan.step("encode") as counts:
-            embeddings = self._engine.encode_queries(list(queries), modes=plan.modes)
-            counts["queries"] = len(queries)
-        return self._searcher.run(embeddings, plan)
+        with Cuts({"query": queries}):
+            with plan.step("encode") as counts:
+                embeddings = self._engine.encode_queries(list(queries), modes=plan.modes)
+                counts["queries"] = len(queries)
+            return self._searcher.run(embeddings, plan)
 
     @checks_itself
     async def asearch_batch(
@@ -358,10 +361,11 @@ class HybridIndex:
         plan = await asyncio.to_thread(self._plan, **options)  # may read the model's files
         if not queries:
             return []
-        with plan.step("encode") as counts:
-            embeddings = await self._engine.aencode_queries(list(queries), modes=plan.modes)
-            counts["queries"] = len(queries)
-        return await asyncio.to_thread(self._searcher.run, embeddings, plan)
+        with Cuts({"query": queries}):
+            with plan.step("encode") as counts:
+                embeddings = await self._engine.aencode_queries(list(queries), modes=plan.modes)
+                counts["queries"] = len(queries)
+            return await asyncio.to_thread(self._searcher.run, embeddings, plan)
 
     @checks_itself
     def search_embedded(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bge_m3_integrations import scoring
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._display import Shown, quoted
 from bge_m3_integrations.checks import check_text, check_texts, chunks
 from bge_m3_integrations.engine import BGEM3, ranking
@@ -20,6 +21,7 @@ from bge_m3_integrations.types import (
     EmbeddingBatch,
     FloatArray,
     IntArray,
+    Kind,
     Mode,
     Modes,
     Ranked,
@@ -105,6 +107,23 @@ def ranked_batch(
         raise InputError(f"{len(queries)} queries came with {len(rows)} lists of documents")
     queries = list(queries)
     check_texts(queries, surrogates=surrogates)
+    texts: dict[Kind, list[str]] = {"query": queries}
+    if len(rows) == 1:
+        texts["document"] = [given.text for given in rows[0]]
+    with Cuts(texts):
+        parts = _scored(engine, searcher, queries, rows, weights)
+    return [
+        ranking(scoring.hybrid(scores.take(np.newaxis), weights), limit=limit) for scores in parts
+    ]
+
+
+def _scored(
+    engine: BGEM3,
+    searcher: Searcher | None,
+    queries: list[str],
+    rows: Sequence[Sequence[Given]],
+    weights: Weights,
+) -> list[Components]:
     parts: list[Components] = []
     for piece in chunks(queries):  # token vectors of one stretch at a time
         try:
@@ -112,9 +131,7 @@ def ranked_batch(
         except EncodingError as error:
             raise EncodingError(error.reason, piece.start + error.position) from error
         parts += scores_of(engine, searcher, embeddings, rows[piece])
-    return [
-        ranking(scoring.hybrid(scores.take(np.newaxis), weights), limit=limit) for scores in parts
-    ]
+    return parts
 
 
 def scores_of(
@@ -144,7 +161,8 @@ def scores_of(
     tables = [_Table.of(row, queries.modes) for row in documents]
     if searcher is not None:
         _from_index(searcher, queries, tables)
-    _encoded(engine, queries, tables)
+    with Cuts():
+        _encoded(engine, queries, tables)
     return [Components(**table.scores) for table in tables]
 
 

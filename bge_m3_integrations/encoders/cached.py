@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 
 from bge_m3_integrations._cachesql import NoRoomError
+from bge_m3_integrations._warning import warn_user
 from bge_m3_integrations.caching import CacheWarning, EmbeddingCache, Question
 from bge_m3_integrations.checks import check_texts, chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
@@ -128,10 +128,9 @@ class CachedEncoder(EncoderWrapper):
     def _tell(self, what: str, error: StoreError) -> None:
         """Count a call that the cache was of no use to, and say so the first time."""
         if not self.stats.cache_failures:
-            warnings.warn(
+            warn_user(
                 f"embeddings are {what}: {error} (said once; stats.cache_failures counts)",
                 CacheWarning,
-                stacklevel=5,
             )
         self._counts.add(cache_failures=1)
 

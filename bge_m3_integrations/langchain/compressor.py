@@ -19,6 +19,7 @@ from bge_m3_integrations._arguments import (
     has_index,
     index_of,
 )
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations.checks import whole
@@ -312,7 +313,8 @@ class BGEM3Reranker(
         return self._best_of_all([question])[0]
 
     async def _abest(self, question: Question) -> list[Document]:
-        return await run_in_executor(None, self._best, question)
+        with Cuts():  # told here, where the user's line is on the stack
+            return await run_in_executor(None, self._best, question)
 
     def _best_of_each(self, questions: list[Question]) -> list[list[Document] | Exception]:
         """All together; where that fails, each alone, so that only those at fault raise."""
@@ -322,7 +324,8 @@ class BGEM3Reranker(
             return [self._best_or_error(question) for question in questions]
 
     async def _abest_of_each(self, questions: list[Question]) -> list[list[Document] | Exception]:
-        return await run_in_executor(None, self._best_of_each, questions)
+        with Cuts():  # told here, where the user's line is on the stack
+            return await run_in_executor(None, self._best_of_each, questions)
 
     def _best_or_error(self, question: Question) -> list[Document] | Exception:
         try:

@@ -14,6 +14,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 
 from bge_m3_integrations._arguments import given_once, has_index, index_of
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations._progress import ProgressLike
@@ -215,7 +216,8 @@ class BGEM3VectorStore(SearchingStore):
     ) -> Self:
         """See `from_documents`."""
         how: Any = {"ids": ids, "batch_size": batch_size, "progress": progress, **kwargs}
-        return await run_in_executor(None, cls.from_documents, documents, embedding, **how)
+        with Cuts():  # told here, where the user's line is on the stack
+            return await run_in_executor(None, cls.from_documents, documents, embedding, **how)
 
     @classmethod
     async def afrom_texts(
@@ -231,7 +233,8 @@ class BGEM3VectorStore(SearchingStore):
     ) -> Self:
         """See `from_texts`."""
         how: Any = {"ids": ids, "batch_size": batch_size, "progress": progress, **kwargs}
-        return await run_in_executor(None, cls.from_texts, texts, embedding, metadatas, **how)
+        with Cuts():  # told here, where the user's line is on the stack
+            return await run_in_executor(None, cls.from_texts, texts, embedding, metadatas, **how)
 
     @property
     def index(self) -> HybridIndex:
@@ -326,7 +329,8 @@ class BGEM3VectorStore(SearchingStore):
     ) -> list[str]:
         """See `add_documents`."""
         how: Any = {"ids": ids, **kwargs}
-        return await run_in_executor(None, self.add_documents, documents, **how)
+        with Cuts():  # told here, where the user's line is on the stack
+            return await run_in_executor(None, self.add_documents, documents, **how)
 
     async def aadd_texts(
         self,
@@ -338,7 +342,8 @@ class BGEM3VectorStore(SearchingStore):
     ) -> list[str]:
         """See `add_texts`."""
         how: Any = {"ids": ids, **kwargs}
-        return await run_in_executor(None, self.add_texts, texts, metadatas, **how)
+        with Cuts():  # told here, where the user's line is on the stack
+            return await run_in_executor(None, self.add_texts, texts, metadatas, **how)
 
     def delete(
         self,

@@ -18,6 +18,7 @@ from llama_index.core.utils import get_tqdm_iterable, iter_batch
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from bge_m3_integrations._arguments import EngineLike, IndexLike
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import public_class, refuse
 from bge_m3_integrations.engine import BGEM3
@@ -308,8 +309,9 @@ class BGEM3Index(DocumentIndex):
         **insert_kwargs: Any,
     ) -> None:
         batches = list(iter_batch(nodes, self._insert_batch_size))
-        for batch in get_tqdm_iterable(batches, show_progress, "Adding nodes"):
-            super()._add_nodes_to_index(index_struct, batch, **insert_kwargs)
+        with Cuts():  # one warning for all batches
+            for batch in get_tqdm_iterable(batches, show_progress, "Adding nodes"):
+                super()._add_nodes_to_index(index_struct, batch, **insert_kwargs)
 
     def _get_node_with_embedding(
         self, nodes: Sequence[BaseNode], show_progress: bool = False

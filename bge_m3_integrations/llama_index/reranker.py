@@ -21,6 +21,7 @@ from bge_m3_integrations._arguments import (
     has_index,
     index_for,
 )
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
@@ -173,7 +174,8 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         self, questions: Sequence[tuple[QueryType, Sequence[NodeWithScore]]]
     ) -> list[list[NodeWithScore]]:
         """See `rerank_batch`; the event loop is free meanwhile."""
-        return await asyncio.to_thread(self.rerank_batch, questions)
+        with Cuts():  # told here, where the user's line is on the stack
+            return await asyncio.to_thread(self.rerank_batch, questions)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy over the same index; an update makes a new object."""

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from bge_m3_integrations._arguments import EngineLike, IndexLike, has_index, index_for
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class, refuse
 from bge_m3_integrations.engine import BGEM3
@@ -219,7 +220,8 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """See `add`."""
-        return await asyncio.to_thread(partial(self.add, nodes, **kwargs))
+        with Cuts():  # told here, where the user's line is on the stack
+            return await asyncio.to_thread(partial(self.add, nodes, **kwargs))
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete all nodes of a source document; of an unknown one there are none.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any, Protocol, get_args
 import torch
 
 from bge_m3_integrations._forking import between_forks, frees_properties, new_rlock
+from bge_m3_integrations._warning import warn_user
 from bge_m3_integrations.encoders.torch import fingerprint, int8
 from bge_m3_integrations.encoders.torch.config import read_config, usable_positions
 from bge_m3_integrations.encoders.torch.devices import DtypeName, pick_device, pick_dtype
@@ -283,11 +283,10 @@ class CheckpointSource:
             return stated or "cls"
         chosen = POOLINGS[POOLINGS.index(self._pooling)]
         if stated not in (None, chosen):
-            warnings.warn(
+            warn_user(
                 f"pooling={chosen!r} was asked for, but {self.files.name} says {stated!r} in "
                 "its pooling config; dense vectors will differ from the authors'",
                 PoolingWarning,
-                stacklevel=2,
             )
         return chosen
 

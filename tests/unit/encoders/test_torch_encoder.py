@@ -90,7 +90,7 @@ def test_odd_texts_give_finite_unit_vectors(engine: BGEM3, text: str) -> None:
 
 
 def test_a_million_characters_are_cut_at_the_limit_and_counted(engine: BGEM3) -> None:
-    with pytest.warns(TruncationWarning, match="1 of 1 texts"):
+    with pytest.warns(TruncationWarning, match="1 of 1 text "):
         batch = engine.encode_documents(["dense " * 166_667], modes={"dense"})
     assert batch.tokens[0] == POSITIONS
     assert batch.tokens[0] + batch.truncated[0] > 166_667
