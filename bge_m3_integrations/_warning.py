@@ -14,7 +14,7 @@ _PATHS = tuple(
 )
 
 
-def warn_user(message: str, category: type[Warning]) -> None:
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line of the user's own program that led here, if it is on this thread's stack.
 
     Args:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 from llama_index.core.schema import BaseNode
 
-from bge_m3_integrations.engine import _stacklevel
+from bge_m3_integrations._warning import warn_user
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.llama_index.nodes import embedded_text
 from bge_m3_integrations.opening import NotBegun
@@ -31,11 +30,10 @@ def warn_of_doubles(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
     there = [n for n in nodes if held.get(embedded_text(n), n.node_id) != n.node_id]
     share = min(1.0, _SAMPLE / index.count())
     if there and len(there) >= share * len(nodes) / 2:
-        warnings.warn(
+        warn_user(
             f"the index holds {len(there)} of {len(nodes)} nodes already, under other ids: node "
             f"{there[0].node_id!r} is there as {held[embedded_text(there[0])]!r}. Now it keeps "
             "them twice. To search what is there, use from_vector_store; to bring it up to date, "
             "give documents ids of their own (SimpleDirectoryReader(filename_as_id=True)) and call "
             "refresh_ref_docs of a BGEM3Index",
-            stacklevel=_stacklevel(),
         )
