@@ -10,7 +10,8 @@ from pathlib import Path
 
 _PIECE = 1 << 20
 _BLOCK = 1 << 12
-_ZEROS = bytes(_BLOCK)
+_STRETCH = 1 << 16
+_ZEROS = bytes(_STRETCH)
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -104,12 +105,21 @@ def blocks_of(file: int, size: int) -> Iterator[tuple[int, bytes]]:
             piece = os.read(file, _PIECE)
             if not piece:
                 return
-            for i in range(0, len(piece), _BLOCK):
-                block = piece[i : i + _BLOCK]
-                if block != _ZEROS[: len(block)]:
-                    yield place + i, block
+            yield from _filled(piece, place)
             place += len(piece)
         done = place
+
+
+def _filled(piece: bytes, place: int) -> Iterator[tuple[int, bytes]]:
+    """The blocks of a piece that are not all zeros; large stretches of zeros are passed over."""
+    for start in range(0, len(piece), _STRETCH):
+        stretch = piece[start : start + _STRETCH]
+        if stretch == _ZEROS[: len(stretch)]:
+            continue
+        for i in range(0, len(stretch), _BLOCK):
+            block = stretch[i : i + _BLOCK]
+            if block != _ZEROS[: len(block)]:
+                yield place + start + i, block
 
 
 def _runs(blocks: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:

@@ -28,7 +28,9 @@ from bge_m3_integrations.stores.edge.manifest import (
 from bge_m3_integrations.stores.edge.missing import as_folder, check_outside, no_index
 from bge_m3_integrations.stores.edge.reserving import handed_over
 from bge_m3_integrations.stores.edge.room import check_opening, check_room
-from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES, Layout, Shard, sync_files
+from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES, Layout, sync_files
+from bge_m3_integrations.stores.edge.sums import check_at_rest, forget
+from bge_m3_integrations.stores.edge.watched import WatchedShard as Shard
 from bge_m3_integrations.types import Mode, Modes, as_modes, ordered_modes
 
 _TURBO8_FROM = 1024
@@ -80,7 +82,7 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
         if not manifest.generation:
             folder.tidy(manifest)  # it may be the beginning that was cut
             manifest = _with_shard(folder, manifest)
-        shard = Shard(path / manifest.shard, layout_of(manifest), warm=True)
+        shard = Shard(path / manifest.shard, layout_of(manifest))
         folder.name(manifest)
         folder.see(manifest)
         folder.tidy(manifest)  # not before: the index is open and whole
@@ -113,6 +115,7 @@ def optimised_copy(
     try:
         tell(f"copying {size / 2**20:,.0f} MiB")
         copy_folder(old, new)
+        forget(new)
         _optimize_in_child(new, layout_of(manifest), tell, vacuum=vacuum)
         sync_files(new)
     except BaseException as error:
@@ -142,7 +145,7 @@ def switched(folder: Folder, made: Path, manifest: Manifest) -> tuple[Shard, Man
     following, shard = manifest.next(), None
     try:
         folder.switch(made, following)
-        shard = Shard(folder.path / following.shard, layout_of(following), warm=True)
+        shard = Shard(folder.path / following.shard, layout_of(following))
         folder.name(following)
     except BaseException as error:
         if shard is not None:
@@ -290,6 +293,7 @@ def restore(backup: str | Path, target: str | Path) -> None:
     folder = Folder(source)
     try:
         folder.check_shards(manifest)
+        check_at_rest(source / manifest.shard)
         back_up(folder, manifest, place)
     finally:
         folder.release()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +20,9 @@ FORMAT = 1
 REENCODE = "reencode"
 """The kind that keeps no token vectors: candidates are encoded again when they are scored."""
 KIND = "bge-m3-integrations index"
+
+_GUARDED = ("modes", "dim", "colbert_dim", "colbert", "pooling", "filter_fields")
+_GUARDED_NOTES = ("document_instruction", "query_instruction", "clean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,11 @@ class Manifest:
         """The width of a vector, for each mode that has one."""
         held: dict[Mode, int | None] = {"dense": self.dim, "colbert": self.colbert_dim}
         return {mode: width for mode, width in held.items() if width is not None}
+
+    @property
+    def guard(self) -> int:
+        """A checksum of what the numbers and filters of the index depend on."""
+        return _guard(asdict(self))
 
     def next(self) -> Manifest:
         """The same index with its next shard."""
@@ -244,6 +254,31 @@ def _instead(name: str) -> str:
     if name != "colbert":
         return ""
     return f" is not one of {list(COLBERT_KINDS)}; a newer version may have written it, or else"
+
+
+def guard_of(folder: Path) -> int | None:
+    """The `Manifest.guard` of the manifest in a folder; None where none can be read.
+
+    What only names the model, and what is compared with the engine anyway, may be edited by hand.
+
+    Args:
+        folder: An index's folder.
+
+    Returns:
+        The checksum.
+    """
+    try:
+        held = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return _guard(held)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _guard(held: Mapping[str, Any]) -> int:
+    said = {name: held[name] for name in _GUARDED}
+    note = held["encoder"] or {}
+    said["encoder"] = {name: note.get(name) for name in _GUARDED_NOTES}
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
 
 
 def _is_count(value: object, least: int) -> bool:

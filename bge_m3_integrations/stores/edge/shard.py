@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -330,7 +330,7 @@ class Shard:
         return changed
 
     @contextmanager
-    def in_use(self) -> Iterator[Shard]:
+    def in_use(self) -> Iterator[Self]:
         """Keep the shard open until the block ends, however many calls it makes."""
         with self._idle:
             self._open()

@@ -48,7 +48,7 @@ from bge_m3_integrations.stores.edge.points import (
 from bge_m3_integrations.stores.edge.refiling import refile
 from bge_m3_integrations.stores.edge.room import Room, check_flush, check_room
 from bge_m3_integrations.stores.edge.searching import Searching, components
-from bge_m3_integrations.stores.edge.shard import Shard
+from bge_m3_integrations.stores.edge.watched import WatchedShard as Shard
 from bge_m3_integrations.stores.shown import parts_of
 from bge_m3_integrations.types import (
     Candidate,
@@ -459,6 +459,7 @@ class EdgeStore:
                 refile(shard, None if new is None else old | new, tell)
             with self._folder.rewriting():
                 self._check_same()
+                shard.expect(manifest)
                 self._folder.write(manifest)
             self._manifest = manifest
             self._choosing = Choosing(new, self._names)
@@ -476,6 +477,7 @@ class EdgeStore:
         """
         with self._changing() as shard:
             self._flush(shard)
+            shard.seal()
             back_up(self._folder, self._manifest, as_folder(path))
 
     def close(self) -> None:

@@ -96,7 +96,7 @@ class Writer:
         self._index: HybridIndex | None = None
         self.store: EdgeStore | ApartStore
         if via == "index":
-            self._index = HybridIndex.open(folder, BGEM3(ENCODER), colbert="float32")
+            self._index = HybridIndex.open(folder, BGEM3(ENCODER), colbert="float32", create=True)
             assert isinstance(self._index.store, EdgeStore)
             self.store = self._index.store
         else:
