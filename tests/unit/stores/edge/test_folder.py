@@ -93,7 +93,7 @@ def test_a_holder_that_left_no_name_is_another_process(index: Path) -> None:
 
 
 def test_a_process_that_is_about_to_release_the_folder_is_waited_for(index: Path) -> None:
-    lock = filelock.FileLock(index / "lock", is_singleton=False)
+    lock = filelock.FileLock(index / "lock", is_singleton=False, thread_local=False)
     lock.acquire()  # and its name is gone already
     timer = threading.Timer(0.1, lock.release)
     timer.start()
