@@ -82,10 +82,18 @@ def _views(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import safe_open
 
     if path.suffix != ".safetensors":
-        loaded: dict[str, torch.Tensor] = _load_mapped(path)
-        return loaded
+        return _state_dict(_load_mapped(path))
     with safe_open(path, framework="pt") as reader:
         return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+
+
+def _state_dict(loaded: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(loaded, dict):
+        raise ValueError(f"it holds a {type(loaded).__name__}, not tensors by name")
+    for name, value in loaded.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name!r} in it is a {type(value).__name__}, not a tensor")
+    return loaded
 
 
 def _load_mapped(path: Path) -> Any:

@@ -193,7 +193,7 @@ def wrap_tokenizer(tokenizer: Any, *, source: str) -> TextTokenizer:
 
 
 def text_tokenizer(
-    core: Tokenizer, special: Mapping[str, str], *, limit: int | None, source: str
+    core: Tokenizer, special: Mapping[str, str], *, limit: float | None, source: str
 ) -> TextTokenizer:
     """A tokenizer over a Rust core of our own, whose settings change.
 
@@ -233,5 +233,5 @@ def text_tokenizer(
         unweighted=np.array([ids[name] for name in _UNWEIGHTED if name in ids], np.int64),
         pad_token_id=int(ids["pad_token"]),
         vocab_size=core.get_vocab_size(),
-        length_limit=None if limit is None or limit >= _NO_LIMIT else limit,
+        length_limit=None if limit is None or limit >= _NO_LIMIT else int(limit),
     )

@@ -146,7 +146,7 @@ def _read(folder: Path, config: Mapping[str, Any], usual: Mapping[str, str]) -> 
         raise CheckpointError(
             f"{path} cannot be read as a tokenizer: {error}; download it again"
         ) from error
-    named = {name: _content(config[name]) for name in SPECIAL if config.get(name)}
+    named = {name: _content(config[name], folder) for name in SPECIAL if config.get(name)}
     # what is usual stands in only where the file knows it
     known = {name: token for name, token in usual.items() if core.token_to_id(token) is not None}
     special = {name: (known | named)[name] for name in SPECIAL if name in known | named}
@@ -156,13 +156,16 @@ def _read(folder: Path, config: Mapping[str, Any], usual: Mapping[str, str]) -> 
         raise CheckpointError(
             f"{folder / _CONFIG} has model_max_length {limit!r}; it must be a number of tokens"
         )
-    return text_tokenizer(
-        core, special, limit=None if limit is None else int(limit), source=str(folder)
-    )
+    return text_tokenizer(core, special, limit=limit, source=str(folder))
 
 
-def _content(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
+def _content(token: Any, folder: Path) -> str:
+    content = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(content, str) or not content:
+        raise CheckpointError(
+            f"the special token {token!r} in {folder} has no text; save the tokenizer again"
+        )
+    return content
 
 
 def _add_tokens(
@@ -182,7 +185,9 @@ def _add_tokens(
                 f"{place} in {_CONFIG} or {_ADDED}, but {found} by {TOKENIZER}; save the tokenizer "
                 "again"
             )
-    further = [token for token in (*special.values(), *_further(config)) if token not in added]
+    further = [
+        token for token in (*special.values(), *_further(config, folder)) if token not in added
+    ]
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in further])
 
 
@@ -216,11 +221,11 @@ def _flags(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name != "__type"}
 
 
-def _further(config: Mapping[str, Any]) -> list[str]:
+def _further(config: Mapping[str, Any], folder: Path) -> list[str]:
     """Special tokens without a name, as transformers 4 and 5 call them."""
     held = [config.get(f"{kind}_special_tokens") or () for kind in ("additional", "extra")]
     lists = [list(some.values()) if isinstance(some, dict) else some for some in held]
-    return [_content(token) for some in lists for token in some]
+    return [_content(token, folder) for some in lists for token in some]
 
 
 def _lower(core: Tokenizer) -> None:

@@ -102,6 +102,22 @@ def test_more_or_fewer_layers_than_the_config_says_names_both_numbers(
     assert f"num_hidden_layers {layers}" in text
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"state_dict": {}}, "'state_dict' in it is a dict"),
+        ([1], "a list, not tensors by name"),
+        ({"a": 3}, "'a' in it is a int"),
+    ],
+)
+def test_a_torch_file_that_is_no_state_dict_is_an_error(
+    copy: Path, content: Any, words: str
+) -> None:
+    (copy / "model.safetensors").unlink()
+    torch.save(content, copy / "pytorch_model.bin")
+    assert words in refusal(copy)
+
+
 # -- dtypes ------------------------------------------------------------------------------------
 
 

@@ -134,6 +134,21 @@ def test_malformed_added_tokens_are_an_error(copy: Path, decoder: Any) -> None:
         ids(copy, ["a"])
 
 
+@pytest.mark.parametrize("token", [{"lstrip": True}, 7, ["<unk>"], {"content": 7}])
+def test_a_special_token_without_its_text_is_an_error(copy: Path, token: Any) -> None:
+    amend(copy, "tokenizer_config.json", unk_token=token, extra_special_tokens=[token])
+    amend(copy, "special_tokens_map.json", unk_token=None)
+    with pytest.raises(CheckpointError, match="has no text"):
+        ids(copy, ["a"])
+
+
+@pytest.mark.parametrize("limit", [10**30, float("inf"), None])
+def test_a_huge_length_limit_is_none(copy: Path, limit: Any) -> None:
+    amend(copy, "tokenizer_config.json", model_max_length=limit)
+    loaded = load_tokenizer(copy, model_type="xlm-roberta", trust_remote_code=False)
+    assert loaded.length_limit is None
+
+
 @pytest.mark.parametrize("limit", ["512", 0, -1, [512], float("nan")])
 def test_a_length_limit_that_is_no_number_of_tokens_is_an_error(copy: Path, limit: Any) -> None:
     amend(copy, "tokenizer_config.json", model_max_length=limit)
