@@ -1,4 +1,4 @@
-"""BGE-M3's dense, sparse and ColBERT retrieval over one engine; names load when first used."""
+"""Dense, sparse and ColBERT retrieval with BGE-M3 over one engine; names load when first used."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class TokenVectors(Shown):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Embedding(Shown, Exported):
-    """One text's view of a batch; a mode that was not asked for is None.
+    """One text's view of a batch; a mode that was not requested is None.
 
     Attributes:
         dense: `(dim,) float32` of L2 norm 1.
@@ -195,7 +195,7 @@ class Embedding(Shown, Exported):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class EmbeddingBatch(Shown, Exported):
-    """Embeddings of `n` texts, packed; a mode that was not asked for is None.
+    """Embeddings of `n` texts, packed; a mode that was not requested is None.
 
     Attributes:
         dense: `(n, dim) float32`, rows of L2 norm 1.

@@ -148,7 +148,7 @@ class Hit(Shown, ExportedFields):
 
     @property
     def text(self) -> str:
-        """The record's text: what was encoded. A reader is shown `record.shown`."""
+        """The record's text, as it was encoded; `record.shown` is the text for a reader."""
         return self.record.text
 
     @property
@@ -191,7 +191,7 @@ class Hit(Shown, ExportedFields):
 
     @property
     def score_details(self) -> dict[str, Any]:
-        """All scores and what made them, as JSON values.
+        """All scores with fusion and weights, as JSON values.
 
         "score", the value ranked by; "fusion", the rule that made it; "hybrid", the raw weighted
         mean; "weights", a mapping of the three modes; and each mode's own score by its name.

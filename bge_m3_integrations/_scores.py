@@ -24,7 +24,7 @@ from bge_m3_integrations.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each mode counts in the hybrid score; only the ratios matter.
+    """The weight of each mode in the hybrid score; only the ratios matter.
 
     Attributes:
         dense: Weight of the dense score, at least 0.
@@ -126,7 +126,7 @@ None of them is right for every collection: measure on your own."""
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Components(Shown, Exported):
-    """Component scores; a mode that was not asked for is None.
+    """Component scores; a mode that was not requested is None.
 
     Each array has one shape, `(n,)` or `(n_queries, n_documents)`, float32. No shared token is a
     sparse score of 0; NaN says that the id is gone.

@@ -1,4 +1,4 @@
-"""How records get into a store: encoded in stretches that fit in memory, committed in steps."""
+"""Adding records to a store: encoded in stretches that fit in memory, committed in steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Check = Callable[[Sequence[Record], EmbeddingBatch], None]
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What an ingestion did, in records.
+    """The result of an ingestion, in records.
 
     Attributes:
         encoded: New, or of another text than before.

@@ -1,4 +1,4 @@
-"""Embeddings on disk: what was encoded once is found again, in this process or another."""
+"""Embeddings on disk, shared by all processes that open the folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Question:
 
 @public_class
 class EmbeddingCache:
-    """Embeddings of all three modes in a folder, bounded in bytes, the least recently used out.
+    """A cache of embeddings in a folder, bounded in bytes; drops the least recently used.
 
     What comes back is equal bit by bit. Threads and processes may share a folder on a local disk;
     a killed process leaves a sound file. Texts are not kept, only digests of them. Nothing is

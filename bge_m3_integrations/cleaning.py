@@ -21,7 +21,7 @@ _REPAIRS: dict[str, Any] = {
 
 
 def clean_text(text: str) -> str:
-    """Repair a text the way a careful reader would, and change nothing else.
+    """Repair broken encodings, control characters and repeated spaces; nothing else changes.
 
     Broken encodings ("sÃ³" to "só"), control characters, lone surrogates and odd line breaks are
     mended by the library ftfy; runs of spaces become one, runs of empty lines one.

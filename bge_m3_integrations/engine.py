@@ -116,11 +116,11 @@ class BGEM3:
         max_length: Default limit in tokens per text; None is all that the model takes.
         token_budget: Most padded tokens of one forward pass; None chooses by device.
         memo_bytes: Most bytes of embeddings remembered for adapters that share this engine.
-        spill_bytes: Most bytes of a temporary file for documents that do not fit there and that
-            one of the adapters has not had yet; 0 is none, and it is encoded twice. Not used with
-            `cache`, which does the same and more.
-        gather_ms: Most milliseconds that a call waits for others to join it, when there are others;
-            0 gathers only what waits already. A lone caller never waits.
+        spill_bytes: Most bytes of a temporary file for documents that do not fit there before all
+            adapters have read them; with 0 they are encoded twice. Not used with `cache`, which
+            does the same and more.
+        gather_ms: How long a call may wait for others to join its batch, in milliseconds; 0 joins
+            only calls that wait already. A single call never waits.
         cache: Where embeddings are kept on disk: a folder or an `EmbeddingCache`; None keeps none.
         clean: Repair texts before encoding (extra "clean"); see `clean_text`.
         revision: Branch, tag or commit on the hub.
@@ -201,7 +201,7 @@ class BGEM3:
         max_length: int | None = None,
         token_budget: int | None = None,
     ) -> Self:
-        """An engine over a `FlagEmbedding.BGEM3FlagModel` that is already in memory.
+        """Make an engine over a `FlagEmbedding.BGEM3FlagModel` that is already in memory.
 
         Args:
             flag_model: Its modules are used as they are: no second copy, no change.
@@ -275,7 +275,7 @@ class BGEM3:
 
     @property
     def default_modes(self) -> frozenset[Mode]:
-        """The modes that a default takes: all that the model has; warns once if it lacks a head."""
+        """The modes that defaults use: all that the model has. Warns once if it lacks a head."""
         encoder: object = innermost(self.encoder)
         missing = ALL_MODES - self.modes
         if missing and isinstance(encoder, ChecksModes) and not self._warned_of_heads:
@@ -289,7 +289,7 @@ class BGEM3:
 
     @property
     def name(self) -> str:
-        """What the user called the model; what an encoder object calls it, else its class."""
+        """The model's name as the user gave it; of an encoder object its `name`, else its class."""
         if not self.over_encoder:
             return str(self._model)
         named: object = getattr(self._model, "name", None)
@@ -297,7 +297,7 @@ class BGEM3:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """The options that shape embeddings and loading, by the constructor's names, without token.
+        """The options of embeddings and loading, by the constructor's names, without the token.
 
         Together with `name` they make an equal engine, except over an encoder object.
         """
@@ -312,12 +312,12 @@ class BGEM3:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the model's numbers; see `Encoder.fingerprint`."""
+        """The identity of the model's numbers; see `Encoder.fingerprint`."""
         return self.encoder.fingerprint
 
     @checks_itself
     def check_heads(self, modes: Modes) -> None:
-        """Refuse modes for which a checkpoint has no head; other encoders are not looked at.
+        """Refuse modes whose head the checkpoint lacks; other encoders are not checked.
 
         Args:
             modes: What is to be computed.
@@ -330,7 +330,7 @@ class BGEM3:
             encoder.check_modes(modes)
 
     def has_fingerprint(self, fingerprint: str) -> bool:
-        """Whether a fingerprint is this model's, by this version of the package or an earlier one.
+        """Check whether a fingerprint is this model's, also of an earlier version of the package.
 
         Args:
             fingerprint: As an index or another engine has it.
@@ -350,7 +350,7 @@ class BGEM3:
         return self.encoder.stats
 
     def load(self) -> Self:
-        """Load the model now and run one short text through it, so that no call waits for that.
+        """Load the model now and run one short text through it, so that no later call waits for it.
 
         Otherwise the first text loads it. Threads may call it at once; counts, memo and cache are
         left as they are.
@@ -365,7 +365,7 @@ class BGEM3:
         return self
 
     def declare(self, role: str, *, query: Modes = (), document: Modes = ()) -> None:
-        """Register what an adapter will ask for, so that adapters share forwards.
+        """Register the modes that an adapter will ask for, so that adapters share forward passes.
 
         Args:
             role: Who asks, such as "langchain.retriever"; see `encoders.memo.Needs`.
@@ -421,7 +421,7 @@ class BGEM3:
         max_length: int | None = None,
         **unknown: Unpack[NoMore],
     ) -> EmbeddingBatch:
-        """Encode queries, in one batch with those of other threads and coroutines that wait.
+        """Encode queries, in one batch with those of other waiting threads and coroutines.
 
         Args:
             texts: Any number of strings, also none, also empty ones.
@@ -489,7 +489,7 @@ class BGEM3:
         modes: Modes = ALL_MODES,
         max_length: int | None = None,
     ) -> Future[EmbeddingBatch]:
-        """Encode texts in a batch with others that wait; returns at once, also before loading.
+        """Queue texts to be encoded with others in one batch; returns at once, before loading too.
 
         Args:
             texts: Any number of strings.
@@ -510,7 +510,7 @@ class BGEM3:
     def tokenize(
         self, texts: Sequence[str], *, kind: Kind = "document", max_length: int | None = None
     ) -> TokenBatch:
-        """The tokens that encoding would see, with their place in each text."""
+        """Tokenize texts as encoding does, with the place of each token in its text."""
         return self.encoder.tokenize(texts, kind=kind, max_length=max_length)
 
     @overload  # a str is a sequence of str too: the first signature that fits counts
@@ -621,7 +621,7 @@ class BGEM3:
         return float(found[0, 0]) if isinstance(a, str) and isinstance(b, str) else found
 
     def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
-        """ColBERT scores by the encoder's kernel where it offers one, else by `scoring.maxsim`.
+        """Compute ColBERT scores by the encoder's kernel if it has one, else by `scoring.maxsim`.
 
         Args:
             queries: Token vectors of `q` texts, each of at least one vector.

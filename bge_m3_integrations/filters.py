@@ -53,7 +53,7 @@ OPERATORS: Final = COMPARISONS | LOGICAL | {PREDICATE}
 
 @dataclass(frozen=True, slots=True)
 class And:
-    """True when every part is; of no parts, always true."""
+    """A filter that is true if all its parts are; without parts it is true."""
 
     parts: Sequence[Filter]
     levels: int = field(init=False, repr=False, compare=False)
@@ -65,7 +65,7 @@ class And:
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """True when any part is; of no parts, never true."""
+    """A filter that is true if one of its parts is; without parts it is false."""
 
     parts: Sequence[Filter]
     levels: int = field(init=False, repr=False, compare=False)
@@ -77,7 +77,7 @@ class Or:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """True when the part is false."""
+    """A filter that is true if its part is false."""
 
     part: Filter
     levels: int = field(init=False, repr=False, compare=False)
@@ -137,7 +137,7 @@ class RecordPredicate:
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """True for the records of these ids; every store runs it, so it is in no operator list."""
+    """A filter for the records of these ids; every store supports it."""
 
     ids: Collection[str]
 
@@ -204,7 +204,7 @@ def matches(
     record_id: str | None = None,
     record: object | None = None,
 ) -> bool:
-    """Whether a record passes a filter: the one meaning that every store agrees with.
+    """Check whether a record passes a filter; every store agrees with this function.
 
     Args:
         where: The filter.

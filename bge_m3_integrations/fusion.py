@@ -19,7 +19,7 @@ class Fusion(Protocol):
 
     @property
     def name(self) -> str:
-        """What a hit reports beside its score."""
+        """The name that a hit reports beside its score."""
         ...
 
     def rank_values(

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 @public_class
 class HybridIndex:
-    """Documents that are found by dense, sparse and ColBERT scores, weighed into one ranking.
+    """A collection of documents, searched by dense, sparse and ColBERT scores together.
 
     Args:
         engine: Encodes queries and documents.
@@ -102,10 +102,10 @@ class HybridIndex:
     ) -> Self:
         """Open the index in a folder, or begin one with the first record that is added.
 
-        It survives crashes and is searched inside this process, or in one of its own that this
-        one alone talks to. One process at a time holds it, and all opens of one folder in a
-        process share what the first of them opened. Choices are written down with a new
-        index; for one that is there they may be left out, and must not contradict it.
+        It survives crashes and is searched inside this process, or in a private subprocess. One
+        process at a time holds it, and all opens of one folder in a process share one index.
+        The choices of a new index are stored with it. For an existing index they may be left
+        out, and must not contradict it.
 
         Args:
             path: The folder; `~` is the home folder.
@@ -154,12 +154,12 @@ class HybridIndex:
 
     @property
     def engine(self) -> BGEM3:
-        """What encodes; it may be shared with other indexes."""
+        """The engine that encodes; other indexes may share it."""
         return self._engine
 
     @property
     def store(self) -> Store:
-        """What keeps the documents."""
+        """The store that keeps the documents."""
         return self._known.store
 
     @property
@@ -189,7 +189,7 @@ class HybridIndex:
 
     @property
     def pooling(self) -> int:
-        """How many token vectors of a document share one that is kept."""
+        """The number of a document's token vectors that share one stored vector."""
         return self._known.pooling
 
     @property
@@ -280,7 +280,7 @@ class HybridIndex:
         observe: Callable[[Stage], None] | None = None,
         **unknown: Unpack[NoMore],
     ) -> list[Hit]:
-        """The best documents for one query.
+        """Search the best documents for one query.
 
         Args:
             query: The query's text.
@@ -330,7 +330,7 @@ class HybridIndex:
     def search_batch(
         self, queries: Sequence[str], **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
-        """The best documents for each query; all queries are encoded together.
+        """Search the best documents for each query; all queries are encoded together.
 
         Args:
             queries: The queries' texts.
@@ -371,7 +371,7 @@ class HybridIndex:
     def search_embedded(
         self, embeddings: EmbeddingBatch, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
-        """The best documents for queries that are encoded already; nothing is encoded here.
+        """Search with queries that are encoded already; nothing is encoded here.
 
         Args:
             embeddings: Queries encoded by the index's engine, in every mode that the search
@@ -395,7 +395,7 @@ class HybridIndex:
         relevance_share: float = 0.5,
         **options: Unpack[SearchOptions],
     ) -> list[Hit]:
-        """Documents that are relevant and unlike each other: maximal marginal relevance.
+        """Search relevant documents that differ from each other: maximal marginal relevance.
 
         Args:
             query: The query's text.
@@ -457,7 +457,7 @@ class HybridIndex:
         limit: int | None = None,
         weights: WeightsLike | None = None,
     ) -> list[Ranked]:
-        """Order any documents by their hybrid score, with what the index keeps of them.
+        """Order any documents by their hybrid score, with their stored numbers if there are any.
 
         A document whose id is in the index with the very same text costs no forward pass: its
         stored numbers are used, in the precision of their kind. All others are encoded, also
@@ -533,11 +533,11 @@ class HybridIndex:
         return deleted
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
-        """The records of the ids, in order; None for an unknown id."""
+        """Get the records of the ids, in order; None for an unknown id."""
         return self._store.get(ids)
 
     def count(self, where: FilterLike | None = None) -> int:
-        """How many documents match."""
+        """Count the documents that match."""
         chosen = as_filter(where)
         counted = self._store.count(self._searcher.runnable(chosen))
         if not counted:
@@ -547,7 +547,7 @@ class HybridIndex:
     def scroll(
         self, where: FilterLike | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
-        """Matching records in ascending order of id, from behind `after`."""
+        """List matching records in ascending order of id, starting after `after`."""
         chosen = as_filter(where)
         page = self._store.scroll(self._searcher.runnable(chosen), after=after, limit=limit)
         if not page.records and after is None:
@@ -561,7 +561,7 @@ class HybridIndex:
     def optimize(
         self, *, apart: bool = False, progress: Callable[[str], None] | None = None
     ) -> None:
-        """Build what makes searches fast; never needed for right results, never done unasked.
+        """Build a graph for fast searches; results are right without it, and it is never automatic.
 
         Args:
             apart: In a process of its own, where the store can: the index stays searchable, and
@@ -572,7 +572,7 @@ class HybridIndex:
         self._store.optimize(apart=apart, progress=progress)
 
     def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
-        """Give back the room of everything that was deleted or replaced.
+        """Free the disk space of deleted and replaced records.
 
         It happens on a copy, in a process of its own: searches go on, writes are refused.
 
@@ -587,7 +587,7 @@ class HybridIndex:
     def set_filter_fields(
         self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
     ) -> None:
-        """Change which metadata paths filters are fast on: `open`'s `filter_fields`, later.
+        """Change the metadata paths that filters are fast on: `filter_fields` of `open`.
 
         For a new path, what filters look at is written anew for every record; nothing is encoded.
         Searches go on and are right throughout, writes wait. Where a graph was built, `compact`
@@ -634,7 +634,7 @@ class HybridIndex:
 
     @staticmethod
     def restore(backup: str | Path, path: str | Path) -> None:
-        """Copy a backup to where it is to be used; the backup stays as it is.
+        """Copy a backup to a folder where it can be used; the backup is not changed.
 
         Args:
             backup: A folder that `backup` made.

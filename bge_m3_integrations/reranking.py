@@ -32,7 +32,7 @@ from bge_m3_integrations.types import (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Given(Shown):
-    """A document to be scored.
+    """A document to score.
 
     Attributes:
         text: What is scored.

@@ -1,4 +1,4 @@
-"""Public helpers for tests of code that uses this package; none of them imports pytest."""
+"""Public helpers for testing code that uses this package; none of them imports pytest."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def read_text(path: str | Path, *, note: Note | None = None) -> str:
 
 
 def decoded(data: bytes, name: str | Path, note: Note) -> str:
-    """The text of bytes; see `read_text`.
+    """Decode bytes; see `read_text`.
 
     Args:
         data: All of the text.
@@ -119,7 +119,7 @@ def decoded(data: bytes, name: str | Path, note: Note) -> str:
 
 
 def chunks(text: str, *, limit: int = CHUNK_CHARACTERS) -> list[str]:
-    """Cut a text at paragraph borders.
+    """Split a text at the borders of paragraphs.
 
     Paragraphs (blank lines between them) are put together while they fit. One that is too long
     is cut at the ends of its sentences, and a sentence that is too long at the limit.

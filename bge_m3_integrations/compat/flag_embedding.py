@@ -281,7 +281,7 @@ class BGEM3FlagModel:
         lexical_weights_1: Lexical | Sequence[Lexical],
         lexical_weights_2: Lexical | Sequence[Lexical],
     ) -> np.float32 | FloatArray:
-        """Dot products of lexical weights over shared keys.
+        """Compute dot products of lexical weights over shared keys.
 
         Args:
             lexical_weights_1: The weights of one text, or of `n` texts.
@@ -303,7 +303,7 @@ class BGEM3FlagModel:
         return conversions.lexical_matrix(left, right)
 
     def colbert_score(self, q_reps: Any, p_reps: Any) -> np.float32:
-        """The ColBERT score of two texts: mean over query vectors of the best document vector.
+        """Compute the ColBERT score of two texts: the mean of the query vectors' best matches.
 
         Args:
             q_reps: `(query vectors, dim)`.
@@ -319,7 +319,7 @@ class BGEM3FlagModel:
     def convert_id_to_token(
         self, lexical_weights: Lexical | Sequence[Lexical]
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Readable tokens for ids.
+        """Convert ids to readable tokens.
 
         Args:
             lexical_weights: The weights of one text or of several.

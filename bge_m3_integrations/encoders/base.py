@@ -1,4 +1,4 @@
-"""What the engine asks of an encoder."""
+"""The protocol of an encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the users of an engine will ask for, and what the engine did for them."""
+"""The modes that users of an engine declare, and counts of its work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What an engine did so far.
+    """Counts of an engine's work so far.
 
     Attributes:
         texts: Texts that callers asked for.
@@ -40,7 +40,7 @@ class Stats:
 
 
 class Counts:
-    """What the encoders of one engine count together; thread-safe."""
+    """Counts that the encoders of one engine share; thread-safe."""
 
     def __init__(self) -> None:
         self._stats = Stats()
@@ -67,7 +67,7 @@ class Counts:
 
 
 class Needs:
-    """Which modes the users of an engine will ask for: what makes sharing a forward possible."""
+    """The modes that the users of an engine will ask for, so that they can share forwards."""
 
     def __init__(self) -> None:
         self._declared: dict[str, dict[Kind, frozenset[Mode]]] = {}

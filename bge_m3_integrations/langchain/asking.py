@@ -1,4 +1,4 @@
-"""What callers of the vector store ask for, as options of a search of the index."""
+"""Arguments of the vector store's searches, as options of a search of the index."""
 
 from __future__ import annotations
 

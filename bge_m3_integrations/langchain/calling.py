@@ -1,4 +1,4 @@
-"""What one call of a retriever says, in place of its fields."""
+"""Options of one call of a retriever, which replace its fields."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ class BGEM3Reranker(
         return type(self)(**{**given, **update})
 
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
-        """What a server of chains, or an agent by `as_tool`, is told to give."""
+        """Describe the input for servers of chains, and for agents with `as_tool`."""
         del config
         return RerankerInput
 
@@ -184,7 +184,7 @@ class BGEM3Reranker(
         query: str,
         callbacks: Callbacks | None = None,
     ) -> list[Document]:
-        """The best documents for a query.
+        """Rerank documents and return the best ones.
 
         Args:
             documents: Any number of documents; they stay as they are.
@@ -209,7 +209,7 @@ class BGEM3Reranker(
     def rerank(
         self, documents: Sequence[str | Document], query: str, *, top_n: int | None = None
     ) -> list[Relevance]:
-        """The order of documents for a query, without the documents.
+        """Rank documents for a query by position, without returning the documents.
 
         Args:
             documents: Texts or documents.
@@ -231,7 +231,7 @@ class BGEM3Reranker(
         return [Relevance(index=one.index, relevance_score=one.score) for one in ranked]
 
     def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """LangChain's `BaseCrossEncoder`: hybrid scores of pairs of query and document.
+        """Score pairs of query and document, as a `BaseCrossEncoder` of LangChain does.
 
         Args:
             text_pairs: Any number of pairs; each distinct text is encoded once.
@@ -248,7 +248,7 @@ class BGEM3Reranker(
     def invoke(
         self, input: Question, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
-        """The best documents; see `compress_documents`.
+        """Rerank the documents of a dict; see `compress_documents`.
 
         Args:
             input: A dict of "query" and "documents".
@@ -279,7 +279,7 @@ class BGEM3Reranker(
         return_exceptions: bool = False,
         **kwargs: Any | None,
     ) -> list[list[Document]]:
-        """The best documents of each input; all are encoded together.
+        """Rerank the documents of each input; all are encoded together.
 
         Args:
             inputs: Dicts of "query" and "documents".

@@ -27,7 +27,7 @@ _DATES: Final[Mapping[str, type[date]]] = {"date": date, "datetime": datetime}
 
 
 def to_record(document: Document, *, record_id: str | None = None) -> Record:
-    """A document as the index keeps it: what is encoded is its `page_content`.
+    """Make a record from a document; its `page_content` is encoded.
 
     A `date` or `datetime` under a key of its own is kept as its ISO text, which filters see; the
     document that comes back has the date again, as LangChain's time-weighted retriever needs.
@@ -87,7 +87,7 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 
 def to_document(record: Record) -> Document:
-    """A record as a document: what a reader sees, whichever framework wrote it."""
+    """Make a document from a record, with the text for readers, whichever framework wrote it."""
     metadata = deepcopy(dict(record.metadata))
     dates = (record.payload or {}).get(PAYLOAD_KEY, {}).get("dates", {})
     metadata.update({key: _DATES[kind].fromisoformat(metadata[key]) for key, kind in dates.items()})

@@ -134,11 +134,11 @@ class BGEM3Embeddings(BaseModel, Embeddings):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the model's numbers: the `namespace` for LangChain's embedding cache."""
+        """The identity of the model's numbers: the `namespace` for LangChain's embedding cache."""
         return self.engine.fingerprint
 
     def model_post_init(self, context: Any, /) -> None:
-        """Declare the mode, so that who shares the engine shares forwards."""
+        """Declare the mode, so that adapters over the same engine share forward passes."""
         del context
         self.engine.declare(_ROLE, query=["dense"], document=["dense"])
 

@@ -66,7 +66,7 @@ class RerankerOptions(TypedDict, total=False):
 
 
 class StoreOptions(TypedDict, total=False):
-    """What the constructor of `BGEM3VectorStore` takes besides the embedding; see there."""
+    """Arguments of `BGEM3VectorStore` besides the embedding; see there."""
 
     engine: BGEM3 | None
     index: HybridIndex | None
@@ -86,14 +86,14 @@ class StoreOptions(TypedDict, total=False):
 
 
 class AddOptions(TypedDict, total=False):
-    """What adding to a vector store takes besides documents and ids."""
+    """Arguments for adding to a vector store, besides documents and ids."""
 
     batch_size: int
     progress: ProgressLike
 
 
 class VectorKeywords(TypedDict, total=False):
-    """What a search of a vector store by a dense vector takes; None is the store's own."""
+    """Arguments of a search by a dense vector; None is the store's own value."""
 
     filter: DocumentFilter | None
     score_threshold: float | None
@@ -101,7 +101,7 @@ class VectorKeywords(TypedDict, total=False):
 
 
 class SearchKeywords(VectorKeywords, total=False):
-    """What every search of a vector store by text takes; None is the store's own."""
+    """Arguments of every search by text; None is the store's own value."""
 
     weights: WeightsLike | None
     candidates: Mapping[Mode, int] | None
@@ -110,7 +110,7 @@ class SearchKeywords(VectorKeywords, total=False):
 
 
 class AnySearch(SearchKeywords, total=False):
-    """What the searches of a vector store take, each its own part: `search_kwargs`."""
+    """Arguments of all searches of a vector store together: `search_kwargs`."""
 
     k: int
     fetch_k: int
@@ -118,7 +118,7 @@ class AnySearch(SearchKeywords, total=False):
 
 
 class StoreRetrieverOptions(TypedDict, total=False):
-    """What `BGEM3VectorStore.as_retriever` takes."""
+    """Arguments of `BGEM3VectorStore.as_retriever`."""
 
     search_type: SearchType
     search_kwargs: AnySearch
@@ -129,7 +129,7 @@ class StoreRetrieverOptions(TypedDict, total=False):
 
 
 class CallOptions(TypedDict, total=False):
-    """What `BGEM3Retriever.invoke` and its relatives take for one call; None is the field's."""
+    """Arguments of `BGEM3Retriever.invoke` and similar calls; None is the field's value."""
 
     k: int | None
     filter: DocumentFilter | None

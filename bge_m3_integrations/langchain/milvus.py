@@ -83,7 +83,7 @@ class BGEM3MilvusSparse(SparseView, BaseSparseEmbedding):
 
 
 class HybridMilvus(Milvus):
-    """LangChain's `Milvus`, with searches that are complete as they are; see `hybrid_milvus`.
+    """LangChain's `Milvus` with better defaults for hybrid searches; see `hybrid_milvus`.
 
     A search without `fetch_k` and `reranker` has those of `search_options`; one with `filter`,
     which `Milvus` would ignore, is an error. Texts are written a few hundred at a time: `Milvus`
@@ -174,7 +174,7 @@ def hybrid_milvus(
     drop_old: bool = False,
     **options: Any,
 ) -> HybridMilvus:
-    """A hybrid `Milvus` store in which a text costs one forward pass.
+    """Make a hybrid `Milvus` store in which a text costs one forward pass.
 
     Both fields are compared by inner product, and no lexical weight is dropped. Without texts
     nothing is encoded; the first texts make the collection. Things to know about LangChain's class:
@@ -220,7 +220,7 @@ def hybrid_milvus(
 def search_options(
     k: int, *, fetch_k: int = _FETCH_K, weights: WeightsLike | None = None
 ) -> SearchOptions:
-    """Arguments for a hybrid search.
+    """Make the arguments for a hybrid search.
 
     For instance `store.similarity_search(query, **search_options(5, weights="keyword"))`, or
     `store.as_retriever(search_kwargs=search_options(5))`.

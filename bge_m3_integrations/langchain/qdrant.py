@@ -68,7 +68,7 @@ class BGEM3QdrantSparse(SparseView, SparseEmbeddings):
 
 
 class HybridQdrant(QdrantVectorStore):
-    """LangChain's `QdrantVectorStore`, whose lookups find more than comes back; `hybrid_qdrant`.
+    """LangChain's `QdrantVectorStore` with more candidates per lookup; see `hybrid_qdrant`.
 
     A search by text takes `fetch_k`, how many candidates each lookup gives the fusion. MMR takes
     `search_options` too: it compares dense vectors alone, so the fusion in them changes nothing.
@@ -117,7 +117,7 @@ def hybrid_qdrant(
     sparse_vector_name: str = QdrantVectorStore.SPARSE_VECTOR_NAME,
     **options: Any,
 ) -> HybridQdrant:
-    """A hybrid `QdrantVectorStore` in which a text costs one forward pass.
+    """Make a hybrid `QdrantVectorStore` in which a text costs one forward pass.
 
     A collection that is missing is created; one that fits is taken as it is, so create it yourself
     for shards, quantisation or vectors on disk. The model's configuration is read for its width,
@@ -176,7 +176,7 @@ def hybrid_qdrant(
 def search_options(
     k: int, *, fetch_k: int = _FETCH_K, fusion: Literal["rrf", "dbsf"] = "rrf"
 ) -> SearchOptions:
-    """Arguments for a hybrid search.
+    """Make the arguments for a hybrid search.
 
     For instance `store.similarity_search(query, **search_options(5))`, or
     `store.as_retriever(search_kwargs=search_options(5))`.
@@ -203,7 +203,7 @@ def search_options(
 
 
 def qdrant_id(name: str) -> str:
-    """A UUID that always stands for the same text: an id of yours in the form Qdrant takes."""
+    """Make a UUID from a text, always the same one, as an id for Qdrant."""
     check_text(name, name="name")
     return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 

@@ -143,7 +143,7 @@ class BGEM3Retriever(BaseRetriever):
 
     @property
     def index(self) -> HybridIndex:
-        """What is searched; a folder is opened now."""
+        """The index that is searched; the first access opens a folder."""
         return _source(self.source).index()
 
     @index.setter
@@ -167,11 +167,11 @@ class BGEM3Retriever(BaseRetriever):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Whether LangChain may write it down; see the class."""
+        """Check whether LangChain may serialise it; see the class."""
         return True
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
-        """What LangChain's `dumpd` writes."""
+        """Serialise for LangChain's `dumpd`."""
         made = super().to_json()
         if made["type"] != "constructor":
             return made
@@ -199,7 +199,7 @@ class BGEM3Retriever(BaseRetriever):
         progress: ProgressLike = False,
         **options: Unpack[RetrieverOptions],
     ) -> Self:
-        """A retriever over a new index of documents.
+        """Make a retriever over a new index of documents.
 
         Args:
             documents: Each is encoded once; they stay as they are. If an id comes twice, the
@@ -233,7 +233,7 @@ class BGEM3Retriever(BaseRetriever):
         progress: ProgressLike = False,
         **options: Unpack[RetrieverOptions],
     ) -> Self:
-        """A retriever over a new index of texts; see `from_documents`.
+        """Make a retriever over a new index of texts; see `from_documents`.
 
         Args:
             texts: Read to the end at once.
@@ -277,7 +277,7 @@ class BGEM3Retriever(BaseRetriever):
         return_exceptions: bool = False,
         **kwargs: Any | None,
     ) -> list[list[Document]]:
-        """Documents for each query; all queries are encoded in one call.
+        """Retrieve documents for each query; all queries are encoded in one call.
 
         Args:
             inputs: The queries.

@@ -1,4 +1,4 @@
-"""What LangChain's `SelfQueryRetriever` makes of a question, as a filter of ours."""
+"""Filters of LangChain's `SelfQueryRetriever`, translated into ours."""
 
 from __future__ import annotations
 

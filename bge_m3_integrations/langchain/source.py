@@ -1,4 +1,4 @@
-"""Where a retriever's index comes from."""
+"""The source of a retriever's index."""
 
 from __future__ import annotations
 

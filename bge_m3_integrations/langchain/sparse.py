@@ -1,4 +1,4 @@
-"""What the views of an engine's lexical weights for other stores have in common."""
+"""The common part of the classes that give lexical weights to other stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `BGEM3VectorStore.as_retriever` gives: LangChain's retriever with more types of search."""
+"""The retriever of `BGEM3VectorStore.as_retriever`: LangChain's, with more search types."""
 
 from __future__ import annotations
 

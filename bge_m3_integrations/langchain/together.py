@@ -1,4 +1,4 @@
-"""What makes a batch of queries one search, though LangChain invokes each by itself."""
+"""Batches of queries as one search, although LangChain invokes each query by itself."""
 
 from __future__ import annotations
 

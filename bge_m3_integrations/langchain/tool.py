@@ -28,7 +28,7 @@ def retriever_tool(
     *,
     show: Callable[[Document], str] = cited,
 ) -> BaseTool:
-    """A tool that searches; the found documents are the artifact of its message.
+    """Make a search tool for agents; its message has the documents as artifact.
 
     LangChain's `create_retriever_tool` formats documents by a prompt, which sees their metadata but
     not their id, so a model could not cite what it read.

@@ -57,7 +57,7 @@ _ROLE = "langchain.vectorstore"
 
 @public_class
 class BGEM3VectorStore(SearchingStore):
-    """Keeps documents and finds them by dense, sparse and ColBERT scores, weighed into one.
+    """A vector store that finds documents by dense, sparse and ColBERT scores together.
 
     `BGEM3VectorStore(engine)` is in memory, `BGEM3VectorStore(engine, path="my_index")` in a
     folder, `BGEM3VectorStore(index=index)` over an index that you hold. A folder is checked and
@@ -65,7 +65,7 @@ class BGEM3VectorStore(SearchingStore):
     modes. With another model's LangChain `Embeddings` it is a dense store.
 
     Every search by text takes the keywords `filter`, `weights`, `candidates` and `fusion`, which
-    stand in place of the store's own for one call, and `score_threshold`, below which hits are left
+    replace the store's own for one call, and `score_threshold`, below which hits are left
     out. A filter is a dict such as `{"year": {"$gte": 2020}}`, a filter tree, or a function over a
     `Document`. An unknown keyword is an error.
 
@@ -144,7 +144,7 @@ class BGEM3VectorStore(SearchingStore):
         progress: ProgressLike = False,
         **kwargs: Unpack[StoreOptions],
     ) -> Self:
-        """A store with documents in it.
+        """Make a store and add documents to it.
 
         Args:
             documents: Each is encoded once; they stay as they are.
@@ -177,7 +177,7 @@ class BGEM3VectorStore(SearchingStore):
         progress: ProgressLike = False,
         **kwargs: Unpack[StoreOptions],
     ) -> Self:
-        """A store with texts in it.
+        """Make a store and add texts to it.
 
         Args:
             texts: Each is encoded once.
@@ -238,7 +238,7 @@ class BGEM3VectorStore(SearchingStore):
 
     @property
     def index(self) -> HybridIndex:
-        """What keeps and searches: `optimize`, `flush`, `backup`, `ingest` and more are there.
+        """The index below the store, with `optimize`, `flush`, `backup`, `ingest` and more.
 
         Raises:
             InputError: A new folder of foreign vectors has no document yet, so no width either.
@@ -253,12 +253,12 @@ class BGEM3VectorStore(SearchingStore):
 
     @property
     def engine(self) -> BGEM3 | None:
-        """What encodes; None for a folder that is not open yet, and says it itself."""
+        """The engine that encodes; None for a folder that names its model and is not open yet."""
         return self._opening.engine
 
     @property
     def embeddings(self) -> Embeddings:
-        """Dense vectors alone, of the same model."""
+        """The same model's dense vectors as `Embeddings`."""
         if self._embeddings is None:
             engine = self.engine or self.index.engine
             foreign = encoder_of(engine)
@@ -391,14 +391,14 @@ class BGEM3VectorStore(SearchingStore):
         return await asyncio.to_thread(self.delete, ids, filter=filter, delete_all=delete_all)
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents of the ids, in order; unknown ids are passed over."""
+        """Get the documents of the ids, in order; unknown ids are skipped."""
         wanted, index = several(ids, "ids"), self._index()
         held = [] if index is None else index.get(wanted)
         return [to_document(record) for record in held if record is not None]
 
     @checks_itself
     def as_retriever(self, **options: Unpack[StoreRetrieverOptions]) -> BGEM3VectorStoreRetriever:
-        """A retriever over this store.
+        """Make a retriever over this store.
 
         Args:
             **options: `search_type`, one of `SEARCH_TYPES`; `search_kwargs`, what every search

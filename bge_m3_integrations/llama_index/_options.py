@@ -1,4 +1,4 @@
-"""What the serialisable adapters share: an engine, and the fields that it can be rebuilt from."""
+"""The common part of the serialisable adapters: an engine, and the fields to rebuild it."""
 
 # no postponed annotations: pydantic reads them
 from collections.abc import Collection, Iterator, Mapping
@@ -89,7 +89,7 @@ class EngineOptions(BaseComponent):
 
     @property
     def engine(self) -> BGEM3:
-        """What encodes; adapters that share it share forward passes."""
+        """The engine that encodes; adapters that share it share forward passes."""
         return self._engine
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:

@@ -1,4 +1,4 @@
-"""What LlamaIndex asks of its components, as tests; LlamaIndex itself has no such suite.
+"""Tests for LlamaIndex components; LlamaIndex itself has no such suite.
 
 Subclass a class as `Test...`, write its `make`, and run pytest. Each test is synchronous and needs
 no plugin.
@@ -49,7 +49,7 @@ def make_nodes() -> list[TextNode]:
 
 
 class ComponentConformance:
-    """What every serialisable component keeps to.
+    """Tests for every serialisable component.
 
     Attributes:
         base: The LlamaIndex class that it must be.
@@ -86,7 +86,7 @@ class ComponentConformance:
 
 
 class EmbeddingConformance(ComponentConformance):
-    """What a dense embedding keeps to."""
+    """Tests for a dense embedding."""
 
     base = BaseEmbedding
 
@@ -139,7 +139,7 @@ class EmbeddingConformance(ComponentConformance):
 
 
 class SparseEmbeddingConformance(ComponentConformance):
-    """What a sparse embedding keeps to."""
+    """Tests for a sparse embedding."""
 
     base = BaseSparseEmbedding
 
@@ -179,7 +179,7 @@ class SparseEmbeddingConformance(ComponentConformance):
 
 
 class RerankerConformance(ComponentConformance):
-    """What a reranker keeps to; `make` gives one that returns at most two nodes."""
+    """Tests for a reranker; `make` gives one that returns at most two nodes."""
 
     base = BaseNodePostprocessor
 
@@ -228,7 +228,7 @@ class RerankerConformance(ComponentConformance):
 
 
 class RetrieverConformance:
-    """What a retriever keeps to."""
+    """Tests for a retriever."""
 
     def make(self, engine: BGEM3, nodes: list[TextNode], similarity_top_k: int) -> BaseRetriever:
         """A retriever over nodes; a subclass writes it."""

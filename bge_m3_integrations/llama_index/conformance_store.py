@@ -1,4 +1,4 @@
-"""What LlamaIndex asks of a vector store, as tests; see `conformance`."""
+"""Tests for a LlamaIndex vector store; see `conformance`."""
 
 # ruff: noqa: D102 (a test says in its name what it claims)
 
@@ -92,7 +92,7 @@ def make_nodes() -> list[BaseNode]:
 
 
 class VectorStoreConformance:
-    """What a vector store over the engine keeps to; a subclass writes `make` and `reload`."""
+    """Tests for a vector store over the engine; a subclass writes `make` and `reload`."""
 
     def make(self, engine: BGEM3, folder: Path) -> Any:
         """A new, empty store; it may use the folder, which does not exist."""

@@ -1,4 +1,4 @@
-"""What conformance tests of LlamaIndex components watch with: the event loop, events, errors."""
+"""Tools of the conformance tests: watching the event loop, events and errors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def leaves_the_loop_free(encoder: GatedEncoder, work: Callable[[], Awaitable[obj
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How long the event loop stood still at most, in seconds.
+    """The longest pause of the event loop, in seconds.
 
     Attributes:
         longest: Between two ticks, whatever the reason.
@@ -82,7 +82,7 @@ class Gap:
 
 
 async def longest_gap(work: Awaitable[object], *, every: float = 0.001) -> Gap:
-    """How long the event loop stood still at most while something was awaited.
+    """Measure the longest pause of the event loop while something is awaited.
 
     A full garbage collection stops Python for as long as it takes to visit all that was imported,
     whatever runs: 0.1 s where LlamaIndex is. So its share is told apart. A service avoids it by
@@ -123,7 +123,7 @@ async def longest_gap(work: Awaitable[object], *, every: float = 0.001) -> Gap:
 
 @contextmanager
 def full_collections() -> Iterator[list[tuple[float, float]]]:
-    """When Python's full garbage collections started and stopped, by `time.perf_counter`."""
+    """Record the start and end of full garbage collections, by `time.perf_counter`."""
     pauses: list[tuple[float, float]] = []
     started = 0.0
 
@@ -144,13 +144,13 @@ def full_collections() -> Iterator[list[tuple[float, float]]]:
 
 
 def outside(pauses: Sequence[tuple[float, float]], earlier: float, later: float) -> float:
-    """What is left of a stretch of time without pauses, which do not overlap."""
+    """Subtract pauses, which do not overlap, from a stretch of time."""
     inside = (min(stop, later) - max(start, earlier) for start, stop in pauses)
     return later - earlier - sum(length for length in inside if length > 0)
 
 
 def refusal(work: Callable[[], object]) -> str:
-    """What the `ValueError` says that a call must raise; LlamaIndex's classes raise no other.
+    """Get the message of the `ValueError` that a call must raise.
 
     Args:
         work: The call.

@@ -1,4 +1,4 @@
-"""How the documents of an index come, change and go, so that no account of them goes wrong."""
+"""Inserting, updating and deleting the documents of an index, with consistent bookkeeping."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DocumentIndex(VectorStoreIndex):
 
     @property
     def vector_store(self) -> BGEM3VectorStore:
-        """Where the nodes are."""
+        """The vector store that holds the nodes."""
         return store_of(self._storage_context)
 
     def insert(self, document: Document, **insert_kwargs: Any) -> None:

@@ -60,7 +60,7 @@ class BGEM3Embedding(EngineOptions, BaseEmbedding):
         return "BGEM3Embedding"
 
     def to_payload(self) -> dict[str, Any]:
-        """What events and traces show of the model; it holds no secrets."""
+        """Describe the model for events and traces, without secrets."""
         return {
             **super().to_payload(),
             "device": self.device,

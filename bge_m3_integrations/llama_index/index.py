@@ -51,7 +51,7 @@ _OLD = (
 
 @public_class
 class BGEM3Index(DocumentIndex):
-    """A `VectorStoreIndex` whose nodes are found by all three scores of BGE-M3.
+    """A `VectorStoreIndex` that finds nodes by all three scores of BGE-M3.
 
     Each node is encoded once, when it is added; there is no `embed_model` to choose. It is
     LlamaIndex's own index over a `BGEM3VectorStore` otherwise: documents are inserted, updated,
@@ -137,7 +137,7 @@ class BGEM3Index(DocumentIndex):
         vector_store: IndexLike | None = None,
         **options: Any,
     ) -> Self:
-        """An index of whole documents, which are split into nodes.
+        """Make an index of documents, which are split into nodes.
 
         Args:
             documents: They stay as they are.
@@ -170,7 +170,7 @@ class BGEM3Index(DocumentIndex):
     def from_vector_store(  # type: ignore[override]  # there is no embed_model
         cls, vector_store: BasePydanticVectorStore, **options: Any
     ) -> Self:
-        """An index over what a vector store holds already.
+        """Make an index over the nodes of an existing vector store.
 
         Args:
             vector_store: A `BGEM3VectorStore`.
@@ -198,7 +198,7 @@ class BGEM3Index(DocumentIndex):
         index_id: str | None = None,
         **options: Any,
     ) -> Self:
-        """Open what `persist` wrote; nothing is encoded.
+        """Open an index that `persist` wrote; nothing is encoded.
 
         Args:
             persist_dir: The folder.
@@ -229,7 +229,7 @@ class BGEM3Index(DocumentIndex):
 
     @classmethod
     def load_from_disk(cls, persist_dir: str | Path, *_: object, **__: object) -> NoReturn:
-        """Not offered: see `from_persist_dir` for indexes of this class.
+        """Raise an error that explains the replacement, `from_persist_dir`.
 
         Args:
             persist_dir: What the class of `llama-index-indices-managed-bge-m3` wrote.
@@ -241,7 +241,7 @@ class BGEM3Index(DocumentIndex):
 
     @property
     def engine(self) -> BGEM3:
-        """What encodes; adapters that share it share forward passes."""
+        """The engine that encodes; adapters that share it share forward passes."""
         return self.vector_store.engine
 
     @property
@@ -256,7 +256,7 @@ class BGEM3Index(DocumentIndex):
         return info
 
     def as_retriever(self, **kwargs: Any) -> BaseRetriever:
-        """A `BGEM3Retriever`, which searches by the hybrid score.
+        """Make a `BGEM3Retriever`, which searches by the hybrid score.
 
         With a word that only LlamaIndex's `VectorIndexRetriever` has (`vector_store_query_mode`,
         `alpha`, `vector_store_kwargs` and others), it is one of those over the same vector store.
@@ -290,7 +290,7 @@ class BGEM3Index(DocumentIndex):
         return VectorIndexRetriever(self, **{**usual, **options})
 
     def persist(self, persist_dir: str | Path) -> None:
-        """Write the index to a folder, beside whatever else is in it; nothing there is deleted.
+        """Write the index to a folder; other files there are kept.
 
         Args:
             persist_dir: The folder; see `BGEM3VectorStore.persist` for what is written.
@@ -298,7 +298,7 @@ class BGEM3Index(DocumentIndex):
         self._storage_context.persist(persist_dir=local(persist_dir, None))
 
     def close(self) -> None:
-        """Close the index below, which gives its folder free."""
+        """Close the index below, which releases its folder."""
         self.vector_store.index.close()
 
     def _add_nodes_to_index(

@@ -58,7 +58,7 @@ class RerankerFields(EngineFields, total=False):
 
 
 class FolderOptions(TypedDict, total=False):
-    """What `HybridIndex.open` takes besides path and engine; see there."""
+    """Arguments of `HybridIndex.open` besides path and engine; see there."""
 
     modes: Modes | None
     colbert: str | None
@@ -70,7 +70,7 @@ class FolderOptions(TypedDict, total=False):
 
 
 class StoreFields(FolderOptions, total=False):
-    """What `BGEM3VectorStore` takes besides index, engine and path."""
+    """Arguments of `BGEM3VectorStore` besides index, engine and path."""
 
     stores_text: bool
     is_embedding_query: bool

@@ -35,7 +35,7 @@ An index opened with `filter_fields` finds documents fast only with this key amo
 
 
 def node_to_record(node: BaseNode) -> Record:
-    """A record that holds all of a node but its embedding.
+    """Make a record that holds all of a node except its embedding.
 
     Args:
         node: The text with the metadata that its EMBED mode shows is what gets encoded.
@@ -57,7 +57,7 @@ def node_to_record(node: BaseNode) -> Record:
 
 
 def record_to_node(record: Record) -> BaseNode:
-    """The node that a record was made from, or a text node over another adapter's record.
+    """Make the node of a record, or a text node for another adapter's record.
 
     The text node's metadata is kept out of its EMBED text, so that the text that a reranker
     encodes is the text that was indexed.
@@ -111,7 +111,7 @@ def with_score_metadata(node: BaseNode, key: str, value: object) -> BaseNode:
 
 
 def embedded_text(node: BaseNode) -> str:
-    """What is encoded of a node, everywhere in LlamaIndex."""
+    """Get the text of a node that LlamaIndex embeds."""
     return node.get_content(metadata_mode=MetadataMode.EMBED)
 
 

@@ -1,4 +1,4 @@
-"""What records remember of the document they were made of, which is what a refresh goes by.
+"""The source document that records remember, for refreshing documents.
 
 Records are on disk as soon as they are added, and LlamaIndex's document hashes only at `persist`.
 """

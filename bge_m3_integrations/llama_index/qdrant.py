@@ -113,7 +113,7 @@ def hybrid_qdrant(
     hybrid_fusion_fn: HybridFusion | None = None,
     batch_size: int = 64,
 ) -> HybridQdrantStore:
-    """A Qdrant store for dense, sparse and hybrid queries, one forward pass per text.
+    """Make a Qdrant store for dense, sparse and hybrid queries, one forward pass per text.
 
     Use it with `BGEM3Embedding(engine=engine)` over the same engine. Node ids must be UUIDs or
     whole numbers, as Qdrant wants them. The model's configuration is read for the dense width.

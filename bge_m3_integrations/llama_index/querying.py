@@ -50,7 +50,7 @@ _ZERO = (
 
 @dataclass(frozen=True, slots=True)
 class QueryOptions:
-    """What `query` takes beside the query; retrievers pass it on as `vector_store_kwargs`.
+    """Arguments of `query` besides the query; retrievers pass them as `vector_store_kwargs`.
 
     Attributes:
         weights: How much each mode counts, for this query.

@@ -137,7 +137,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
 
     @property
     def index(self) -> HybridIndex | None:
-        """Where nodes may be kept; an `index_path` is opened at the first look.
+        """The index that may hold the nodes; the first access opens an `index_path`.
 
         Raises:
             StoreError: The folder is no index, is held by another process, or was made by another

@@ -70,7 +70,7 @@ class RetrieverOptions(TypedDict, total=False):
 
 @public_class
 class BGEM3Retriever(BaseRetriever):
-    """Retrieves nodes by dense, sparse and ColBERT scores, weighed into one ranking.
+    """Retrieves nodes by dense, sparse and ColBERT scores together.
 
     A `BGEM3Reranker` over the same engine finds the query's embedding already computed. It finds
     the nodes' too when it is made before they are added.
@@ -151,7 +151,7 @@ class BGEM3Retriever(BaseRetriever):
         engine: BGEM3 | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> Self:
-        """A retriever over nodes kept in memory.
+        """Make a retriever over nodes in memory.
 
         Args:
             nodes: Nodes of distinct ids.
@@ -174,7 +174,7 @@ class BGEM3Retriever(BaseRetriever):
         transformations: list[TransformComponent] | None = None,
         **options: Unpack[RetrieverOptions],
     ) -> Self:
-        """A retriever over documents split into nodes that are kept in memory.
+        """Make a retriever over documents, split into nodes in memory.
 
         Args:
             documents: Whole documents.
@@ -195,7 +195,7 @@ class BGEM3Retriever(BaseRetriever):
     def from_vector_store(
         cls, vector_store: BGEM3VectorStore, **options: Unpack[RetrieverOptions]
     ) -> Self:
-        """A retriever over the nodes of a vector store.
+        """Make a retriever over the nodes of a vector store.
 
         Args:
             vector_store: Its weights and candidates hold where the options name none.
@@ -213,7 +213,7 @@ class BGEM3Retriever(BaseRetriever):
 
     @property
     def similarity_top_k(self) -> int:
-        """Most nodes."""
+        """The maximum number of nodes."""
         return self._options["limit"]
 
     @similarity_top_k.setter
@@ -226,7 +226,7 @@ class BGEM3Retriever(BaseRetriever):
         return self._index
 
     def retrieve_batch(self, queries: Sequence[QueryType]) -> list[list[NodeWithScore]]:
-        """What `retrieve` gives for each query; all queries are encoded together.
+        """Retrieve nodes for each query; all queries are encoded together.
 
         Args:
             queries: Texts or query bundles.

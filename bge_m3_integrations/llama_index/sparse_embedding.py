@@ -65,7 +65,7 @@ class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[
         return "BGEM3SparseEmbedding"
 
     def to_payload(self) -> dict[str, Any]:
-        """What events and traces show of the model; it holds no secrets."""
+        """Describe the model for events and traces, without secrets."""
         return {
             **super().to_payload(),
             "device": self.device,
@@ -79,12 +79,12 @@ class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[
         return float(sum(weight * large.get(token, 0.0) for token, weight in small.items()))
 
     def sparse_doc_fn(self, texts: list[str]) -> IndicesAndValues:
-        """Documents' weights as `QdrantVectorStore(sparse_doc_fn=)` takes them."""
+        """Give documents' weights to `QdrantVectorStore(sparse_doc_fn=)`."""
         rows = taken(self, texts)
         return _split(self._get_text_embeddings(texts) if rows is None else rows)
 
     def sparse_query_fn(self, texts: list[str]) -> IndicesAndValues:
-        """Queries' weights as `QdrantVectorStore(sparse_query_fn=)` takes them."""
+        """Give queries' weights to `QdrantVectorStore(sparse_query_fn=)`."""
         rows = taken(self, texts)
         return _split(self._get_query_embeddings(texts) if rows is None else rows)
 

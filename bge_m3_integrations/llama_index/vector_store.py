@@ -69,7 +69,7 @@ def _parsed(weights: WeightsLike | None) -> Weights | None:
 
 @public_class
 class BGEM3VectorStore(BasePydanticVectorStore):
-    """A hybrid index as LlamaIndex's vector store; nodes, metadata and all numbers are in it.
+    """A hybrid index as LlamaIndex's vector store, with nodes, metadata and all numbers.
 
     Modes of a query:
 
@@ -100,7 +100,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         index: Where the nodes are: an index, an adapter over one, or an engine, for a new index in
             memory, or in the folder `path`.
         engine: An engine, by its name. None over a folder that says which model made it.
-        path: The folder of an index, which is opened now; `close` gives it free.
+        path: The folder of an index, which is opened now; `close` releases it.
         **options: What `HybridIndex.open` takes besides (`create`, `colbert`, `pooling`, `modes`,
             `filter_fields`, `other_dtype`, `apart`), and the declared fields.
 
@@ -175,17 +175,17 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
     @property
     def client(self) -> HybridIndex:
-        """The index, under LlamaIndex's name for what is behind a vector store."""
+        """The index, by LlamaIndex's name for the client of a vector store."""
         return self._index
 
     @property
     def index(self) -> HybridIndex:
-        """Where the nodes are."""
+        """The index that holds the nodes."""
         return self._index
 
     @property
     def engine(self) -> BGEM3:
-        """What encodes; share it with a `BGEM3Embedding`."""
+        """The engine that encodes; share it with a `BGEM3Embedding`."""
         return self._index.engine
 
     def add(
@@ -240,7 +240,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     def get_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
-        """Nodes by id, by metadata or by both.
+        """Get nodes by id, by metadata or by both.
 
         Args:
             node_ids: None is all, an empty list none; unknown ids are passed over.
@@ -301,7 +301,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         await asyncio.to_thread(self.clear)
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """The best nodes; the class's docstring explains the modes.
+        """Find the best nodes; the class's docstring explains the modes.
 
         Empty `node_ids` and `doc_ids` mean all: LlamaIndex's retriever always gives the former.
 
@@ -328,7 +328,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         return await asyncio.to_thread(answer, asked, batch, self._index)
 
     def records(self, where: Filter) -> Iterator[Record]:
-        """What is kept of the nodes that match a filter of this package, in order of id."""
+        """Get the records of nodes that match a filter of this package, in order of id."""
         page = self._index.scroll(where)
         yield from page.records
         while page.after is not None:
@@ -336,7 +336,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
             yield from page.records
 
     def persist(self, persist_path: str, fs: object | None = None) -> None:
-        """Write the file by which `from_persist_path` finds the index again.
+        """Write a file that points to the index, for `from_persist_path`.
 
         An index in a folder stays where it is. One in memory is copied to a new folder beside the
         file, exactly, and nothing is encoded; the file then names the new folder. What an earlier
@@ -364,7 +364,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         *,
         engine: BGEM3 | None = None,
     ) -> Self:
-        """Open what `persist` wrote: an index in a folder, also where it was one in memory.
+        """Open an index that `persist` wrote, as an index in a folder.
 
         Args:
             persist_path: The file.
@@ -391,7 +391,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         *,
         engine: BGEM3 | None = None,
     ) -> Self:
-        """Open what `StorageContext.persist` wrote; see `from_persist_path`."""
+        """Open an index that `StorageContext.persist` wrote; see `from_persist_path`."""
         path = local(persist_dir, None) / f"{namespace}__{DEFAULT_PERSIST_FNAME}"
         return cls.from_persist_path(path, fs, engine=engine)
 
@@ -406,7 +406,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """The store that `to_dict` described.
+        """Rebuild the store from the result of `to_dict`.
 
         Args:
             data: Its fields and its folder.

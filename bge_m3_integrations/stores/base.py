@@ -1,4 +1,4 @@
-"""What the index asks of a store: find per mode, score by id; the engine combines."""
+"""The protocol of a store: find per mode, score by id; the engine combines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bge_m3_integrations.types import Candidate, Components, EmbeddingBatch, Mod
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a store can do.
+    """The abilities of a store.
 
     Attributes:
         find: Modes it can find candidates by.
@@ -52,7 +52,7 @@ class Store(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this store can do."""
+        """The abilities of this store."""
         ...
 
     def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
@@ -108,7 +108,7 @@ class Store(Protocol):
         ...
 
     def count(self, where: Filter | None = None) -> int:
-        """How many records match."""
+        """Count the records that match."""
         ...
 
     def flush(self) -> None:

@@ -46,7 +46,7 @@ _AtRest: TypeAlias = tuple[str, Resting, Flat]
 
 
 class MemoryStore:
-    """Keeps everything in memory and compares with every document. Nothing survives the process.
+    """A store in memory that compares with every document; nothing survives the process.
 
     Thread-safe: a search works on a snapshot, so it sees all of a write or nothing of it.
 
