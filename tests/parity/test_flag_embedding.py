@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Mapping
@@ -200,3 +201,22 @@ def test_flag_embedding_runs_a_lone_query_twice_and_we_run_it_once(xlm_roberta: 
     BGEM3.from_flag(flag).encode_queries(["what is a vector"])
     assert len(calls) == 1
     handle.remove()
+
+
+def test_ids_are_those_of_the_file_and_theirs_of_transformers_rules_from_5_on(
+    xlm_roberta: Path, tmp_path: Path
+) -> None:
+    import transformers
+    from tokenizers import Tokenizer
+
+    folder = shutil.copytree(xlm_roberta, tmp_path / "as_bge_m3")
+    named = json.loads((folder / "tokenizer_config.json").read_text())
+    named = {**named, "tokenizer_class": "XLMRobertaTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    text = "dense vector "
+    by_file = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+    flag = flag_model(folder)
+    theirs = flag.tokenizer(text)["input_ids"]
+    assert BGEM3(folder).tokenize([text]).ids.tolist() == by_file
+    assert (theirs == by_file) == (transformers.__version__ < "5")
+    assert BGEM3.from_flag(flag).tokenize([text]).ids.tolist() == theirs
