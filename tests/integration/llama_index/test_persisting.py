@@ -182,7 +182,7 @@ def test_a_failed_copy_leaves_the_persisted_index_in_force(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(store.index.store, "vectors", broken)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StoreError, match="no space"):
         store.persist(str(tmp_path / FILE))
     assert (tmp_path / FILE).read_text(encoding="utf-8") == text
     again = BGEM3VectorStore.from_persist_dir(tmp_path, engine=engine)
