@@ -96,7 +96,7 @@ class Shard:
         self._gave_way = time.perf_counter()
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
-        self._users = 0
+        self._users: dict[object, int] = {}
         self._held: engine.EdgeShard | None = self._guarded(
             lambda: engine.EdgeShard.load(str(path), _config(layout, vacuum=vacuum))
         )
@@ -332,22 +332,30 @@ class Shard:
     @contextmanager
     def in_use(self) -> Iterator[Self]:
         """Keep the shard open until the block ends, however many calls it makes."""
+        user = object()
         with self._idle:
             self._open()
-            self._users += 1
+            self._users[user] = threading.get_ident()
         try:
             yield self
         finally:
             with self._idle:
-                self._users -= 1
+                del self._users[user]
                 self._idle.notify_all()
+
+    def outlast_users(self) -> None:
+        """Wait for those who use the shard now, but for this thread; others may begin to."""
+        with self._idle:
+            me = threading.get_ident()
+            users = {user for user, thread in self._users.items() if thread != me}
+            self._idle.wait_for(lambda: users.isdisjoint(self._users))
 
     def close(self) -> None:
         """Wait for its users, flush and release the shard; closing twice is fine."""
         if self._warming is not None:
             self._warming.close()
         with self._idle:
-            self._idle.wait_for(lambda: self._users == 0)
+            self._idle.wait_for(lambda: not self._users)
             held, self._held = self._held, None
             if held is None:
                 return
@@ -370,7 +378,7 @@ class Shard:
         if self._warming is not None:
             self._warming.close()
         with self._idle:
-            self._idle.wait_for(lambda: self._users == 0)
+            self._idle.wait_for(lambda: not self._users)
             held, self._held = self._held, None
         if held is not None:
             never_free(held)

@@ -26,6 +26,7 @@ from bge_m3_integrations.stores.checks import (
 from bge_m3_integrations.stores.edge.choosing import Choosing
 from bge_m3_integrations.stores.edge.filing import Filed
 from bge_m3_integrations.stores.edge.folder import Folder, size_on_disk
+from bge_m3_integrations.stores.edge.held import Held
 from bge_m3_integrations.stores.edge.holder import note_opens
 from bge_m3_integrations.stores.edge.home import (
     back_up,
@@ -36,7 +37,7 @@ from bge_m3_integrations.stores.edge.home import (
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
 from bge_m3_integrations.stores.edge.missing import as_folder
 from bge_m3_integrations.stores.edge.names import Names
-from bge_m3_integrations.stores.edge.opened import Opened, close_handles
+from bge_m3_integrations.stores.edge.opened import Opened
 from bge_m3_integrations.stores.edge.points import (
     body_of,
     embeddings_of,
@@ -66,45 +67,7 @@ _LOG_BYTES = 512 << 20
 vectors in float32."""
 
 
-class _Held:
-    """What an open index has of the system.
-
-    Args:
-        folder: Its folder.
-        shard: The shard of now.
-    """
-
-    def __init__(self, folder: Folder, shard: Shard) -> None:
-        self.folder, self.shard = folder, shard
-        self.in_log = 0
-
-    def close(self) -> None:
-        """Give all of it back.
-
-        Nothing is written to a folder that others changed meanwhile, nor to a full disk: what was
-        acknowledged is in the engine's log.
-        """
-        try:
-            if self.folder.change() is None and self._has_room():
-                self.shard.close()
-            else:
-                self.shard.abandon(self.folder.log_lock())
-        finally:
-            self.folder.release()
-
-    def _has_room(self) -> bool:
-        try:
-            check_flush(self.folder.path, self.in_log)
-        except StoreError:
-            return not self.in_log
-        return True
-
-    def leave(self) -> None:
-        """In a forked child, leave it to the parent, with the lock that the engine has."""
-        close_handles(self.folder.log_lock())
-
-
-_OPENED: Opened[EdgeStore, _Held] = Opened(_Held.leave)
+_OPENED: Opened[EdgeStore, Held] = Opened(Held.leave)
 
 
 class EdgeStore:
@@ -120,7 +83,7 @@ class EdgeStore:
 
     def __init__(self, folder: Folder, manifest: Manifest, shard: Shard) -> None:
         self._folder, self._manifest = folder, manifest
-        self._held = _Held(folder, shard)
+        self._held = Held(folder, shard)
         self._names = Names()
         self._choosing = Choosing(manifest.fields, self._names)
         self._searching = Searching(self._choosing, self._names)
@@ -464,6 +427,7 @@ class EdgeStore:
             self._manifest = manifest
             self._choosing = Choosing(new, self._names)
             self._searching = Searching(self._choosing, self._names)
+            shard.outlast_users()  # they go by the old fields: no write may come before they end
         tell("done")
 
     def backup(self, path: str | Path) -> None:

@@ -136,6 +136,33 @@ def test_filter_fields_that_were_set_stay_when_the_shard_is_replaced(store: Edge
     assert (held.filter_fields, held.generation) == ((), 3)
 
 
+def test_a_search_by_the_old_filter_fields_ends_before_a_record_is_written_by_the_new_ones(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search has made its condition of the old fields, which the new record does not have."""
+    store.set_filter_fields(["i"])
+    count, asked, written = store._shard.count, threading.Event(), threading.Event()
+
+    def slow(where: Any) -> int:
+        asked.set()
+        written.wait(0.5)  # in vain, where the change waits for this search
+        return count(where)
+
+    def change() -> None:
+        store.set_filter_fields([])
+        store.upsert(RECORDS, encoded(RECORDS))
+        written.set()
+
+    monkeypatch.setattr(store._shard, "count", slow)
+    with ThreadPoolExecutor(2) as threads:
+        counting = threads.submit(store.count, Compare("i", "$lt", 5))
+        asked.wait()
+        changing = threads.submit(change)
+        assert counting.result() == 5
+        changing.result()
+    assert store.count(Compare("i", "$lt", 5)) == 5
+
+
 def test_two_threads_that_optimise_apart_are_one_that_does_and_one_that_hears_of_it(
     store: EdgeStore,
 ) -> None:
