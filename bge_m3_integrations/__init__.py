@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from bge_m3_integrations._lazy import lazy_names
@@ -98,6 +99,8 @@ __all__ = [
     "clean_text",
 ]
 
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until a program listens
 
 if not TYPE_CHECKING:  # a checker would take every misspelt name for one of ours
     __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

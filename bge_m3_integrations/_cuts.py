@@ -19,7 +19,7 @@ from bge_m3_integrations.types import EmbeddingBatch, Kind
 
 _NAMED = 5
 """So many ids or positions are told."""
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Cuts:
     def _tell(self) -> None:
         if self._dropped:
             message = self._message()
-            _log.info("%s", message)
+            _LOG.info("%s", message)
             warn_user(message, TruncationWarning)
 
     def _message(self) -> str:

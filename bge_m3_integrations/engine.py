@@ -19,6 +19,7 @@ from bge_m3_integrations._display import called
 from bge_m3_integrations._forking import between_forks, new_lock
 from bge_m3_integrations._keywords import NoMore, checks_itself, public_class, refuse
 from bge_m3_integrations._pairs import Stretched, below, beside, by_query, unzip
+from bge_m3_integrations._progress import ProgressLike, encoding
 from bge_m3_integrations._warning import warn_user
 from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import (
@@ -381,6 +382,7 @@ class BGEM3:
         kind: Kind = "document",
         modes: Modes = ALL_MODES,
         max_length: int | None = None,
+        progress: ProgressLike = None,
     ) -> EmbeddingBatch:
         """Encode texts of one kind.
 
@@ -392,6 +394,7 @@ class BGEM3:
             kind: "document" for texts that are searched, "query" for those that search.
             modes: See `encode_queries`.
             max_length: See `encode_queries`.
+            progress: See `encode_queries`.
 
         Returns:
             One row per text, in order.
@@ -399,7 +402,7 @@ class BGEM3:
         Raises:
             InputError: A text is no encodable string, or an argument is out of range.
         """
-        return self._encode(texts, kind, modes, max_length)
+        return self._encode(texts, kind, modes, max_length, progress)
 
     async def aencode(
         self,
@@ -419,6 +422,7 @@ class BGEM3:
         *,
         modes: Modes = ALL_MODES,
         max_length: int | None = None,
+        progress: ProgressLike = None,
         **unknown: Unpack[NoMore],
     ) -> EmbeddingBatch:
         """Encode queries, in one batch with those of other waiting threads and coroutines.
@@ -427,6 +431,9 @@ class BGEM3:
             texts: Any number of strings, also none, also empty ones.
             modes: What to compute; a mode that is not asked for costs nothing.
             max_length: Most tokens per text, special tokens included.
+            progress: None shows a bar in a terminal and in a notebook once the work has taken two
+                seconds, none where stderr is piped; True shows one in any case, False none. A
+                function is called with the number done and the total, after each pass.
             **unknown: None: a keyword that comes here is an error, which names the right one.
 
         Returns:
@@ -437,7 +444,7 @@ class BGEM3:
         """
         if unknown:
             refuse(unknown, self.encode_queries)
-        return self._encode(texts, "query", modes, max_length)
+        return self._encode(texts, "query", modes, max_length, progress)
 
     @checks_itself
     def encode_documents(
@@ -446,12 +453,13 @@ class BGEM3:
         *,
         modes: Modes = ALL_MODES,
         max_length: int | None = None,
+        progress: ProgressLike = None,
         **unknown: Unpack[NoMore],
     ) -> EmbeddingBatch:
         """Encode documents; see `encode_queries`."""
         if unknown:
             refuse(unknown, self.encode_documents)
-        return self._encode(texts, "document", modes, max_length)
+        return self._encode(texts, "document", modes, max_length, progress)
 
     @checks_itself
     async def aencode_queries(
@@ -818,12 +826,17 @@ class BGEM3:
         return scoring.components(queries, documents, weights.modes, maxsim=self.maxsim)
 
     def _encode(
-        self, texts: Sequence[str], kind: Kind, modes: Modes, max_length: int | None
+        self,
+        texts: Sequence[str],
+        kind: Kind,
+        modes: Modes,
+        max_length: int | None,
+        progress: ProgressLike,
     ) -> EmbeddingBatch:
         asked = _asked(kind, modes, max_length)
         self._require(asked.modes)
         checked = self._checked(texts)
-        with Cuts({kind: checked}) as cuts:
+        with Cuts({kind: checked}) as cuts, encoding(progress, len(checked)):
             batch = self._gatherer.encode(checked, asked, self._run)
             self._note_cuts(cuts, checked, batch, asked)
         return batch

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
@@ -202,7 +205,7 @@ class HybridIndex:
         records: Iterable[RecordLike],
         *,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
         check: Check | None = None,
     ) -> list[str]:
         """Encode records and keep them; a known id is replaced.
@@ -218,7 +221,9 @@ class HybridIndex:
                 of distinct ids; read to the end before anything is encoded.
             batch_size: Most records encoded and written at a time; long texts make batches
                 smaller. If one batch fails, those before it are kept.
-            progress: True shows a bar; a function is called with the number done and the total.
+            progress: None shows a bar in a terminal and in a notebook once the work has taken two
+                seconds, none where stderr is piped; True shows one in any case, False none. A
+                function is called with the number done and the total.
             check: Called with each batch's records and embeddings before they are written; what it
                 raises ends the call.
 
@@ -230,7 +235,8 @@ class HybridIndex:
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
         self._opened(begin=True)
-        with reporter(progress, label="adding") as tell, Cuts() as cuts:
+        total = len(records) if isinstance(records, Sequence) else None
+        with reporter(progress, label="adding", total=total) as tell, Cuts() as cuts:
             writer = replace(self._writer, check=check, cuts=cuts)
             return writer.add(records, batch_size=batch_size, tell=tell)
 
@@ -239,7 +245,7 @@ class HybridIndex:
         records: Iterable[RecordLike],
         *,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
     ) -> Ingested:
         """Bring any number of records up to date, without encoding what is kept already.
 
@@ -250,8 +256,7 @@ class HybridIndex:
         Args:
             records: See `add`; also from a generator. If an id comes again, the later one holds.
             batch_size: Records looked up, encoded and written at a time.
-            progress: True shows a bar; a function is called with the number done and the total,
-                None where that is not known.
+            progress: See `add`; the total is None where it is not known.
 
         Returns:
             How many were encoded, rewritten and unchanged.
@@ -261,7 +266,8 @@ class HybridIndex:
             EncodingError: The model gives a record no finite numbers; the message has its id.
         """
         self._opened(begin=True)
-        with reporter(progress, label="ingesting") as tell, Cuts() as cuts:
+        total = len(records) if isinstance(records, Sequence) else None
+        with reporter(progress, label="ingesting", total=total) as tell, Cuts() as cuts:
             writer = replace(self._writer, cuts=cuts)
             return writer.ingest(records, batch_size=batch_size, tell=tell)
 
@@ -569,7 +575,8 @@ class HybridIndex:
                 minutes for 100,000 documents, 7.3 with their token vectors, on two cores.
             progress: Called with what happens now.
         """
-        self._store.optimize(apart=apart, progress=progress)
+        with _logged("optimize", self._store):
+            self._store.optimize(apart=apart, progress=progress)
 
     def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
         """Free the disk space of deleted and replaced records.
@@ -582,7 +589,9 @@ class HybridIndex:
         Raises:
             StoreError: The disk has no room for a copy; the index is as before.
         """
-        self._durable("compact").compact(progress=progress)
+        store = self._durable("compact")
+        with _logged("compact", store):
+            store.compact(progress=progress)
 
     def set_filter_fields(
         self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
@@ -601,7 +610,9 @@ class HybridIndex:
             InputError: These are no paths.
             StoreError: The disk has no room, or the index is in memory, where filters need none.
         """
-        self._durable("set_filter_fields").set_filter_fields(fields, progress=progress)
+        store = self._durable("set_filter_fields")
+        with _logged("set_filter_fields", store):
+            store.set_filter_fields(fields, progress=progress)
 
     def backup(self, path: str | Path) -> None:
         """Copy the index as it is now; searches go on meanwhile, writes wait.
@@ -722,6 +733,8 @@ class HybridIndex:
         again = "colbert" in set(held.modes) - held.kept
         self._wanted = frozenset(held.modes)
         self._held = Searcher(store, Reencoder(self._engine) if again else None, held.pooling)
+        if _LOG.isEnabledFor(logging.INFO):  # to count asks the store
+            _LOG.info("opened the index in %s: %d documents", store.path, store.count())
         self._unclosed = weakref.finalize(self, store.forget)
         self._unclosed.atexit = False
 
@@ -747,7 +760,17 @@ class HybridIndex:
         return make_plan(options, modes=self.modes, findable=findable)
 
 
+_LOG = logging.getLogger(__name__)
 _CLOSED = "this index is closed; make or open another one"
+
+
+@contextmanager
+def _logged(work: str, store: object) -> Iterator[None]:
+    """Log that long work on a store is done, and what it took."""
+    begun = time.monotonic()
+    yield
+    place = store.path if isinstance(store, OffersBackup) else type(store).__name__
+    _LOG.info("%s of %s is done: %.1f seconds", work, place, time.monotonic() - begun)
 
 
 class _Closed:

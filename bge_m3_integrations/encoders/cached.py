@@ -12,6 +12,7 @@ from bge_m3_integrations.checks import check_texts, chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.memo import in_order
 from bge_m3_integrations.encoders.needs import Counts, Stats
+from bge_m3_integrations.encoders.passes import PassCount, told
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import EncodingError, StoreError
 from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes, as_modes
@@ -105,8 +106,10 @@ class CachedEncoder(EncoderWrapper):
     def _run(
         self, texts: list[str], kind: Kind, modes: frozenset[Mode], limit: int
     ) -> EmbeddingBatch:
-        batch = self.encoder.encode(texts, kind=kind, modes=modes, max_length=limit)
-        self._counts.add_forwards(batch)
+        count = PassCount()
+        with told(count):
+            batch = self.encoder.encode(texts, kind=kind, modes=modes, max_length=limit)
+        self._counts.add_forwards(batch, passes=count.passes)
         return batch
 
     def _count_spoilt(self, values: int) -> None:

@@ -17,6 +17,7 @@ from bge_m3_integrations._forking import follows, new_lock
 from bge_m3_integrations.checks import chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.needs import Counts, Needs, Stats
+from bge_m3_integrations.encoders.passes import PassCount, told
 from bge_m3_integrations.encoders.spill import Key, Spill
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import EncodingError
@@ -275,9 +276,11 @@ class MemoEncoder(EncoderWrapper):
             raise EncodingError(error.reason, texts.index(left[error.position])) from error
 
     def _run(self, texts: list[str], ask: _Ask, modes: frozenset[Mode]) -> EmbeddingBatch:
-        fresh = self.encoder.encode(texts, kind=ask.kind, modes=modes, max_length=ask.limit)
+        count = PassCount()
+        with told(count):
+            fresh = self.encoder.encode(texts, kind=ask.kind, modes=modes, max_length=ask.limit)
         if self._counts_forwards:
-            self._counts.add_forwards(fresh)
+            self._counts.add_forwards(fresh, passes=count.passes)
         return fresh
 
     def _wanted(self, ask: _Ask) -> frozenset[Mode]:

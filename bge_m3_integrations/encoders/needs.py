@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bge_m3_integrations._forking import new_lock
 from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes
@@ -14,7 +14,10 @@ class Stats:
 
     Attributes:
         texts: Texts that callers asked for.
-        forwards: Texts that went through the model.
+        forwards: Texts that went through the model, each in one forward: at most `texts`, since a
+            text that comes again in a call, is remembered or is in the cache is not computed.
+        passes: Forward passes of the model; one takes many texts. Two `Stats` that differ in it
+            alone are equal.
         memo_hits: Distinct texts of a call that were remembered, or being computed by another.
         cache_hits: Distinct texts of a call whose embeddings were read from the cache on disk.
         cache_failures: Reads and writes of that cache that failed for want of room, and other
@@ -29,6 +32,7 @@ class Stats:
 
     texts: int = 0
     forwards: int = 0
+    passes: int = field(default=0, compare=False)
     memo_hits: int = 0
     cache_hits: int = 0
     cache_failures: int = 0
@@ -57,10 +61,14 @@ class Counts:
             now = self._stats
             self._stats = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
 
-    def add_forwards(self, batch: EmbeddingBatch) -> None:
-        """Count texts that the model has just encoded."""
+    def add_forwards(self, batch: EmbeddingBatch, *, passes: int) -> None:
+        """Count texts that the model has just encoded, in so many passes.
+
+        An encoder that tells of none is taken to need one.
+        """
         self.add(
             forwards=len(batch),
+            passes=passes or min(1, len(batch)),
             truncated_texts=int((batch.truncated > 0).sum()),
             truncated_tokens=int(batch.truncated.sum()),
         )

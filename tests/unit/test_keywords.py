@@ -116,6 +116,7 @@ def test_signatures_are_as_they_are_written() -> None:
         "texts",
         "modes",
         "max_length",
+        "progress",
     ]
     assert list(inspect.signature(BGEM3).parameters)[:2] == ["model", "device"]
     assert list(inspect.signature(HybridIndex.open).parameters)[:2] == ["path", "engine"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -331,7 +333,11 @@ class CheckpointSource:
         with _LOADING, between_forks(locked=True):
             modules = _LOADED.get(key)
             if modules is None:
+                begun = time.monotonic()
                 modules = _load(self)
+                seconds = time.monotonic() - begun
+                about = (self._model, self.device, kind.removeprefix("torch."), seconds)
+                _LOG.info("loaded %s on %s in %s: %.1f seconds", *about)
                 _LOADED[key] = modules
             return modules
 
@@ -349,6 +355,7 @@ class CheckpointSource:
         )
 
 
+_LOG = logging.getLogger(__name__)
 _LOADING = new_rlock()
 _LOADED: weakref.WeakValueDictionary[tuple[FileState, str, str, bool], M3Modules] = (
     weakref.WeakValueDictionary()

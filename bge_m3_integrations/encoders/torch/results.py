@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bge_m3_integrations.encoders.passes import listener
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.types import (
     EmbeddingBatch,
@@ -54,6 +55,7 @@ class Results:
         self._sparse: list[tuple[IntArray, SparseRows]] | None = [] if "sparse" in modes else None
         self._vectors = np.empty((0, colbert_dim), np.float32) if "colbert" in modes else None
         self._lock = threading.Lock()
+        self._told = listener()
 
     def extend(self, tokens: PackedIds) -> None:
         """Make room for the next stretch of texts; they come in the caller's order."""
@@ -84,6 +86,7 @@ class Results:
                 self._vectors[_places(self._offsets, rows)] = part.colbert
             if self._sparse is not None and part.sparse is not None:
                 self._sparse.append((rows, part.sparse))
+        self._told(len(rows))
 
     def batch(self) -> EmbeddingBatch:
         """The embeddings, once every text was written."""
