@@ -196,7 +196,7 @@ class BGEM3Retriever(BaseRetriever):
         ids: Iterable[str | None] | None = None,
         store: Store | None = None,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
         **options: Unpack[RetrieverOptions],
     ) -> Self:
         """Make a retriever over a new index of documents.
@@ -208,7 +208,7 @@ class BGEM3Retriever(BaseRetriever):
             ids: One per document; None is the document's own id, or a new one.
             store: Keeps the documents; None keeps them in memory.
             batch_size: Most documents encoded and written at a time.
-            progress: True shows a bar; see `HybridIndex.add`.
+            progress: See `HybridIndex.add`.
             **options: The retriever's fields.
 
         Returns:
@@ -230,7 +230,7 @@ class BGEM3Retriever(BaseRetriever):
         ids: Iterable[str | None] | None = None,
         store: Store | None = None,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
         **options: Unpack[RetrieverOptions],
     ) -> Self:
         """Make a retriever over a new index of texts; see `from_documents`.
@@ -242,7 +242,7 @@ class BGEM3Retriever(BaseRetriever):
             ids: One per text.
             store: Keeps the documents.
             batch_size: Most documents encoded and written at a time.
-            progress: True shows a bar; see `HybridIndex.add`.
+            progress: See `HybridIndex.add`.
             **options: The retriever's fields.
 
         Returns:

@@ -141,7 +141,7 @@ class BGEM3VectorStore(SearchingStore):
         *,
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
         **kwargs: Unpack[StoreOptions],
     ) -> Self:
         """Make a store and add documents to it.
@@ -151,7 +151,7 @@ class BGEM3VectorStore(SearchingStore):
             embedding: What encodes.
             ids: One per document; see `add_documents`.
             batch_size: Most documents encoded and written at a time.
-            progress: True shows a bar; see `HybridIndex.add`.
+            progress: See `HybridIndex.add`.
             **kwargs: What the constructor takes.
 
         Returns:
@@ -174,7 +174,7 @@ class BGEM3VectorStore(SearchingStore):
         *,
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
         **kwargs: Unpack[StoreOptions],
     ) -> Self:
         """Make a store and add texts to it.
@@ -185,7 +185,7 @@ class BGEM3VectorStore(SearchingStore):
             metadatas: One per text.
             ids: One per text.
             batch_size: Most documents encoded and written at a time.
-            progress: True shows a bar; see `HybridIndex.add`.
+            progress: See `HybridIndex.add`.
             **kwargs: What the constructor takes.
 
         Returns:
@@ -211,7 +211,7 @@ class BGEM3VectorStore(SearchingStore):
         *,
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
         **kwargs: Unpack[StoreOptions],
     ) -> Self:
         """See `from_documents`."""
@@ -228,7 +228,7 @@ class BGEM3VectorStore(SearchingStore):
         *,
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
         **kwargs: Unpack[StoreOptions],
     ) -> Self:
         """See `from_texts`."""
@@ -272,7 +272,7 @@ class BGEM3VectorStore(SearchingStore):
         *,
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
-        progress: ProgressLike = False,
+        progress: ProgressLike = None,
     ) -> list[str]:
         """Encode documents and keep them; a known id is replaced.
 
@@ -281,7 +281,7 @@ class BGEM3VectorStore(SearchingStore):
             ids: Any strings, before the documents' own; None stands for the document's own id, or
                 one that is made of its text and metadata, so adding it again changes nothing.
             batch_size: Most documents encoded and written at a time.
-            progress: True shows a bar; see `HybridIndex.add`.
+            progress: See `HybridIndex.add`.
 
         Returns:
             The ids, one per document.

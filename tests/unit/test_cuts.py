@@ -155,24 +155,9 @@ def test_it_is_logged_without_the_texts(engine: BGEM3, caplog: pytest.LogCapture
     assert "three" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        "engine.encode_documents([long])",
-        "asyncio.run(engine.aencode_queries([long]))",
-        "asyncio.run(HybridIndex(engine).asearch_batch([long]))",
-        "LangChainStore.from_texts([long, long + 'x'], engine)",
-        "LangChainStore(engine).add_texts([long, long + 'x'])",
-        "asyncio.run(LangChainStore(engine).aadd_texts([long, long + 'x']))",
-        "BGEM3Embeddings(engine).embed_documents([long])",
-        "BGEM3Embedding(engine).get_text_embedding_batch([long, long + 'x'])",
-        "BGEM3Index([TextNode(text=long), TextNode(text=long + 'x')], engine=engine)",
-    ],
-)
-def test_the_warning_points_to_the_users_program(tmp_path: Path, call: str) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import asyncio, warnings\n"
+def test_the_warning_points_to_the_users_program_through_both_frameworks(tmp_path: Path) -> None:
+    begin = (
+        "import asyncio\n"
         "from bge_m3_integrations import BGEM3, HybridIndex\n"
         "from bge_m3_integrations.testing import FakeEncoder\n"
         "from bge_m3_integrations.langchain import BGEM3Embeddings\n"
@@ -180,12 +165,28 @@ def test_the_warning_points_to_the_users_program(tmp_path: Path, call: str) -> N
         "from bge_m3_integrations.llama_index import BGEM3Embedding, BGEM3Index\n"
         "from llama_index.core.schema import TextNode\n"
         "engine = BGEM3(FakeEncoder(max_length=4))\n"
-        "long = 'one two three four five six'\n"
-        f"{call}\n"
+        "long, other = 'one two three four five six', 'seven eight nine ten eleven'\n"
+        "nodes = [TextNode(text=long), TextNode(text=other)]\n"
     )
+    calls = [
+        "engine.encode_documents([long])",
+        "asyncio.run(engine.aencode_queries([long]))",
+        "asyncio.run(HybridIndex(engine).asearch_batch([long]))",
+        "LangChainStore.from_texts([long, other], engine)",
+        "LangChainStore(engine).add_texts([long, other])",
+        "asyncio.run(LangChainStore(engine).aadd_texts([long, other]))",
+        "asyncio.run(LangChainStore.afrom_texts([long, other], engine))",
+        "BGEM3Embeddings(engine).embed_documents([long])",
+        "BGEM3Embedding(engine).get_text_embedding_batch([long, other])",
+        "BGEM3Index(nodes, engine=engine)",
+        "BGEM3Index(nodes, engine=engine, insert_batch_size=1)",
+    ]
+    program = tmp_path / "program.py"
+    program.write_text(begin + "\n".join(calls) + "\n")
     done = subprocess.run(
         [sys.executable, str(program)], capture_output=True, text=True, check=True
     )
-    lines = [line for line in done.stderr.splitlines() if "TruncationWarning" in line]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith(f"{program}:10: "), lines
+    told = [line for line in done.stderr.splitlines() if "TruncationWarning" in line]
+    first = begin.count("\n") + 1
+    wanted = [f"{program}:{first + i}:" for i in range(len(calls))]
+    assert [line.split(" ")[0] for line in told] == wanted, done.stderr
