@@ -102,6 +102,7 @@ class HybridIndex:
         other_dtype: bool = False,
         apart: bool = False,
         create: bool | None = None,
+        read_only: bool = False,
     ) -> Self:
         """Open the index in a folder, or begin one with the first record that is added.
 
@@ -127,6 +128,9 @@ class HybridIndex:
                 `ingest`, and until then there is no folder and every search is an error; without
                 an engine it is an error at once. True begins an empty index now, which searches
                 find nothing in. False is an error at once.
+            read_only: Change nothing in the folder, which may lie on a read-only disk, and which
+                several processes may then have open; writes are errors. `docs/index.md` says what
+                it copies.
 
         Returns:
             The index; `close` it, or use it as a context manager.
@@ -145,6 +149,7 @@ class HybridIndex:
             other_dtype=other_dtype,
             apart=apart,
             create=create,
+            read_only=read_only,
         )
         engine, store = open_folder(path, engine, choices)
         index = cls(engine, modes=modes)

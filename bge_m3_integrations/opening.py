@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -46,6 +47,7 @@ class Choices:
         other_dtype: Let int8 numbers meet float ones.
         apart: In a process of its own, unless it is open in this one.
         create: Whether an index may begin: None with the first record, True now, False never.
+        read_only: Change nothing in the folder.
 
     Raises:
         InputError: One of them cannot be meant, whatever the index.
@@ -58,6 +60,7 @@ class Choices:
     other_dtype: bool = False
     apart: bool = False
     create: bool | None = None
+    read_only: bool = False
 
     def __post_init__(self) -> None:
         if self.colbert is not None and self.colbert not in COLBERT_KINDS:
@@ -68,6 +71,8 @@ class Choices:
             as_modes(self.modes)
         if self.create not in {None, True, False}:
             raise InputError(f"create must be None, True or False, not {self.create!r}")
+        if self.create and self.read_only:
+            raise InputError("no index begins with read_only=True; leave out create, or read_only")
 
     def wanted(self, engine: BGEM3 | None = None) -> Wanted:
         """What an index must hold, as far as these choices and an engine's options say it."""
@@ -82,6 +87,11 @@ class Choices:
             encoder=None if engine is None else note_of(engine, fingerprint=False),
             other_dtype=self.other_dtype,
         )
+
+
+def for_reading(path: Path) -> Choices:
+    """How a folder is opened for searching: read only where it cannot be written to anyway."""
+    return Choices(create=False, read_only=path.is_dir() and not os.access(path, os.W_OK))
 
 
 class NotBegun:
@@ -170,7 +180,7 @@ def open_folder(
             f"a new index in {place} needs an engine, which its numbers are to come from: "
             "HybridIndex.open(path, BGEM3(...), create=True)"
         )
-    if engine is None or choices.create is False:
+    if engine is None or choices.create is False or choices.read_only:
         raise no_index(place)
     return engine, NotBegun(place, engine, choices)
 
@@ -219,8 +229,8 @@ def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation |
     held = Manifest.read(path)
     if held is not None:
         choices.wanted(engine).check(held, path)
-        return Reservation(path)
-    if engine is None or choices.create is False:
+        return Reservation(path, shared=choices.read_only)
+    if engine is None or choices.create is False or choices.read_only:
         raise no_index(path)
     check_place(path)
     return None
@@ -255,6 +265,7 @@ def open_store(
         return engine, (ApartStore if apart else EdgeStore).open(
             path,
             create=choices.create is not False,
+            read_only=choices.read_only,
             **{field.name: getattr(wanted, field.name) for field in fields(wanted)},
         )
     finally:

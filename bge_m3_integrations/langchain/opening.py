@@ -42,6 +42,7 @@ class Choices:
         other_dtype: Let int8 numbers meet float ones.
         apart: Search a folder in a process of its own.
         create: Whether an index may begin in a folder.
+        read_only: Change nothing in a folder.
 
     Raises:
         InputError: One of them cannot be meant, whatever the index.
@@ -56,6 +57,7 @@ class Choices:
     other_dtype: bool = False
     apart: bool = False
     create: bool | None = None
+    read_only: bool = False
 
     def __post_init__(self) -> None:
         _ = self.of_folder  # it checks them
@@ -71,6 +73,7 @@ class Choices:
             other_dtype=self.other_dtype,
             apart=self.apart,
             create=self.create,
+            read_only=self.read_only,
         )
 
     @property
@@ -207,6 +210,7 @@ class Opening:
             other_dtype=made.other_dtype,
             apart=made.apart,
             create=made.create,
+            read_only=made.read_only,
         )
 
     def _check_begun(self) -> None:
@@ -285,6 +289,13 @@ def _check(engine: BGEM3 | None, index: HybridIndex | None, choices: Choices) ->
         raise InputError("give an embedding, such as BGEM3(), or index=, or the path of an index")
     if choices.path is not None and choices.store is not None:
         raise InputError("path and store are two places to keep documents; give one of them")
-    needs = {"apart", "colbert", "create", "filter_fields", "other_dtype"} & set(made)
+    needs = {
+        "apart",
+        "colbert",
+        "create",
+        "filter_fields",
+        "other_dtype",
+        "read_only",
+    } & set(made)
     if choices.path is None and needs:
         raise InputError(f"{sorted(needs)} are for an index in a folder; give path= too")

@@ -17,7 +17,7 @@ from bge_m3_integrations._arguments import (
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.opening import Choices, reserve
+from bge_m3_integrations.opening import for_reading, reserve
 from bge_m3_integrations.stores.edge.missing import as_folder, no_index
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Source:
     ) -> None:
         self._held = index
         self._folder = folder
-        self._reserved = None if folder is None else reserve(folder, None, Choices())
+        self._reserved = None if folder is None else reserve(folder, None, for_reading(folder))
         self._store = store
         self._role = role
         self._lock = threading.Lock()
@@ -208,4 +208,4 @@ def _opened(folder: Path) -> HybridIndex:
             f"the index in {folder} does not say by which model it was made; assign one that is "
             f"open: retriever.index = HybridIndex.open({str(folder)!r}, engine)"
         )
-    return HybridIndex.open(folder)
+    return HybridIndex.open(folder, create=False, read_only=for_reading(folder).read_only)

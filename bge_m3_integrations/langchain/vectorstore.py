@@ -89,6 +89,7 @@ class BGEM3VectorStore(SearchingStore):
         create: What happens where a folder holds no index. None begins one with the first document,
             and until then a search is an error; True lets searches find nothing; False is an error
             now.
+        read_only: Change nothing in a folder, which several processes may then search.
         embedding_id: Names the model of a foreign `Embeddings`; a folder that was made by another
             one is refused. None is its class, its width, and what it states as its model.
         weights: How much each mode counts; None is the default preset.
@@ -116,6 +117,7 @@ class BGEM3VectorStore(SearchingStore):
         other_dtype: bool = False,
         apart: bool = False,
         create: bool | None = None,
+        read_only: bool = False,
         embedding_id: str | None = None,
         weights: WeightsLike | None = None,
         candidates: Mapping[Mode, int] | None = None,
@@ -123,7 +125,16 @@ class BGEM3VectorStore(SearchingStore):
     ) -> None:
         kept = None if modes is None else as_modes(modes)
         choices = Choices(
-            path, store, kept, colbert, pooling, filter_fields, other_dtype, apart, create
+            path,
+            store,
+            kept,
+            colbert,
+            pooling,
+            filter_fields,
+            other_dtype,
+            apart,
+            create,
+            read_only,
         )
         encodes, held = _parted(embedding, engine, index)
         self._opening = Opening(encodes, held, choices, embedding_id=embedding_id)

@@ -67,6 +67,7 @@ class FolderOptions(TypedDict, total=False):
     other_dtype: bool | None
     apart: bool | None
     create: bool | None
+    read_only: bool | None
 
 
 class StoreFields(FolderOptions, total=False):

@@ -14,6 +14,7 @@ from bge_m3_integrations.checks import as_path
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.opening import for_reading
 
 FORMAT = 1
 _KIND = "bge-m3-integrations vector store"
@@ -132,7 +133,9 @@ def opened(path: Path, engine: BGEM3 | None) -> tuple[HybridIndex, Mapping[str, 
     pointer = Pointer.read(path)
     if not pointer.folder.is_dir():
         raise StoreError(f"{path} names the index in {pointer.folder}, which is not there")
-    return HybridIndex.open(pointer.folder, engine, create=False), pointer.options
+    read_only = for_reading(pointer.folder).read_only
+    index = HybridIndex.open(pointer.folder, engine, create=False, read_only=read_only)
+    return index, pointer.options
 
 
 def local(path: str | Path, fs: object) -> Path:

@@ -40,7 +40,7 @@ from bge_m3_integrations.llama_index.nodes import (
     fresh,
     with_score_metadata,
 )
-from bge_m3_integrations.opening import Choices, reserve
+from bge_m3_integrations.opening import for_reading, reserve
 from bge_m3_integrations.reranking import Given, ranked_batch, score_details
 from bge_m3_integrations.stores.edge.missing import as_folder
 from bge_m3_integrations.stores.edge.reserving import Reservation
@@ -126,7 +126,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         self._index = held
         if held is None and self.index_path is not None:
             folder = as_folder(self.index_path, name="index_path")
-            self._reserved = reserve(folder, self._engine, Choices(create=False))
+            self._reserved = reserve(folder, self._engine, for_reading(folder))
         modes = ALL_MODES if self.weights is None else self.weights.modes
         self._engine.declare(ROLE, query=modes)
 
@@ -145,13 +145,15 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         """
         if self._index is None and self.index_path is not None:
             with _opening:
-                self._index = self._index or HybridIndex.open(
-                    self.index_path, self._engine, create=False
-                )
+                self._index = self._index or self._opened(self.index_path)
         return self._index
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         yield from super().__repr_args__() if self._index is None else [(None, self._index)]
+
+    def _opened(self, path: str) -> HybridIndex:
+        read_only = for_reading(as_folder(path)).read_only
+        return HybridIndex.open(path, self._engine, create=False, read_only=read_only)
 
     def rerank_batch(
         self, questions: Sequence[tuple[QueryType, Sequence[NodeWithScore]]]

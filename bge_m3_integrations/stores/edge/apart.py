@@ -29,6 +29,7 @@ from bge_m3_integrations.stores.edge.plain import (
     plain_texts,
 )
 from bge_m3_integrations.stores.edge.points import body_of
+from bge_m3_integrations.stores.edge.reading import read_only_error
 from bge_m3_integrations.stores.edge.reserving import give_up
 from bge_m3_integrations.stores.edge.store import capabilities_of
 from bge_m3_integrations.stores.shown import parts_of
@@ -57,8 +58,11 @@ class ApartStore:
     Made by `open`.
     """
 
-    def __init__(self, path: Path, hosting: Hosting, manifest: Manifest) -> None:
+    def __init__(
+        self, path: Path, hosting: Hosting, manifest: Manifest, *, read_only: bool
+    ) -> None:
         self._path, self._hosting, self._manifest = path, hosting, manifest
+        self.read_only = read_only
         self._opens: list[None] = []  # as many as are not closed: changed without a lock
 
     @classmethod
@@ -88,7 +92,7 @@ class ApartStore:
                 give_up(place)
                 store = cls._started(place, asked)
             store._opens.append(None)
-            note_opens(place, len(store._opens))
+            store._note_opens()
             return store
 
     @classmethod
@@ -99,7 +103,7 @@ class ApartStore:
         except BaseException:
             hosting.close()
             raise
-        store = cls(place, hosting, manifest)
+        store = cls(place, hosting, manifest, read_only=bool(asked.options.get("read_only")))
         _OPENED.put(place, store, hosting)
         return store
 
@@ -133,6 +137,8 @@ class ApartStore:
 
     def check_records(self, records: Sequence[Record]) -> None:
         """See `EdgeStore.check_records`."""
+        if self.read_only:
+            raise read_only_error(self._path)
         for record in records:
             body_of(record)
 
@@ -238,7 +244,11 @@ class ApartStore:
         with suppress(IndexError):
             self._opens.pop()
             if self._opens:
-                note_opens(self._path, len(self._opens))
+                self._note_opens()
+
+    def _note_opens(self) -> None:
+        if not self.read_only:
+            note_opens(self._path, len(self._opens))
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it

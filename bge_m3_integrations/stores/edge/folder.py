@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.claiming import claim, unclaim
 from bge_m3_integrations.stores.edge.holder import NAME as HOLDER
 from bge_m3_integrations.stores.edge.holder import (
     described_holder,
@@ -67,9 +68,12 @@ class Folder:
 
     Attributes:
         caller: The process for which this one holds folders; None is itself.
+        read_only: Whether nothing in it may be changed.
     """
 
     caller: ClassVar[int | None] = None
+    read_only: ClassVar[bool] = False
+    _claims: tuple[int, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path, self._pid = path, os.getpid()
@@ -86,17 +90,22 @@ class Folder:
         except Timeout as error:
             if (refused := no_locks(self.path / "lock")) is not None:
                 raise unwritable(self.path, refused) from error
-            raise StoreError(
-                f"the index in {self.path} is in use by {described_holder(self.path)}; an index "
-                "belongs to one process at a time: close it there as often as it was opened, or "
-                "serve it from there"
-            ) from error
+            raise self._in_use() from error
         except (OSError, NotImplementedError) as error:
             raise unwritable(self.path, error) from error
+        try:
+            self._claims = (claim(self.path, shared=False),)
+        except BlockingIOError as error:
+            self._lock.release()
+            raise StoreError(
+                f"the index in {self.path} is in use by a process that reads it, so nobody may "
+                "write to it; close it there, or open it with read_only=True here too"
+            ) from error
         try:
             write_holder(self.path, caller=self.caller)
         except OSError as error:
             (self.path / HOLDER).unlink(missing_ok=True)
+            self._unclaim()
             self._lock.release()
             raise unwritable(self.path, error) from error
 
@@ -107,6 +116,21 @@ class Folder:
             if read_holder(self.path):
                 raise
             self._lock.acquire(timeout=_NAMELESS)
+
+    def _unclaim(self) -> None:
+        claims, self._claims = self._claims, ()
+        for held in claims:
+            unclaim(held, own=not self.inherited)
+
+    def _in_use(self) -> StoreError:
+        return StoreError(
+            f"the index in {self.path} is in use by {described_holder(self.path)}; an index "
+            "belongs to one process at a time: close it there as often as it was opened, or "
+            "serve it from there"
+        )
+
+    def check_writable(self) -> None:
+        """Raise `StoreError` where it is only read."""
 
     @property
     def inherited(self) -> bool:
@@ -121,6 +145,7 @@ class Folder:
         """Let other processes have the folder."""
         if self.change() is None:  # else it may be another's by now
             (self.path / HOLDER).unlink(missing_ok=True)
+        self._unclaim()
         self._lock.release()
         self._seen.close()
 

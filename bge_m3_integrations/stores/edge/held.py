@@ -28,7 +28,7 @@ class Held:
         acknowledged is in the engine's log.
         """
         try:
-            if self.folder.change() is None and self._has_room():
+            if self.folder.read_only or (self.folder.change() is None and self._has_room()):
                 self.shard.close()
             else:
                 self.shard.abandon(self.folder.log_lock())

@@ -60,7 +60,7 @@ def described_holder(folder: Path) -> str:
         opens = held.get("opens", 1)
         unclosed = f", where {opens} opens of it are not closed" if opens > 1 else ""
     except (KeyError, TypeError):
-        return "another process"
+        return "another process, which may only read it"
     return f"process {held.get('pid')}{caller} {place}{unclosed}"
 
 

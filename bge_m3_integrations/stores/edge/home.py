@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 from bge_m3_integrations._children import command, environment
 from bge_m3_integrations.checks import whole
@@ -26,10 +27,12 @@ from bge_m3_integrations.stores.edge.manifest import (
     sync_folder,
 )
 from bge_m3_integrations.stores.edge.missing import as_folder, check_outside, no_index
+from bge_m3_integrations.stores.edge.reading import ReadFolder
 from bge_m3_integrations.stores.edge.reserving import handed_over
 from bge_m3_integrations.stores.edge.room import check_opening, check_room
 from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES, Layout, sync_files
-from bge_m3_integrations.stores.edge.sums import check_at_rest, forget
+from bge_m3_integrations.stores.edge.shard import Shard as UnwatchedShard
+from bge_m3_integrations.stores.edge.sums import Sums, check_at_rest, forget
 from bge_m3_integrations.stores.edge.watched import WatchedShard as Shard
 from bge_m3_integrations.types import Mode, Modes, as_modes, ordered_modes
 
@@ -87,6 +90,44 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
         folder.see(manifest)
         folder.tidy(manifest)  # not before: the index is open and whole
         return folder, manifest, shard
+    except BaseException:
+        folder.release()
+        raise
+
+
+def read_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
+    """Load a folder's shard without changing anything in the folder.
+
+    Args:
+        path: The folder.
+        wanted: What it must hold.
+
+    Returns:
+        Folder, manifest and shard; the shard's own folder goes with the folder's release.
+
+    Raises:
+        StoreError: See `EdgeStore.open`; also for an index without records.
+    """
+    if Manifest.read(path) is None:
+        raise no_index(path)
+    folder = ReadFolder(path)
+    try:
+        manifest = Manifest.read(path)  # again, now that nobody changes it
+        if manifest is None or not manifest.generation:
+            raise no_index(path)
+        wanted.check(manifest, path)
+        folder.check_shards(manifest)
+        sums = Sums(path / manifest.shard)
+        sums.check()
+        shard = UnwatchedShard(folder.shard(manifest), layout_of(manifest), warm=True)
+        try:
+            sums.check_records(shard.count(None))
+            folder.see(manifest)
+        except BaseException:
+            shard.close()
+            raise
+        # nothing asks it for what it lacks: its folder refuses all changes
+        return folder, manifest, cast("Shard", shard)
     except BaseException:
         folder.release()
         raise
@@ -290,7 +331,7 @@ def restore(backup: str | Path, target: str | Path) -> None:
         raise StoreError(f"{source} is no backup of an index: it holds no manifest")
     if not manifest.generation:
         raise StoreError(f"{source} is no backup: it is an index that was begun, without records")
-    folder = Folder(source)
+    folder = ReadFolder(source)  # it may lie on a read-only disk
     try:
         folder.check_shards(manifest)
         check_at_rest(source / manifest.shard)

@@ -21,6 +21,7 @@ from bge_m3_integrations._children import command, environment
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.host import Call, Done, Part, Told
 from bge_m3_integrations.stores.edge.opened import check_own
+from bge_m3_integrations.stores.edge.reading import TEMPORARY
 
 _PROGRAM = "bge_m3_integrations.stores.edge.hosted"
 _DYING = 1.0
@@ -227,6 +228,7 @@ def _with_short_names(variables: dict[str, str]) -> dict[str, str]:
     """An environment whose folder of temporary files leaves room for the name of a socket."""
     folder = tempfile.gettempdir()
     if os.name != "nt" and len(os.fsencode(folder)) > _SOCKET_BYTES:
+        variables = {**variables, TEMPORARY: folder}
         folder = "/tmp"  # multiprocessing makes a folder there that is this user's alone
     return {**variables, "TMPDIR": folder}
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder import Folder
 from bge_m3_integrations.stores.edge.holder import is_held_for
+from bge_m3_integrations.stores.edge.reading import ReadFolder
 
 _lock = threading.RLock()  # the garbage collector may let go of one while another is made
 _reserved: dict[Path, tuple[Folder, set[int]]] = {}
@@ -29,12 +31,17 @@ class Reservation:
 
     Args:
         path: A folder that holds an index; its real path.
+        shared: Keep away who would write to it, and let others read it.
 
     Raises:
         StoreError: Another process holds it, or it cannot be written to.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self._release: Callable[[], object]
+        if shared:
+            self._release = weakref.finalize(self, ReadFolder(path).release)
+            return
         with _lock:
             self._release = weakref.finalize(self, _let_go, path, id(self), os.getpid())
             if path in _reserved:

@@ -32,6 +32,7 @@ from bge_m3_integrations.stores.edge.home import (
     back_up,
     open_folder,
     optimised_copy,
+    read_folder,
     switched,
 )
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
@@ -68,6 +69,8 @@ vectors in float32."""
 
 
 _OPENED: Opened[EdgeStore, Held] = Opened(Held.leave)
+_READ: Opened[EdgeStore, Held] = Opened(Held.leave)
+"""Those that are only read."""
 
 
 class EdgeStore:
@@ -94,6 +97,7 @@ class EdgeStore:
         self._replacer: int | None = None
         self._room = Room(folder.path)
         self._opens: list[None] = []  # as many as are not closed: changed without a lock
+        self._opened = _READ if folder.read_only else _OPENED
 
     @classmethod
     def open(
@@ -109,6 +113,7 @@ class EdgeStore:
         encoder: EncoderNote | None = None,
         other_dtype: bool = False,
         create: bool = True,
+        read_only: bool = False,
     ) -> EdgeStore:
         """Open a folder's index, or begin one; a second `open` in this process shares the first.
 
@@ -130,6 +135,7 @@ class EdgeStore:
             encoder: What makes the numbers; compared with what made those of an old index.
             other_dtype: Let int8 numbers meet float ones.
             create: Begin an index where there is none.
+            read_only: Change nothing in the folder, which several processes may then have open.
 
         Returns:
             The store; `close` it as often as it was opened.
@@ -144,28 +150,40 @@ class EdgeStore:
             modes, dim, colbert_dim, colbert, pooling, fields, encoder, other_dtype=other_dtype
         )
         place = as_folder(path)
-        with _OPENED.turn(place):
-            if (store := _OPENED.at(place)) is None:
-                store = cls(*open_folder(place, wanted, create=create))
-                _OPENED.put(place, store, store._held)
+        opened = _READ if read_only else _OPENED
+        with opened.turn(place):
+            if (store := opened.at(place)) is None:
+                if read_only:
+                    store = cls(*read_folder(place, wanted))
+                else:
+                    store = cls(*open_folder(place, wanted, create=create))
+                opened.put(place, store, store._held)
             else:
                 store._check_same()
                 wanted.check(store.manifest, place)
             store._opens.append(None)
-            note_opens(place, len(store._opens))
+            store._note_opens()
             return store
 
     @staticmethod
     def is_open(path: str | Path) -> bool:
         """Whether this process has the folder's index open."""
         place = as_folder(path)
-        with _OPENED.turn(place):
-            return _OPENED.at(place) is not None
+        for opened in (_OPENED, _READ):
+            with opened.turn(place):
+                if opened.at(place) is not None:
+                    return True
+        return False
 
     @property
     def path(self) -> Path:
         """The folder."""
         return self._folder.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing in the folder can be changed by this store."""
+        return self._folder.read_only
 
     @property
     def _shard(self) -> Shard:
@@ -190,6 +208,7 @@ class EdgeStore:
         Raises:
             InputError: See `upsert`.
         """
+        self._folder.check_writable()
         for record in records:
             body_of(record)
 
@@ -208,6 +227,7 @@ class EdgeStore:
             StoreError: The batch has other modes or widths; the disk has no room; the store is
                 closed or being optimised.
         """
+        self._folder.check_writable()
         check_batch(records, embeddings)
         with self._reading():
             if not records:
@@ -240,6 +260,7 @@ class EdgeStore:
             StoreError: An id is unknown, or its text is another one.
             InputError: A value that JSON would change.
         """
+        self._folder.check_writable()
         filed = self._filed(records)
         with self._changing() as shard:
             points = [point_id(record.id) for record in records]
@@ -439,10 +460,15 @@ class EdgeStore:
         Raises:
             StoreError: The folder holds something, or the disk has no room.
         """
+        target = as_folder(path)
+        if self.read_only:
+            with self._reading():
+                back_up(self._folder, self._manifest, target)
+            return
         with self._changing() as shard:
             self._flush(shard)
             shard.seal()
-            back_up(self._folder, self._manifest, as_folder(path))
+            back_up(self._folder, self._manifest, target)
 
     def close(self) -> None:
         """See `Store.close`: the last of its users' handles closes it.
@@ -457,12 +483,12 @@ class EdgeStore:
             return
         if threading.get_ident() in {self._changer, self._replacer}:
             raise self._within()
-        with _OPENED.turn(self.path):
+        with self._opened.turn(self.path):
             self.forget()
-            if not self._opens and _OPENED.at(self.path) is self:
+            if not self._opens and self._opened.at(self.path) is self:
                 with self._replacing, self._writing:
                     self._check_closing()
-                    _OPENED.close(self.path, self._held)
+                    self._opened.close(self.path, self._held)
 
     def forget(self) -> None:
         """Count an open no more whose user is gone; what nobody has any more is closed.
@@ -474,7 +500,11 @@ class EdgeStore:
         with suppress(IndexError):
             self._opens.pop()
             if self._opens:
-                note_opens(self.path, len(self._opens))
+                self._note_opens()
+
+    def _note_opens(self) -> None:
+        if not self.read_only:
+            note_opens(self.path, len(self._opens))
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
@@ -509,6 +539,7 @@ class EdgeStore:
         `_frozen` is set, under that lock alone.
         """
         self._folder.check_own()  # in a forked child nobody would give the lock back
+        self._folder.check_writable()
         with self._writing, self._reading() as shard:
             self._check_writable()
             self._changer = threading.get_ident()
@@ -538,6 +569,7 @@ class EdgeStore:
     def _replace(self, tell: Callable[[str], None], *, vacuum: bool) -> None:
         """Put an optimised copy in the shard's place."""
         self._folder.check_own()
+        self._folder.check_writable()
         if not self._replacing.acquire(blocking=False):
             raise self._busy("being optimised")
         try:  # nobody closes it meanwhile
