@@ -56,7 +56,7 @@ from bge_m3_integrations.llama_index.querying import (
     encoded,
     read_query,
 )
-from bge_m3_integrations.opening import NotBegun
+from bge_m3_integrations.opening import NotBegun, for_reading
 from bge_m3_integrations.types import Mode, Modes, Record, Weights, WeightsLike
 
 ROLE = "llama_index.vector_store"
@@ -102,7 +102,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         engine: An engine, by its name. None over a folder that says which model made it.
         path: The folder of an index, which is opened now; `close` releases it.
         **options: What `HybridIndex.open` takes besides (`create`, `colbert`, `pooling`, `modes`,
-            `filter_fields`, `other_dtype`, `apart`), and the declared fields.
+            `filter_fields`, `other_dtype`, `apart`, `read_only`), and the declared fields.
 
     Raises:
         InputError: The arguments contradict each other, or there are none.
@@ -430,7 +430,8 @@ class BGEM3VectorStore(BasePydanticVectorStore):
             )
         if index is not None:
             return cls(index, **fields)
-        return cls(path=path, engine=engine, **{"create": False, **fields})
+        usual = {"create": False, "read_only": for_reading(Path(path)).read_only}
+        return cls(path=path, engine=engine, **{**usual, **fields})
 
     def __getstate__(self) -> dict[str, Any]:
         raise InputError(

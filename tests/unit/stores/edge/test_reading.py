@@ -209,6 +209,7 @@ def test_what_only_searches_takes_a_read_only_disk_unasked(
 ) -> None:
     from bge_m3_integrations.langchain import BGEM3Retriever
     from bge_m3_integrations.llama_index import BGEM3Reranker
+    from bge_m3_integrations.llama_index import BGEM3VectorStore as LlamaStore
 
     before = state(folder)
     BGEM3Retriever(index=read_only_disk)
@@ -216,6 +217,13 @@ def test_what_only_searches_takes_a_read_only_disk_unasked(
     assert reranker.index is not None
     assert reranker.index.count() == 39
     reranker.index.close()
+    store = LlamaStore(engine(), path=read_only_disk, read_only=True)
+    again = LlamaStore.from_dict(store.to_dict(), engine=engine())
+    assert again.index.count() == 39
+    with pytest.raises(StoreError, match="read_only=True"):
+        again.clear()
+    again.close()
+    store.close()
     assert state(folder) == before
 
 

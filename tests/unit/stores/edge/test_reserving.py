@@ -96,8 +96,15 @@ def in_llama_reranker(folder: Path) -> object:
     return BGEM3Reranker(engine=BGEM3("no/model"), index_path=folder)
 
 
+def in_llama_store(folder: Path) -> object:
+    from bge_m3_integrations.llama_index import BGEM3VectorStore
+
+    return BGEM3VectorStore(BGEM3(FakeEncoder()), path=folder)
+
+
 MAKES: list[Callable[[Path], object]] = [
     in_langchain_store,
+    in_llama_store,
     in_langchain_store_alone,
     in_langchain_retriever,
     in_llama_reranker,
@@ -139,7 +146,7 @@ def test_what_is_no_index_is_refused_when_an_adapter_is_made(
             make(tmp_path / name)
 
 
-@pytest.mark.parametrize("make", MAKES[1:])
+@pytest.mark.parametrize("make", MAKES[2:])
 def test_a_folder_that_is_not_there_is_refused_when_what_only_reads_is_made(
     folder: Path, make: Callable[[Path], object]
 ) -> None:
