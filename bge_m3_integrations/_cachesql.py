@@ -52,7 +52,7 @@ def damaged(path: Path, reason: str) -> StoreError:
     """The error for a file that is no sound cache."""
     return StoreError(
         f"the cache file {path} is damaged or no cache of this package ({reason}); delete it and "
-        f"what is called {path.name}-*: it is only a cache and fills again"
+        f"the files {path.name}-*: it is only a cache, and will be filled again"
     )
 
 

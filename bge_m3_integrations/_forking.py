@@ -92,9 +92,9 @@ class Gate:
     def _enter(self, *, locked: bool) -> None:
         if self._torn:
             raise WorkerError(
-                f"this process was forked while another thread computed, for more than {SECONDS:g} "
-                "seconds; what that thread held is lost here. Fork before encoding, or start "
-                "workers by spawning"
+                f"this process was forked while another thread computed for more than {SECONDS:g} "
+                "seconds, so the state of that thread is lost here. Fork before encoding, or start "
+                "workers with 'spawn'"
             )
         with self._changed:
             while self._forking and not locked:

@@ -40,7 +40,7 @@ def ends_at_exit(owner: Ends) -> None:
 def check_leaving() -> None:
     """Between two passes: raise `WorkerError` in a daemon thread of an interpreter that ends."""
     if _leaving.is_set() and threading.current_thread().daemon:
-        raise WorkerError("the interpreter is ending; what was not encoded yet is not")
+        raise WorkerError("the interpreter is shutting down; the remaining texts were not encoded")
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

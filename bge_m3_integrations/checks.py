@@ -39,7 +39,9 @@ def as_path(path: str | os.PathLike[str], *, name: str = "path") -> Path:
             f'{name} must be a path, such as "my_index" or "~/my_index", not {path!r}'
         ) from None
     except RuntimeError as error:
-        raise InputError(f"{name} {str(path)!r} begins with the home of nobody: {error}") from error
+        raise InputError(
+            f"{name} {str(path)!r} begins with the home folder of an unknown user: {error}"
+        ) from error
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:

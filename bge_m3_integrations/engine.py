@@ -283,7 +283,8 @@ class BGEM3:
             self._warned_of_heads = True
             warn_user(
                 f"{self.name} has no head for {' and '.join(ordered_modes(missing))}, so indexes "
-                f"and scores take {ordered_modes(self.modes)} alone; say so by modes= or weights=",
+                f"and scores take {ordered_modes(self.modes)} alone; "
+                "pass modes= or weights= to choose them yourself",
                 MissingHeadWarning,
             )
         return self.modes

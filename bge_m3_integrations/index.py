@@ -800,7 +800,7 @@ def _shared_modes(
     chosen = shared if wanted is None else as_modes(wanted)
     if not chosen or not chosen <= shared:
         raise InputError(
-            f"an index by {ordered_modes(chosen)} is not possible: the engine has "
+            f"an index with {ordered_modes(chosen)} is not possible: the engine has "
             f"{ordered_modes(engine)}, the store {ordered_modes(store)}"
         )
     return chosen

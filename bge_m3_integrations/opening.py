@@ -177,7 +177,7 @@ def open_folder(
         return open_store(place, engine, choices)
     if choices.create:
         raise InputError(
-            f"a new index in {place} needs an engine, which its numbers are to come from: "
+            f"a new index in {place} needs an engine, which encodes its documents: "
             "HybridIndex.open(path, BGEM3(...), create=True)"
         )
     if engine is None or choices.create is False or choices.read_only:
@@ -299,7 +299,7 @@ def _check_modes(engine: BGEM3, choices: Choices) -> None:
     if missing := wanted - engine.modes:
         engine.check_heads(missing)
         raise InputError(
-            f"an index by {ordered_modes(wanted)} needs {ordered_modes(missing)}, which the "
+            f"an index with {ordered_modes(wanted)} needs {ordered_modes(missing)}, which the "
             f"engine lacks: it has {ordered_modes(engine.modes)}"
         )
 

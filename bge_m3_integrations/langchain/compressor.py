@@ -63,7 +63,7 @@ class RerankerInput(BaseModel):
 def _of_index(given: dict[str, Any]) -> BGEM3:
     index = given.get("index")
     if index is None:
-        raise InputError("a reranker needs engine=BGEM3(...), or index=, whose engine it takes")
+        raise InputError("a reranker needs engine=BGEM3(...), or index=, whose engine it uses")
     engine: BGEM3 = index.engine
     return engine
 

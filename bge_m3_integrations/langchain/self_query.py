@@ -68,8 +68,9 @@ class BGEM3Translator(Visitor):
         operator = _OPERATORS.get(comparison.comparator)
         if operator is None:
             raise FilterError(
-                f"{comparison.attribute!r}: there is no {comparison.comparator.value!r}, only "
-                f"{[known.value for known in _OPERATORS]}; 'contain' finds a part of a text"
+                f"{comparison.attribute!r}: the comparator {comparison.comparator.value!r} is not "
+                f"supported, only {[known.value for known in _OPERATORS]}; 'contain' finds a part "
+                "of a text"
             )
         value = _plain(comparison.value)
         if operator in {"$in", "$nin"} and not isinstance(value, list):

@@ -32,8 +32,8 @@ def warn_of_doubles(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
     if there and len(there) >= share * len(nodes) / 2:
         warn_user(
             f"the index holds {len(there)} of {len(nodes)} nodes already, under other ids: node "
-            f"{there[0].node_id!r} is there as {held[embedded_text(there[0])]!r}. Now it keeps "
-            "them twice. To search what is there, use from_vector_store; to bring it up to date, "
-            "give documents ids of their own (SimpleDirectoryReader(filename_as_id=True)) and call "
-            "refresh_ref_docs of a BGEM3Index",
+            f"{there[0].node_id!r} is there as {held[embedded_text(there[0])]!r}. Now they "
+            "are stored twice. To search the existing nodes, use from_vector_store. To update "
+            "them, give documents their own ids (SimpleDirectoryReader(filename_as_id=True)) and "
+            "call refresh_ref_docs of a BGEM3Index",
         )

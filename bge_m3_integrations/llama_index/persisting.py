@@ -78,7 +78,10 @@ class Pointer:
         except (OSError, ValueError) as error:
             raise StoreError(f"no vector store can be read from {path}: {error}") from error
         if not isinstance(data, dict) or data.get("kind") != _KIND:
-            raise StoreError(f"{path} was not written by a BGEM3VectorStore; load it as what it is")
+            raise StoreError(
+                f"{path} was not written by a BGEM3VectorStore; load it with the class that wrote "
+                "it"
+            )
         if (found := data.get("format", FORMAT)) != FORMAT:
             raise StoreError(
                 f"{path} has format {found}, and this version reads {FORMAT}; install "
@@ -90,7 +93,7 @@ class Pointer:
         if wrong:
             raise StoreError(
                 f"{path} is damaged: {', '.join(map(repr, wrong))} is missing in it or of another "
-                "type; write it anew with persist(), from the folder of the index"
+                "type; write it again with persist(), from the folder of the index"
             )
         return cls(path.resolve().parent / data["index"], data["options"])
 

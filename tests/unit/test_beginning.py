@@ -238,5 +238,5 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(
     assert {"index", "backup", "copy", "restored", "cache"} == {
         entry.name for entry in tmp_path.iterdir()
     }
-    with pytest.raises(InputError, match="home of nobody"):
+    with pytest.raises(InputError, match="home folder of an unknown user"):
         HybridIndex.open("~nobody-of-this-name/index", fake())

@@ -62,7 +62,8 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> Any:
     if (positions := usable_positions(config)) is not None and positions < 1:
         raise CheckpointError(
             f"{path} has max_position_embeddings {config.max_position_embeddings} and pad_token_id "
-            f"{config.pad_token_id}, behind which positions begin: no token has one. {_FIX}"
+            f"{config.pad_token_id}. Positions begin after the padding id, so no token has one. "
+            f"{_FIX}"
         )
     return config
 

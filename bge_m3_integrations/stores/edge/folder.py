@@ -204,7 +204,7 @@ class Folder:
         newer = [e for e in others if _generation(e) > manifest.generation]
         newer = [entry for entry in newer if not _is_unfinished(entry, manifest)]
         if manifest.generation and not named.is_dir():
-            raise StoreError(f"{named} is missing, which {NAME} names; {_ways_out(others)}")
+            raise StoreError(f"{named} is missing, although {NAME} names it; {_ways_out(others)}")
         if newer and manifest.generation:
             raise StoreError(
                 f"{NAME} in {self.path} names {named.name}, but {newer[-1].name} lies beside it, "
@@ -212,7 +212,7 @@ class Folder:
             )
         if newer:
             raise StoreError(
-                f"{NAME} in {self.path} is that of an index without records, but "
+                f"{NAME} in {self.path} belongs to an index without records, but "
                 f"{newer[-1].name} lies beside it; {_ways_out(newer)}"
             )
 

@@ -164,7 +164,7 @@ class Manifest:
         if held.get("format") != FORMAT:
             raise StoreError(
                 f"the index in {folder} has format {held.get('format')}, this version reads "
-                f"{FORMAT}; use the version of bge-m3-integrations that wrote it, or build it anew"
+                f"{FORMAT}; use the version of bge-m3-integrations that wrote it, or rebuild it"
             )
         try:
             note = held["encoder"]

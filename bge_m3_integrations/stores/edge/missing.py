@@ -83,9 +83,9 @@ def unwritable(path: Path, error: Exception) -> StoreError:
         isinstance(error, OSError) and error.errno in _NO_LOCKS
     ):
         return StoreError(
-            f"the file system of {path} has no locks ({getattr(error, 'strerror', None) or error}):"
-            " NFS without its lock service, and some network and FUSE file systems, are so. An "
-            "index needs them, since one process at a time may write; copy the folder to a local "
+            f"the file system of {path} has no locks ({getattr(error, 'strerror', None) or error}),"
+            " like NFS without its lock service and some network and FUSE file systems. An index "
+            "needs locks, because only one process at a time may write; copy the folder to a local "
             "disk, or open it with read_only=True"
         )
     return StoreError(

@@ -621,9 +621,9 @@ class EdgeStore:
         if change := self._folder.change():
             times = f" {len(self._opens)} times" if len(self._opens) > 1 else ""
             raise StoreError(
-                f"the index in {self.path} was deleted, moved, restored or made anew while it was "
-                f"open here: {change}. Nothing was read or written, since what this process knows "
-                f"is of the old one: close it{times}, as often as it was opened, and open it again"
+                f"the index in {self.path} was deleted, moved, restored or recreated while it was "
+                f"open here: {change}. Nothing was read or written, because this process knows "
+                f"only the old index. Close it{times}, as often as it was opened, and open it again"
             )
 
     def _busy(self, what: str) -> StoreError:
@@ -634,8 +634,8 @@ class EdgeStore:
 
     def _within(self) -> StoreError:
         return StoreError(
-            f"the index in {self.path} is being changed by this very thread, which called this "
-            "from within, as its progress; do it once that has returned"
+            f"the index in {self.path} is being changed by this thread, which called this from its "
+            "progress function; wait until that call has returned"
         )
 
     def _checked(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:

@@ -310,8 +310,8 @@ def with_generation(index: Path, generation: int) -> None:
     ("generation", "message"),
     [
         (0, "index without records, but shard-0002 lies beside it"),
-        (1, "shard-0001 is missing, which manifest.json names"),
-        (3, "shard-0003 is missing, which manifest.json names"),
+        (1, "shard-0001 is missing, although manifest.json names it"),
+        (3, "shard-0003 is missing, although manifest.json names it"),
     ],
 )
 def test_a_manifest_that_does_not_name_the_shard_deletes_nothing_and_says_how_to_open_it(

@@ -115,7 +115,7 @@ def test_a_folder_that_is_changed_under_an_open_index_is_said_so_and_left_alone(
         lambda: store.backup(tmp_path / "other"),
     ]
     for call in calls:
-        with pytest.raises(StoreError, match="deleted, moved, restored or made anew while it was"):
+        with pytest.raises(StoreError, match="deleted, moved, restored or recreated while it was"):
             call()
     store.close()
     assert not (tmp_path / "other").exists()

@@ -188,7 +188,7 @@ def test_a_progress_that_changes_or_closes_what_it_tells_of_is_refused(
 
     def progress(what: str) -> None:
         if what != "done":
-            with pytest.raises(StoreError, match="being changed by this very thread"):
+            with pytest.raises(StoreError, match="being changed by this thread"):
                 calls[call]()
             refused.append(what)
 
@@ -203,7 +203,7 @@ def test_a_progress_that_closes_the_index_that_is_optimised_apart_is_refused(
     store: EdgeStore,
 ) -> None:
     def progress(what: str) -> None:
-        with pytest.raises(StoreError, match="being changed by this very thread"):
+        with pytest.raises(StoreError, match="being changed by this thread"):
             store.close()
 
     store.optimize(apart=True, progress=progress)
