@@ -21,7 +21,7 @@ _FOREIGN: Final[Mapping[str, str]] = {
     **dict.fromkeys(["not_contains", "ncontains"], "write {'$not': {'$contains': value}}"),
     **dict.fromkeys(["all", "any", "has", "elemmatch"], "join {'$contains': value} by $and or $or"),
     **dict.fromkeys(["between", "range"], "write {'$gte': least, '$lte': most}"),
-    "nor": "write {'$not': {'$or': [...]}}",
+    **dict.fromkeys(["nor", "must_not"], "write {'$not': {'$or': [...]}}"),
 }
 """What to write for operators of other filters, named without the dollar and in lower case."""
 _SPELLINGS: Final[Mapping[str, str]] = {
@@ -30,7 +30,7 @@ _SPELLINGS: Final[Mapping[str, str]] = {
     **dict.fromkeys(["ge", ">="], "$gte"),
     **dict.fromkeys(["le", "<="], "$lte"),
     **dict.fromkeys(["not_in", "notin"], "$nin"),
-    **{">": "$gt", "<": "$lt"},
+    **{">": "$gt", "<": "$lt", "must": "$and", "should": "$or"},
     **{op.removeprefix("$"): op for op in COMPARISONS | LOGICAL},
 }
 """Other names of our operators, which mean nothing else."""
@@ -51,12 +51,20 @@ def unknown_operator(op: object, known: frozenset[str], place: str) -> FilterErr
     """
     name = str(op).lower()
     bare = name.removeprefix("$")
-    near = difflib.get_close_matches(name, sorted(COMPARISONS | LOGICAL), n=2, cutoff=0.6)
+    near = difflib.get_close_matches(name, sorted(COMPARISONS | LOGICAL), n=2, cutoff=0.7)
     hint = ""
     if bare in _FOREIGN:
         hint = f"; {_FOREIGN[bare]}"
     elif bare in _SPELLINGS:
-        hint = f"; write {_SPELLINGS[bare]}" if _SPELLINGS[bare] in known else ""
+        hint = _spelt(_SPELLINGS[bare], known)
     elif len(near) == 1 and near[0] in known.intersection(_GUESSED):
         hint = f"; did you mean {near[0]}?"
     return FilterError(f"unknown filter operator {brief(op)} {place}; known: {sorted(known)}{hint}")
+
+
+def _spelt(ours: str, known: frozenset[str]) -> str:
+    if ours in known:
+        return f"; write {ours}"
+    if ours in LOGICAL:
+        return f"; write {{{ours!r}: [{{key: ...}}, ...]}}, with the keys inside"
+    return ""

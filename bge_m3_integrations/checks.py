@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.metadata import brief
+
+T = TypeVar("T")
 
 ENCODED_CHARACTERS = 262_144
 """Most characters whose token vectors are in memory at once where texts come in bulk; at 3
@@ -100,6 +103,28 @@ def _number(value: Any) -> float:
         return math.nan if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError):
         return math.nan
+
+
+def listed(values: Iterable[T], name: str) -> list[T]:
+    """Read a list, a generator or an array of one dimension to its end, once.
+
+    Args:
+        values: Any number of values.
+        name: What the caller knows them by.
+
+    Returns:
+        A list of them, in order.
+
+    Raises:
+        InputError: It is one string, a dict, a table or another thing that is no list.
+    """
+    kind = type(values).__name__
+    if isinstance(values, str | bytes):
+        raise InputError(f"{name} must be a list of strings, not one {kind}")
+    table = getattr(values, "ndim", 1) != 1
+    if table or isinstance(values, Mapping) or not isinstance(values, Iterable):
+        raise InputError(f"{name} must be a list of strings, not {kind} {brief(values)}")
+    return list(values)
 
 
 def check_texts(texts: Sequence[str], *, surrogates: bool = False) -> None:

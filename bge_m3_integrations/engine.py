@@ -25,6 +25,7 @@ from bge_m3_integrations.caching import EmbeddingCache, as_cache
 from bge_m3_integrations.checks import (
     check_text,
     check_texts,
+    listed,
     whole,
 )
 from bge_m3_integrations.encoders.base import (
@@ -859,7 +860,7 @@ class BGEM3:
         return self.encoder.encode(texts, kind=ask.kind, modes=ask.modes, max_length=ask.max_length)
 
     def _checked(self, texts: Sequence[str]) -> Sequence[str]:
-        texts = texts if isinstance(texts, str) else list(texts)
+        texts = listed(texts, "texts")
         check_texts(texts, surrogates=self._clean)
         return texts
 

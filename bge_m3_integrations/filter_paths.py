@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from bge_m3_integrations._comparing import every_path
 from bge_m3_integrations._warning import warn_user
 from bge_m3_integrations.errors import FilterWarning
-from bge_m3_integrations.filters import And, Compare, Filter, Not, Or, every_path
+from bge_m3_integrations.filters import And, Compare, Filter, Not, Or
+from bge_m3_integrations.metadata import brief
 from bge_m3_integrations.stores.base import Store
 
 _SAMPLED: Final = 1000
@@ -94,7 +96,7 @@ def sampled_paths(store: Store) -> set[str]:
     ids = list(store.ids())
     step = max(1, len(ids) // _SAMPLED)
     records = store.get(ids[::step][:_SAMPLED])
-    return {path for r in records if r is not None for path in every_path(r.metadata)}
+    return {path for r in records if r is not None for path in every_path(r.metadata)} - {""}
 
 
 def _message(path: str, known: set[str]) -> str:
@@ -106,7 +108,7 @@ def _message(path: str, known: set[str]) -> str:
         hint = f"there are {sorted(known)[:_SHOWN]}{more}"
     else:
         hint = "no record has metadata"
-    return f"the filter matches nothing, and no record has the metadata key {path!r}: {hint}"
+    return f"the filter matches nothing, and no record has the metadata key {brief(path)}: {hint}"
 
 
 def _nearest(path: str, known: set[str]) -> list[str]:

@@ -32,13 +32,12 @@ never into lists. A test that does not fit the held value is false; matching nev
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from bge_m3_integrations._comparing import lookup, tester
 from bge_m3_integrations._lazy import public_names
 from bge_m3_integrations._operators import COMPARISONS, LOGICAL, unknown_operator
 from bge_m3_integrations.errors import FilterError, InputError
@@ -103,7 +102,7 @@ class Compare:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise FilterError(f"a filter's key must be a non-empty string, not {brief(self.path)}")
-        if self.op not in COMPARISONS:
+        if not isinstance(self.op, str) or self.op not in COMPARISONS:
             raise unknown_operator(self.op, COMPARISONS, f"under {self.path!r}")
         object.__setattr__(self, "value", _checked_value(self.path, self.op, self.value))
 
@@ -142,20 +141,17 @@ class Ids:
     ids: Collection[str]
 
     def __post_init__(self) -> None:
-        if isinstance(self.ids, str):
-            raise FilterError(f"Ids needs a collection of ids, not the string {self.ids!r}")
-        object.__setattr__(self, "ids", frozenset(self.ids))
+        if isinstance(self.ids, str) or not isinstance(self.ids, Iterable):
+            raise FilterError(f"Ids needs a collection of ids, not {brief(self.ids)}")
+        ids = list(self.ids)
+        if wrong := [one for one in ids if not isinstance(one, str)]:
+            raise FilterError(f"ids are strings, not {brief(wrong[0])}; write str(id)")
+        object.__setattr__(self, "ids", frozenset(ids))
 
 
 Filter: TypeAlias = And | Or | Not | Compare | Predicate | RecordPredicate | Ids
 Matcher: TypeAlias = Callable[[Mapping[str, Any], str | None, object | None], bool]
 FilterLike: TypeAlias = Filter | Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
-
-
-class _Missing(Enum):
-    """The value of a key that is not there: no null."""
-
-    MISSING = 0
 
 
 def as_filter(value: FilterLike | None) -> Filter | None:
@@ -176,7 +172,13 @@ def as_filter(value: FilterLike | None) -> Filter | None:
         return parse(value)
     if callable(value):
         return Predicate(value)
-    raise FilterError(f"a filter is a dict, a function or a filter tree, not {brief(value)}")
+    raise no_filter(value)
+
+
+def no_filter(value: object) -> FilterError:
+    """The error for what is no filter in any form."""
+    fix = "; json.loads() makes a dict of JSON" if isinstance(value, str) else ""
+    return FilterError(f"a filter is a dict, a function or a filter tree, not {brief(value)}{fix}")
 
 
 def parse(condition: Mapping[str, Any]) -> Filter:
@@ -244,8 +246,8 @@ def matcher(where: Filter) -> Matcher:
         case Ids(ids):
             return lambda metadata, key, record: key in ids
         case Compare(path, op, value):
-            compare = _TESTS[op]
-            return lambda metadata, key, record: compare(lookup(path, metadata), value)
+            holds = tester(op, value)
+            return lambda metadata, key, record: holds(lookup(path, metadata))
 
 
 def operators(where: Filter) -> frozenset[str]:
@@ -266,76 +268,6 @@ def operators(where: Filter) -> frozenset[str]:
             return frozenset()
 
 
-def lookup(path: str, metadata: Mapping[str, Any]) -> Any:
-    """The value under a path, or a marker that equals nothing where there is none."""
-    if path in metadata:
-        return metadata[path]
-    held: Any = metadata
-    for key in path.split("."):
-        if not isinstance(held, Mapping) or key not in held:
-            return _Missing.MISSING
-        held = held[key]
-    return held
-
-
-def every_path(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every path that may lead to a value; `lookup` tells which do, and to what."""
-    for key, value in metadata.items():
-        if isinstance(key, str):
-            yield prefix + key
-            if isinstance(value, Mapping):
-                yield from every_path(value, f"{prefix}{key}.")
-
-
-def equal(left: object, right: object) -> bool:
-    """Equality of two metadata values, as the module's second table has it."""
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    if _number(left) and _number(right):
-        return left == right
-    if isinstance(left, str) and isinstance(right, str):
-        return left == right
-    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        return len(left) == len(right) and all(map(equal, left, right))
-    return left is None and right is None
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    def run(held: object, value: object) -> bool:
-        both_text = isinstance(held, str) and isinstance(value, str)
-        return (both_text or (_number(held) and _number(value))) and test(held, value)
-
-    return run
-
-
-def _one_of(held: object, values: Sequence[object]) -> bool:
-    return any(equal(held, value) for value in values)
-
-
-def _contains(held: object, value: object) -> bool:
-    if isinstance(held, str):
-        return isinstance(value, str) and value in held
-    return isinstance(held, list | tuple) and _one_of(value, held)
-
-
-_TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "$eq": equal,
-    "$ne": lambda held, value: not equal(held, value),
-    "$gt": _ordered(operator.gt),
-    "$gte": _ordered(operator.ge),
-    "$lt": _ordered(operator.lt),
-    "$lte": _ordered(operator.le),
-    "$in": _one_of,
-    "$nin": lambda held, values: not _one_of(held, values),
-    "$exists": lambda held, wanted: (held is not _Missing.MISSING) is wanted,
-    "$contains": _contains,
-}
-
-
 def _condition(condition: object, place: str) -> Filter:
     """One dict of keys and logical operators, all of which must hold."""
     if not isinstance(condition, Mapping) or not condition:
@@ -353,7 +285,14 @@ def _entry(key: object, value: object) -> Filter:
     if isinstance(key, str) and key.startswith("$"):
         hint = "; write {key: {operator: value}}" if key in COMPARISONS else ""
         raise unknown_operator(key, LOGICAL, f"in place of a key{hint}")
+    if _is_group(value):
+        raise unknown_operator(key, LOGICAL, "over a list of conditions")
     return _under(key, value)
+
+
+def _is_group(value: object) -> bool:
+    """Whether a list holds conditions, which no value does."""
+    return isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value)
 
 
 def _branches(op: str, value: object) -> list[Filter]:
@@ -384,17 +323,25 @@ def _all(parts: list[Filter]) -> Filter:
     return parts[0] if len(parts) == 1 else And(parts)
 
 
-def _checked_parts(name: str, parts: Sequence[Filter]) -> tuple[Filter, ...]:
+def _checked_parts(name: str, given: Iterable[Filter]) -> tuple[Filter, ...]:
+    if isinstance(given, Filter) or not isinstance(given, Iterable):
+        raise FilterError(
+            f"{name} takes a list of filters, not {brief(given)}; write {name}([...])"
+        )
+    parts = tuple(given)  # a generator is read once
     if wrong := [part for part in parts if not isinstance(part, Filter)]:
         raise FilterError(f"{name} is made of filters, not {brief(wrong[0])}; parse() reads dicts")
-    return tuple(parts)
+    return parts
 
 
 def _checked_value(path: str, op: str, value: object) -> object:
     """The value in its kept form."""
     if op in {"$in", "$nin"} and not isinstance(value, list | tuple):
-        raise FilterError(f"{path!r}: {op} takes a list of values, not {brief(value)}")
-    if op == "$exists" and not isinstance(value, bool):
+        fix = (
+            "" if isinstance(value, str) or not isinstance(value, Iterable) else "; write list(...)"
+        )
+        raise FilterError(f"{path!r}: {op} takes a list of values, not {brief(value)}{fix}")
+    if op == "$exists" and type(value).__name__ not in {"bool", "bool_"}:  # numpy's is one
         raise FilterError(f"{path!r}: $exists takes true or false, not {brief(value)}")
     return _frozen(path, op, value)
 

@@ -20,7 +20,7 @@ from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import NoMore, checks_itself, public_class, refuse
 from bge_m3_integrations._progress import ProgressLike, reporter
 from bge_m3_integrations.adding import Check, Ingested, Writer
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import listed, whole
 from bge_m3_integrations.diversity import mmr
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
@@ -353,13 +353,13 @@ class HybridIndex:
         Raises:
             InputError: As `search` does; also for one string in place of a list.
         """
-        _refuse_string(queries)
+        queries = _listed(queries)
         plan = self._plan(**options)
         if not queries:
             return []
         with Cuts({"query": queries}):
             with plan.step("encode") as counts:
-                embeddings = self._engine.encode_queries(list(queries), modes=plan.modes)
+                embeddings = self._engine.encode_queries(queries, modes=plan.modes)
                 counts["queries"] = len(queries)
             return self._searcher.run(embeddings, plan)
 
@@ -368,13 +368,13 @@ class HybridIndex:
         self, queries: Sequence[str], **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
         """See `search_batch` and `asearch`."""
-        _refuse_string(queries)
+        queries = _listed(queries)
         plan = await asyncio.to_thread(self._plan, **options)  # may read the model's files
         if not queries:
             return []
         with Cuts({"query": queries}):
             with plan.step("encode") as counts:
-                embeddings = await self._engine.aencode_queries(list(queries), modes=plan.modes)
+                embeddings = await self._engine.aencode_queries(queries, modes=plan.modes)
                 counts["queries"] = len(queries)
             return await asyncio.to_thread(self._searcher.run, embeddings, plan)
 
@@ -513,7 +513,7 @@ class HybridIndex:
         Raises:
             InputError: As `rerank` does; also where there are more or fewer lists than queries.
         """
-        _refuse_string(queries)
+        queries = _listed(queries)
         chosen = self._engine.weights(weights)
         searcher = self._searcher if chosen.modes <= self.modes else None
         return ranked_batch(self._engine, searcher, queries, documents, chosen, limit=limit)
@@ -788,9 +788,10 @@ class _Closed:
         raise StoreError(_CLOSED)
 
 
-def _refuse_string(queries: Sequence[str]) -> None:
+def _listed(queries: Sequence[str]) -> list[str]:
     if isinstance(queries, str):
         raise InputError(f"queries must be a list of strings, not {queries!r}; see search()")
+    return listed(queries, "queries")
 
 
 def _shared_modes(

@@ -13,7 +13,7 @@ from bge_m3_integrations._display import path_name
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.checks import COLBERT_KINDS, id_list
+from bge_m3_integrations.stores.checks import COLBERT_KINDS, as_fields
 from bge_m3_integrations.types import (
     ALL_MODES,
     EmbeddingBatch,
@@ -83,7 +83,7 @@ class Choices:
             modes=None if self.modes is None else as_modes(self.modes),
             colbert=self.colbert,
             pooling=self.pooling,
-            filter_fields=None if fields is None else tuple(sorted(id_list(fields))),
+            filter_fields=as_fields(fields),
             encoder=None if engine is None else note_of(engine, fingerprint=False),
             other_dtype=self.other_dtype,
         )

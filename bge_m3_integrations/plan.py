@@ -124,28 +124,36 @@ def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
         InputError: A mode that the index lacks, or a number out of range.
         FilterError: The filter is malformed.
     """
-    limit, fusion = options.get("limit", 10), options.get("fusion")
+    limit, observe = options.get("limit", 10), options.get("observe")
     candidates, exact = options.get("candidates"), options.get("exact", False)
     threshold = options.get("score_threshold")
     if threshold is not None:
         finite("score_threshold", threshold)
     if exact and candidates is not None:
-        raise InputError(f"exact search has no candidates, but was given {dict(candidates)}")
-    if fusion is not None and not isinstance(fusion, Fusion):
-        raise InputError(
-            "fusion must have name, rank_values and greatest, as those of "
-            f"bge_m3_integrations.fusion; not {fusion!r}"
-        )
+        raise InputError(f"exact search has no candidates, but was given {candidates!r}")
+    if observe is not None and not callable(observe):
+        raise InputError(f"observe must be a function of a step, not {observe!r}")
     limit = whole("limit", limit)
     return Plan(
         limit,
         _weights(options.get("weights"), modes),
         None if exact else _candidates(candidates, limit, findable),
-        WeightedSum() if fusion is None else fusion,
+        _fusion(options.get("fusion")),
         as_filter(options.get("where")),
         threshold,
-        options.get("observe"),
+        observe,
     )
+
+
+def _fusion(fusion: Fusion | None) -> Fusion:
+    if fusion is None:
+        return WeightedSum()
+    if isinstance(fusion, type) or not isinstance(fusion, Fusion):
+        raise InputError(
+            "fusion must have name, rank_values and greatest, as those of "
+            f"bge_m3_integrations.fusion; not {fusion!r}"
+        )
+    return fusion
 
 
 def ranking(ids: Sequence[str], parts: Components, plan: Plan, mass: float) -> list[Scored]:

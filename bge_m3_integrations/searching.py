@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bge_m3_integrations.filter_paths import UnknownPaths
-from bge_m3_integrations.filters import And, Filter, Ids, matches, operators
+from bge_m3_integrations.filters import And, Filter, Ids, matcher, operators
 from bge_m3_integrations.plan import Plan, Scored, ranking
 from bge_m3_integrations.rescoring import Reencoder
 from bge_m3_integrations.stores.base import Store
@@ -86,10 +86,11 @@ class Searcher:
         """The filter, or the ids that pass it where the store cannot run it itself."""
         if where is None or operators(where) <= self.store.capabilities.operators:
             return where
+        passes = matcher(where)
         passed = (
             record.id
             for record in self._matching(self._part_that_runs(where))
-            if matches(where, record.metadata, record_id=record.id, record=record)
+            if passes(record.metadata, record.id, record)
         )
         return Ids(frozenset(passed))
 

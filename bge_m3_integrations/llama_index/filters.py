@@ -19,6 +19,7 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 
+from bge_m3_integrations._comparing import lookup
 from bge_m3_integrations.errors import FilterError
 from bge_m3_integrations.filters import (
     And,
@@ -30,7 +31,6 @@ from bge_m3_integrations.filters import (
     Predicate,
     as_filter,
     check_levels,
-    lookup,
 )
 from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY
 from bge_m3_integrations.metadata import brief

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.checks import listed, whole
 from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.metadata import brief
 from bge_m3_integrations.types import (
     EmbeddingBatch,
     IntArray,
@@ -124,11 +125,25 @@ def check_limit(limit: int) -> None:
     whole("limit", limit)
 
 
-def id_list(ids: Sequence[str]) -> Sequence[str]:
-    """The ids; one string, which would be read letter by letter, raises `InputError`."""
+def id_list(ids: Iterable[str], name: str = "ids") -> list[str]:
+    """The ids, read once; one string, or what is no string, raises `InputError`."""
     if isinstance(ids, str):
-        raise InputError(f"ids must be a list, not the string {ids!r}")
-    return ids
+        raise InputError(f"{name} must be a list, not the string {ids!r}")
+    held = listed(ids, name)
+    if wrong := [one for one in held if not isinstance(one, str)]:
+        raise InputError(f"{name} must be strings, not {brief(wrong[0])}; write str(...)")
+    return held
+
+
+def as_fields(paths: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Metadata paths in ascending order; None, for all, stays None."""
+    return None if paths is None else tuple(sorted(id_list(paths, "filter_fields")))
+
+
+def check_after(after: str | None) -> None:
+    """Raise `InputError` for a page's beginning that is neither an id nor None."""
+    if not isinstance(after, str | None):
+        raise InputError(f"after must be an id or None, not {brief(after)}")
 
 
 def widths_of(embeddings: EmbeddingBatch) -> dict[Mode, int]:

@@ -16,6 +16,7 @@ from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import OPERATORS, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.checks import (
+    check_after,
     check_batch,
     check_fits,
     check_holds,
@@ -124,7 +125,7 @@ class MemoryStore:
             if where is not None:
                 ids = list(self.ids(where))
             self._check_open()
-            gone = set(id_list(ids or [])) & self._records.keys()
+            gone = set(id_list([] if ids is None else ids)) & self._records.keys()
             for record_id in gone:
                 del self._records[record_id], self._metadata[record_id], self._rows[record_id]
             self._changed()
@@ -142,7 +143,9 @@ class MemoryStore:
     ) -> Page:
         """See `Store.scroll`; the records are copies."""
         check_limit(limit)
+        check_after(after)
         held = self._in_order()
+        limit = min(limit, len(held.ids))
         start = 0 if after is None else bisect_right(held.ids, after)
         found = list(islice(held.passing(where, start), limit + 1))
         page = [awake(held.records[row]) for row in found[:limit]]
@@ -176,7 +179,8 @@ class MemoryStore:
         """See `Store.vectors`; a copy."""
         snapshot = self._read()
         check_holds(as_modes(modes), self._modes or ALL_MODES)
-        if unknown := [record_id for record_id in id_list(ids) if record_id not in snapshot.rows]:
+        ids = id_list(ids)
+        if unknown := [record_id for record_id in ids if record_id not in snapshot.rows]:
             raise StoreError(f"no vectors for unknown ids {unknown[:5]}; ask get() which are there")
         rows = [snapshot.rows[record_id] for record_id in ids]
         if self._modes is None:

@@ -299,10 +299,35 @@ def test_a_value_that_no_metadata_hold_is_refused_with_the_fix(value: Any, fix: 
             parse({"when": {op: value}})
 
 
+def test_numpys_booleans_say_whether_a_key_exists() -> None:
+    assert parse({"a": {"$exists": np.True_}}) == parse({"a": {"$exists": True}})
+
+
+@pytest.mark.parametrize(
+    ("condition", "fix"),
+    [
+        ('{"a": 1}', r"json\.loads"),
+        ({"and": [{"a": 1}]}, r"write \$and"),
+        ({"OR": [{"a": 1}]}, r"write \$or"),
+        ({"must": [{"a": 1}]}, r"write \$and"),
+        ({"must_not": [{"a": 1}]}, r"'\$not': \{'\$or'"),
+        ({"a": {"$or": [1, 2]}}, r"write \{'\$or': \[\{key"),
+        ({"a": {"$in": {1, 2}}}, r"write list\("),
+        ({"a": {"$nin": range(3)}}, r"write list\("),
+        ({"a": {"$in": np.arange(3)}}, r"write list\("),
+    ],
+)
+def test_forms_of_other_filters_are_told_what_to_write(condition: Any, fix: str) -> None:
+    with pytest.raises(FilterError, match=fix):
+        as_filter(condition)
+
+
 def test_compare_checks_itself_without_parse() -> None:
-    for path, op, value in [("a", "$gtt", 1), ("a", "$in", 1), ("", "$eq", 1), ("a", "eq", 1)]:
+    no_name: Any = ["$eq"]
+    tests = [("a", "$gtt"), ("a", "$in"), ("", "$eq"), ("a", "eq"), ("a", no_name)]
+    for path, op in tests:
         with pytest.raises(FilterError):
-            Compare(path, op, value)
+            Compare(path, op, 1)
 
 
 def test_a_filter_does_not_change_with_the_list_it_was_made_from() -> None:

@@ -18,7 +18,7 @@ from bge_m3_integrations.filters import (
     Or,
     Predicate,
     RecordPredicate,
-    matches,
+    matcher,
     operators,
 )
 from bge_m3_integrations.stores.edge.names import Names, ascending
@@ -98,12 +98,13 @@ class Choosing:
         pushed = compile_filter(where, self._fields, point_id=point_id)
         if pushed.exact:
             return pushed.condition
+        passes = matcher(where)
         return pushed.settled(
             [
                 point
                 for page in shard.pages(pushed.doubtful, ["name", "body"])
                 for point, payload in page
-                if matches(where, metadata_of(payload), record_id=name_of(payload))
+                if passes(metadata_of(payload), name_of(payload), None)
             ]
         )
 

@@ -57,6 +57,7 @@ class Searching:
         """The best candidates of a batch of one query; see `Store.find`."""
         if mode == "colbert":
             return self._by_token_vectors(query, limit, where, shard)
+        limit = min(limit, self.choosing.count(None, shard) or 1)  # the engine makes room for all
         condition = self.choosing.condition(where, shard)
         many = mode == "dense" and self.choosing.count(where, shard) > _EXACT_UP_TO
         params = SearchParams(exact=not many, hnsw_ef=_THOROUGHNESS if many else None)

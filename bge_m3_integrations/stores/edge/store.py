@@ -15,6 +15,8 @@ from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import OPERATORS, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.checks import (
+    as_fields,
+    check_after,
     check_batch,
     check_fits,
     check_holds,
@@ -145,7 +147,7 @@ class EdgeStore:
                 `create` is False, it contradicts what is asked for, or it cannot be written.
             InputError: A new index lacks a width.
         """
-        fields = None if filter_fields is None else tuple(sorted(id_list(filter_fields)))
+        fields = as_fields(filter_fields)
         wanted = Wanted(
             modes, dim, colbert_dim, colbert, pooling, fields, encoder, other_dtype=other_dtype
         )
@@ -306,6 +308,7 @@ class EdgeStore:
     ) -> Page:
         """See `Store.scroll`."""
         check_limit(limit)
+        check_after(after)
         with self._reading() as shard:
             ids = self._choosing.ids(where, shard)
         start = 0 if after is None else bisect_right(ids, after)
@@ -349,7 +352,8 @@ class EdgeStore:
     def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
         """See `Store.vectors`; token vectors as they are kept."""
         check_holds(as_modes(modes), self._manifest.kept)
-        points = [point_id(record_id) for record_id in id_list(ids)]
+        ids = id_list(ids)
+        points = [point_id(record_id) for record_id in ids]
         with self._reading() as shard:
             held = shard.with_vectors(list(dict.fromkeys(points)), ordered_modes(modes))
         if unknown := [i for i, point in zip(ids, points, strict=True) if point not in held]:
@@ -433,7 +437,7 @@ class EdgeStore:
             InputError: These are no paths.
             StoreError: The disk has no room.
         """
-        named = None if fields is None else tuple(sorted(id_list(fields)))
+        named = as_fields(fields)
         tell = progress or (lambda _: None)
         with self._changing() as shard:
             old, manifest = self._manifest.fields, replace(self._manifest, filter_fields=named)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bge_m3_integrations import filters
+from bge_m3_integrations._comparing import every_path, lookup
 
 TERMS: Final = "terms"
 """The payload key of the terms; wants a keyword index."""
@@ -30,7 +30,7 @@ LONGEST: Final = 100
 GREATEST_LOW: Final = (1 << 33) - 1
 """The greatest low part of a code."""
 _SIGN: Final = 1 << 63
-_MISSING: Final = filters.lookup("nothing", {})
+_MISSING: Final = lookup("nothing", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def filter_payload(metadata: Mapping[str, Any], fields: frozenset[str] | None) -
     Returns:
         What to store with the record.
     """
-    paths = filters.every_path(metadata) if fields is None else fields
-    held = {path: filters.lookup(path, metadata) for path in paths}
+    paths = every_path(metadata) if fields is None else fields
+    held = {path: lookup(path, metadata) for path in paths}
     held = {path: value for path, value in held.items() if value is not _MISSING}
     terms = {term for path, value in held.items() for term in _terms(path, value)}
     numbers = {key: part for path, value in held.items() for key, part in _numbers(path, value)}
@@ -135,7 +135,7 @@ def _term(kind: str, path: str, form: str) -> str:
 
 
 def _form(value: object) -> str | None:
-    """A string that two values share exactly when `filters.equal` holds; None: never."""
+    """A string that two values share exactly when `_comparing.equal` holds; None: never."""
     if value is None:
         return "z"
     if isinstance(value, bool):
