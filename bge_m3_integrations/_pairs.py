@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from bge_m3_integrations.checks import check_text, chunks
+from bge_m3_integrations.checks import check_text, chunks, listed
 from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.types import Components, EmbeddingBatch, IntArray, Weights
 
@@ -88,9 +88,10 @@ def by_query(queries: IntArray, pairs: IntArray) -> Iterator[tuple[int, IntArray
 
 def unzip(pairs: Sequence[tuple[str, str]], *, surrogates: bool) -> tuple[list[str], list[str]]:
     """The queries and the documents of checked pairs."""
-    for i, pair in enumerate(pairs):
+    held = listed(pairs, "pairs", of="(query, document)")
+    for i, pair in enumerate(held):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(f"pair {i} must be (query, document), two strings, not {pair!r}")
         for name, text in zip(("query", "document"), pair, strict=True):
             check_text(text, name=f"the {name} of pair {i}", surrogates=surrogates)
-    return [query for query, _ in pairs], [document for _, document in pairs]
+    return [query for query, _ in held], [document for _, document in held]

@@ -105,12 +105,13 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def listed(values: Iterable[T], name: str) -> list[T]:
+def listed(values: Iterable[T], name: str, *, of: str = "strings") -> list[T]:
     """Read a list, a generator or an array of one dimension to its end, once.
 
     Args:
         values: Any number of values.
         name: What the caller knows them by.
+        of: What each of them is.
 
     Returns:
         A list of them, in order.
@@ -120,10 +121,10 @@ def listed(values: Iterable[T], name: str) -> list[T]:
     """
     kind = type(values).__name__
     if isinstance(values, str | bytes):
-        raise InputError(f"{name} must be a list of strings, not one {kind}")
+        raise InputError(f"{name} must be a list of {of}, not one {kind}")
     table = getattr(values, "ndim", 1) != 1
     if table or isinstance(values, Mapping) or not isinstance(values, Iterable):
-        raise InputError(f"{name} must be a list of strings, not {kind} {brief(values)}")
+        raise InputError(f"{name} must be a list of {of}, not {kind} {brief(values)}")
     return list(values)
 
 

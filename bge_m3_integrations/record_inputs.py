@@ -43,6 +43,8 @@ def as_records(given: Iterable[RecordLike]) -> Iterator[Numbered]:
             f"records must be a list of records, texts or dicts, not one {type(given).__name__}; "
             "write add([...])"
         )
+    if getattr(given, "ndim", 1) == 0:
+        raise InputError(f"records must be a list, not the one value {given!r}; write add([...])")
     if hasattr(given, "columns"):  # to go through a table of pandas gives the names of its columns
         raise InputError(
             f"records must be a list, not a {type(given).__name__}; write "
@@ -50,7 +52,7 @@ def as_records(given: Iterable[RecordLike]) -> Iterator[Numbered]:
             f"{list(_FIELDS)}"
         )
     for i, item in enumerate(given):
-        yield _read(item, f"record {i}")
+        yield _read(item, i)
 
 
 def made_id(
@@ -78,20 +80,26 @@ def made_id(
     return hashlib.sha256(packed.encode()).hexdigest()
 
 
-def _read(item: RecordLike, name: str) -> Numbered:
+def _read(item: Any, i: int) -> Numbered:
     if isinstance(item, Record):
         return Numbered(item, False)
     if isinstance(item, str):
         return Numbered(Record(made_id(item), item), True)
     if isinstance(item, Mapping):
-        return _of_dict(item, name)
+        return _of_dict(item, i)
+    if hasattr(item, "page_content") or hasattr(item, "get_content"):
+        raise InputError(
+            f"record {i} is a {type(item).__name__} of a framework; add it to BGEM3VectorStore of "
+            "bge_m3_integrations.langchain or .llama_index"
+        )
     raise InputError(
-        f"{name} must be a Record, a text or a dict, not {type(item).__name__}; a dict is "
+        f"record {i} must be a Record, a text or a dict, not {type(item).__name__}; a dict is "
         '{"text": ..., "metadata": {...}}'
     )
 
 
-def _of_dict(item: Mapping[str, Any], name: str) -> Numbered:
+def _of_dict(item: Mapping[str, Any], i: int) -> Numbered:
+    name = f"record {i}"
     if unknown := [key for key in item if key not in _FIELDS]:
         raise InputError(
             f"{name} has unknown keys {unknown!r:.200}; a dict has {list(_FIELDS)}, and what "
@@ -104,6 +112,6 @@ def _of_dict(item: Mapping[str, Any], name: str) -> Numbered:
     metadata = {} if item.get("metadata") is None else item["metadata"]
     if item.get("id") is not None:
         return Numbered(Record(item["id"], item["text"], metadata, **rest), False)
-    checked = Record("-", item["text"], metadata, **rest)  # before anything is made of it
+    checked = Record(f"number {i}", item["text"], metadata, **rest)  # before anything is made of it
     made = made_id(checked.text, checked.metadata, **rest)
     return Numbered(Record(made, item["text"], metadata, **rest), True)

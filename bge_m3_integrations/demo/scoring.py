@@ -116,12 +116,13 @@ def read_weights(value: str | None) -> Weights | None:
     if len(parts) <= 1:
         return Weights.parse(value)
     try:
-        return Weights.parse([float(part) for part in parts])
+        numbers = [float(part) for part in parts]
     except ValueError as error:
         raise InputError(
             f"--weights {value}: expected three numbers for dense, sparse and colbert, such as "
             '"0.4,0.2,0.4", or the name of a preset'
         ) from error
+    return Weights.parse(numbers)
 
 
 def scored(

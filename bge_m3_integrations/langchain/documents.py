@@ -145,6 +145,8 @@ def several(values: Iterable[T], name: str) -> list[T]:
     """The values as a list; one string in place of many, or what is no collection, is refused."""
     if isinstance(values, str):
         raise InputError(f"{name} must be several, not the one string {values[:60]!r}")
+    if isinstance(values, bytes | Mapping | Document):
+        raise InputError(f"{name} must be several, not one {type(values).__name__}; write [...]")
     if not isinstance(values, Iterable):
         raise InputError(f"{name} must be several, such as a list, not {values!r}")
     return list(values)

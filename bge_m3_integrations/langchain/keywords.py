@@ -90,6 +90,7 @@ class AddOptions(TypedDict, total=False):
 
     batch_size: int
     progress: ProgressLike
+    current_time: object
 
 
 class VectorKeywords(TypedDict, total=False):

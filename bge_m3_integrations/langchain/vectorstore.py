@@ -284,6 +284,7 @@ class BGEM3VectorStore(SearchingStore):
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
         progress: ProgressLike = None,
+        current_time: object = None,
     ) -> list[str]:
         """Encode documents and keep them; a known id is replaced.
 
@@ -293,6 +294,8 @@ class BGEM3VectorStore(SearchingStore):
                 one that is made of its text and metadata, so adding it again changes nothing.
             batch_size: Most documents encoded and written at a time.
             progress: See `HybridIndex.add`.
+            current_time: LangChain's time-weighted retriever passes it on; its documents have it in
+                their metadata already, and nothing else is made of it.
 
         Returns:
             The ids, one per document.
@@ -300,6 +303,7 @@ class BGEM3VectorStore(SearchingStore):
         Raises:
             InputError: There are more or fewer ids than documents, or an unknown keyword.
         """
+        del current_time
         size = whole("batch_size", batch_size)
         records = to_records(documents, ids=ids)
         if held := latest(records):

@@ -57,9 +57,19 @@ def to_filter(value: MetadataFilters | FilterLike | None) -> Filter | None:
         FilterError: An unknown operator or condition, or a value that does not fit its operator.
     """
     if not isinstance(value, MetadataFilters):
+        if _without_group(value):
+            raise FilterError(
+                f"conditions come in a group, not as {brief(value)}; write "
+                "MetadataFilters(filters=[...])"
+            )
         return as_filter(value)
     check_levels(value, _inside)
     return _group(value)
+
+
+def _without_group(value: object) -> bool:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(part, MetadataFilter | MetadataFilters) for part in parts)
 
 
 def chooses(filters: MetadataFilters) -> bool:

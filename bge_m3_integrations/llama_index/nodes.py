@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from llama_index.core.schema import (
     BaseNode,
@@ -17,9 +18,10 @@ from llama_index.core.schema import (
 )
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
+from bge_m3_integrations.checks import listed
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And, Compare, Filter, Ids, Or
-from bge_m3_integrations.metadata import deep_copy, plain
+from bge_m3_integrations.metadata import brief, deep_copy, plain
 from bge_m3_integrations.types import Record
 
 SCORES_KEY = "bge_m3_scores"
@@ -32,6 +34,26 @@ REF_DOC_KEY = "llama_index_ref_doc_id"
 Nodes never show it; documents of other adapters do, as LlamaIndex's own stores show `ref_doc_id`.
 An index opened with `filter_fields` finds documents fast only with this key among them.
 """
+
+
+def checked_nodes(nodes: Any) -> list[BaseNode]:
+    """The nodes, read once.
+
+    Args:
+        nodes: Any number.
+
+    Returns:
+        A list of them, in order.
+
+    Raises:
+        InputError: These are not several, or one of them is no node.
+    """
+    if isinstance(nodes, BaseNode):  # which can be gone through as well: by its fields
+        raise InputError("nodes must be a list of nodes, not one node; write [node]")
+    held = listed(nodes, "nodes", of="nodes")
+    if wrong := [node for node in held if not isinstance(node, BaseNode)]:
+        raise InputError(f"a node is needed, not {brief(wrong[0])}; write TextNode(text=...)")
+    return held
 
 
 def node_to_record(node: BaseNode) -> Record:

@@ -39,7 +39,7 @@ from bge_m3_integrations.llama_index.doubles import warn_of_doubles
 from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.foreign import add_compared
 from bge_m3_integrations.llama_index.keywords import FolderOptions, StoreFields
-from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
+from bge_m3_integrations.llama_index.nodes import checked_nodes, of_documents, record_to_node
 from bge_m3_integrations.llama_index.origins import Origin
 from bge_m3_integrations.llama_index.persisting import (
     Pointer,
@@ -210,7 +210,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
                 before it are kept.
         """
         _refuse(kwargs)
-        held = list(nodes)
+        held = checked_nodes(nodes)
         distinct = {node.node_id: node for node in held}
         if not self._looked:
             self._looked = True

@@ -22,9 +22,10 @@ from bge_m3_integrations.demo import (
     load_questions,
 )
 from bge_m3_integrations.demo.run import to_ask
+from bge_m3_integrations.demo.scoring import read_weights
 from bge_m3_integrations.demo.show import compared, quality_sentence
 from bge_m3_integrations.encoders.torch.native.binding import why_not
-from bge_m3_integrations.errors import BGEM3Error, CheckpointError
+from bge_m3_integrations.errors import BGEM3Error, CheckpointError, InputError
 
 
 def run(*arguments: str | Path) -> Result:
@@ -380,3 +381,11 @@ def test_the_demo_names_files_that_it_does_not_read_and_shows_whole_numbers(
     (row,) = [line for line in result.stdout.splitlines() if line.startswith("  1  ")]
     assert len(re.findall(r"\d\.\d{3}\*?", row)) == 4
     assert cell_len(row) <= int(columns)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [("0,0,0", "positive"), ("nan,1,1", "finite"), ("1,2", "three numbers")]
+)
+def test_weights_that_mean_nothing_are_refused_for_their_own_reason(given: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        read_weights(given)

@@ -88,6 +88,39 @@ async def test_what_is_no_list_of_texts_is_refused(index: HybridIndex, wrong: An
         await index.asearch_batch(wrong)
 
 
+@pytest.mark.parametrize("make", [list, tuple, iter])
+def test_pairs_come_in_anything_that_has_an_order(make: Callable[[Any], Any]) -> None:
+    engine = BGEM3(FakeEncoder())
+    pairs = [("fox", "a fox"), ("fox", "a dog")]
+    assert engine.score_pairs(make(pairs)).hybrid.shape == (2,)
+    assert engine.score_pairs(zip(["fox"], ["a fox"], strict=True)).hybrid.shape == (1,)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "", "ab", b"", {("a", "b"): 1}])
+def test_what_are_no_pairs_is_refused(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"pairs must be a list of \(query, document\)"):
+        BGEM3(FakeEncoder()).score_pairs(wrong)
+
+
+class Framework:
+    page_content = "a fox"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (np.array("fox"), "not the one value"),
+        ([Framework()], "record 0 is a Framework of a framework; add it to BGEM3VectorStore"),
+        (["fox", {"text": "dog", "metadata": [1]}], "record 'number 1': metadata must be"),
+        ([{"text": "dog", "metadata": {"v": {1}}}], r"record 'number 0': metadata\['v'\]"),
+    ],
+)
+def test_what_is_no_record_is_told_by_its_place(index: HybridIndex, wrong: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        index.add(wrong)
+    assert len(index) == 4
+
+
 @pytest.mark.parametrize("limit", [4, 10**9, 10**18, 10**30])
 def test_any_limit_finds_what_there_is(index: HybridIndex, limit: int) -> None:
     assert len(index.search("fox", limit=limit)) == 4

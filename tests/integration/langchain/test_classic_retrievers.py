@@ -51,6 +51,24 @@ async def test_the_time_weighted_retriever_prefers_what_was_asked_for_of_late(
     assert isinstance(kept["created_at"], datetime)
 
 
+async def test_the_time_weighted_retriever_takes_the_time_of_its_documents(
+    store: BGEM3VectorStore,
+) -> None:
+    retriever = TimeWeightedVectorStoreRetriever(vectorstore=store, decay_rate=0.5, k=2)
+    new_year = datetime(2024, 1, 1)
+    retriever.add_documents([Document(id="a", page_content="a fox")], current_time=new_year)
+    await retriever.aadd_documents([Document(id="b", page_content="b fox")], current_time=new_year)
+    assert {document.id for document in retriever.invoke("fox")} == {"a", "b"}
+    assert {d.metadata["created_at"] for d in store.get_by_ids(["a", "b"])} == {new_year}
+
+
+@pytest.mark.parametrize("wrong", [Document(page_content="a fox"), b"fox", {"a": 1}], ids=str)
+def test_one_document_in_place_of_several_is_refused(store: BGEM3VectorStore, wrong: Any) -> None:
+    for call in (store.add_documents, BGEM3VectorStore(BGEM3(FakeEncoder())).add_texts):
+        with pytest.raises(InputError, match="must be several, not one"):
+            call(wrong)
+
+
 def test_a_document_too_deep_to_be_copied_is_refused_by_the_reranker() -> None:
     value: Any = 1
     for _ in range(100_000):
@@ -128,7 +146,6 @@ def test_a_pattern_is_refused_with_what_there_is() -> None:
 def test_a_model_that_writes_the_query_is_told_of_our_comparators_alone(
     store: BGEM3VectorStore,
 ) -> None:
-    pytest.importorskip("lark")
     answer = '```json\n{"query": "fox", "filter": "gte(\\"day\\", \\"2024-01-01\\")"}\n```'
     fields: list[Any] = [{"name": "day", "description": "when", "type": "date"}]
     store.add_documents(FILMS)

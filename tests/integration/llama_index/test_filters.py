@@ -16,7 +16,7 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
-from bge_m3_integrations import BGEM3, FilterError, FilterWarning, HybridIndex
+from bge_m3_integrations import BGEM3, FilterError, FilterWarning, HybridIndex, InputError
 from bge_m3_integrations.filters import matches
 from bge_m3_integrations.llama_index import BGEM3VectorStore, to_filter
 from bge_m3_integrations.llama_index.filters import chooses
@@ -210,3 +210,18 @@ def test_an_integer_of_too_many_digits_is_refused_with_their_number() -> None:
         typed = MetadataFilter(key="k", value=10**5000, operator=operator)
         with pytest.raises(FilterError, match="5,001 digits"):
             to_filter(MetadataFilters(filters=[typed]))
+
+
+CONDITION = MetadataFilter(key="k", value=1)
+
+
+@pytest.mark.parametrize("wrong", [CONDITION, [CONDITION], (CONDITION,), [{"k": 1}, CONDITION]])
+def test_conditions_without_a_group_are_told_how_to_be_grouped(wrong: Any) -> None:
+    with pytest.raises(FilterError, match=r"write MetadataFilters\(filters=\[\.\.\.\]\)"):
+        to_filter(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["a fox", ["a fox"], TextNode(text="a fox"), None, [None], 5])
+def test_what_are_no_nodes_is_refused(wrong: Any) -> None:
+    with pytest.raises(InputError, match="node"):
+        BGEM3VectorStore(BGEM3(FakeEncoder())).add(wrong)
