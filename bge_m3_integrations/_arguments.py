@@ -50,7 +50,9 @@ def engine_of(value: object, *, name: str = "engine") -> BGEM3:
     if engine is None and has_index(value):  # a folder that is not open yet says it
         engine = index_of(value).engine
     if not isinstance(engine, BGEM3):
-        raise InputError(f"{name} must be a BGEM3, or an index or adapter over one{_not(value)}")
+        raise InputError(
+            f"{name} must be a BGEM3, or an index or adapter over one{not_that(value)}"
+        )
     return engine
 
 
@@ -71,7 +73,7 @@ def index_of(value: object, *, name: str = "index") -> HybridIndex:
         return value
     index = getattr(_owner(value), "index", None)
     if not isinstance(index, HybridIndex):
-        raise InputError(f"{name} must be a HybridIndex{_not(value)}")
+        raise InputError(f"{name} must be a HybridIndex{not_that(value)}")
     return index
 
 
@@ -147,7 +149,12 @@ def _owner(value: object) -> object:
     return getattr(value, "vector_store", value)
 
 
-def _not(value: object) -> str:
-    if isinstance(value, str):
-        return f", not str {value[:60]!r}; a model goes by BGEM3({value[:60]!r})"
-    return f", not {type(value).__name__}"
+def not_that(value: object) -> str:
+    """The end of an error: the value that was given, and where a name or a path goes instead."""
+    if not isinstance(value, str | Path):
+        return f", not {type(value).__name__}"
+    said = str(value)[:60]
+    return (
+        f", not {type(value).__name__} {said!r}; a model goes by BGEM3({said!r}), the folder of an "
+        f"index by path={said!r}"
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, get_args, get_origin
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, cast, get_args, get_origin
 
+from bge_m3_integrations._methods import hint_methods
 from bge_m3_integrations.errors import KeywordError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,18 +23,18 @@ _NAMES: Sequence[tuple[str, str]] = (
     (
         "path index persist_dir",
         "persist_directory persist_path db_path dir directory folder folder_path location uri "
-        "index_path save_path working_dir",
+        "index_path save_path working_dir persist_location",
     ),
     (
         "engine embedding embed_model model",
         "embedding_function embeddings embedding_model embedder embed_fn embedding_fn encoder "
-        "sparse_embedding sparse_embeddings sparse_encoder m3 bge_m3 bge",
+        "sparse_embedding sparse_embeddings sparse_encoder sparse_embedding_function m3 bge_m3 bge",
     ),
     (
         "model model_name model_name_or_path engine",
         "model_id model_path model_dir checkpoint repo_id name_or_path",
     ),
-    ("index vector_store vectorstore store", "hybrid_index retriever docstore"),
+    ("index vector_store vectorstore store", "hybrid_index retriever"),
     (
         "limit k top_n similarity_top_k",
         "top_k topk n_results num_results max_results n size count n_best",
@@ -120,8 +121,31 @@ _NAMES: Sequence[tuple[str, str]] = (
 """Each row's names stand for one thing, whoever calls it so."""
 
 _REMARKS: Mapping[str, str] = {
-    "client url host port grpc_port prefer_grpc connection_args api_key cloud": (
+    "client aclient url host port grpc_port prefer_grpc connection_args api_key cloud "
+    "chroma_collection chroma_cloud_api_key client_settings faiss_index": (
         "there is no server: an index lives in a folder, path="
+    ),
+    "api_base base_url organization": "there is no server: models run in this process",
+    "path persist_directory persist_dir persist_path uri folder": (
+        "a folder is opened by HybridIndex.open(path, engine) or BGEM3VectorStore(engine, path=...)"
+    ),
+    "weights weights_for_different_modes vector_store_query_mode sparse_top_k hybrid_top_k": (
+        "weights= of a vector store, a retriever or a search say how much each score counts"
+    ),
+    "enable_hybrid enable_sparse enable_dense hybrid_ranker hybrid_ranker_params ranker_params "
+    "fastembed_sparse_model": "all three scores are there; weights= says how much each counts",
+    "index_params search_params index_config collection_properties collection_metadata "
+    "consistency consistency_level hnsw_config vector_name sparse_vector_name content_payload_key "
+    "metadata_payload_key text_key doc_id_field embedding_field vector_field text_field": (
+        "an index here has no such settings"
+    ),
+    "docstore index_to_docstore_id": "an index here keeps texts and metadata itself",
+    "drop_old force_recreate": (
+        "nothing is deleted by opening; delete(delete_all=True) deletes all documents"
+    ),
+    "offset": "a search has no offset: ask for more and leave out the first ones",
+    "show_progress show_progress_bar progress progress_bar": (
+        "a bar is shown by what adds to an index: progress="
     ),
     "collection_name collection index_name table_name namespace tenant database": (
         "an index has no name: it lives in a folder of its own, path="
@@ -151,13 +175,13 @@ _REMARKS: Mapping[str, str] = {
     ),
     "k top_k limit top_n n_results similarity_top_k filter filters where score_threshold fetch_k "
     "lambda_mult candidates": "it is an option of a search",
-    "num_workers n_jobs num_threads threads workers": (
+    "multi_process parallel_process num_workers n_jobs num_threads threads workers parallel": (
         "torch.set_num_threads says how many threads compute"
     ),
 }
 """Said where the signature has no name for the thing."""
 
-_TYPO = 0.7
+_TYPO, _FOREIGN_TYPO = 0.7, 0.85
 """Least likeness of a misspelt name: a guess further off would lead astray."""
 
 
@@ -176,12 +200,21 @@ def refuse(unknown: Iterable[str], known: Callable[..., Any] | Iterable[str]) ->
         KeywordError: Always; it says which name was meant.
     """
     names = names_of(known) if callable(known) else list(known)
-    raise KeywordError(" ".join(told(name, names) for name in unknown))
+    raise KeywordError(" ".join(_told_together(list(unknown), names)))
 
 
 def told(name: str, known: Sequence[str]) -> str:
     """Say what was meant by an unknown keyword, or which keywords there are."""
     return f"unknown keyword {name!r}; {_hint(name, known)}"
+
+
+def _told_together(unknown: Sequence[str], known: Sequence[str]) -> Iterator[str]:
+    """A sentence for each hint, with all names that it is for."""
+    by_hint: dict[str, list[str]] = {}
+    for name in unknown:
+        by_hint.setdefault(_hint(name, known), []).append(repr(name))
+    for hint, names in by_hint.items():
+        yield f"unknown keyword{'s' * (len(names) > 1)} {', '.join(names)}; {hint}"
 
 
 def names_of(function: Callable[..., Any]) -> list[str]:
@@ -199,7 +232,7 @@ def checks_itself(function: F) -> F:
 
 
 def public_class(cls: type[C]) -> type[C]:
-    """Have a class's public methods say which keyword was meant, and `dir` show public names.
+    """Have a class say which keyword or method was meant, and `dir` show public names.
 
     Checkers and `inspect.signature` see the signatures as they are written; the latter sees the
     keys of a typed dict in place of `**options: Unpack[...]`. It costs a call, but not where a
@@ -219,7 +252,13 @@ def public_class(cls: type[C]) -> type[C]:
         elif inspect.isfunction(held):
             setattr(cls, name, _hinting(held))
     cls.__dir__ = _public_dir  # type: ignore[method-assign]
+    hint_methods(cls)
     return cls
+
+
+def public_function(function: F) -> F:
+    """Have a function say which keyword was meant."""
+    return cast("F", _hinting(function))
 
 
 def _public_dir(self: object) -> list[str]:
@@ -305,7 +344,7 @@ def _meant(name: str, known: Sequence[str]) -> str | None:
     near = difflib.get_close_matches(name, known, n=1, cutoff=_TYPO)
     if near:
         return near[0]
-    foreign = difflib.get_close_matches(name, _OURS_OF, n=1, cutoff=_TYPO)
+    foreign = difflib.get_close_matches(name, _OURS_OF, n=1, cutoff=_FOREIGN_TYPO)
     return next((ours for ours in _OURS_OF[foreign[0]] if ours in known), None) if foreign else None
 
 

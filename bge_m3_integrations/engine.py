@@ -226,6 +226,9 @@ class BGEM3:
         )
         return cls(encoder)
 
+    def __copy__(self) -> Self:
+        return self
+
     def __deepcopy__(self, memo: object) -> Self:
         return self  # one thread-safe service: frameworks copy the objects that hold it
 

@@ -679,6 +679,15 @@ class HybridIndex:
                     self._unclosed.detach()
                 self._held = replace(held, store=cast("Store", _Closed(place)))
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise InputError(
+            "a HybridIndex cannot be pickled: one process at a time holds an index; open its "
+            "folder in the other process: HybridIndex.open(path, engine)"
+        )
+
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it
 

@@ -214,7 +214,7 @@ def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation |
         choices: How it will be opened.
 
     Returns:
-        Holds the folder; None where no index has begun there yet.
+        Holds the folder; None where no index has begun there yet, and `create` is not True.
 
     Raises:
         StoreError: No index is there and none may begin, another process holds it, or it is
@@ -233,7 +233,8 @@ def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation |
     if engine is None or choices.create is False or choices.read_only:
         raise no_index(path)
     check_place(path)
-    return None
+    # one process begins a folder that was asked for; a path that may be mistyped is not made
+    return Reservation(path) if choices.create else None
 
 
 def open_store(

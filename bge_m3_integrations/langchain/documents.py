@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from langchain_core.documents import Document
 
+from bge_m3_integrations._keywords import public_function
 from bge_m3_integrations.errors import FilterError, InputError
 from bge_m3_integrations.filters import Filter, RecordPredicate, as_filter
 from bge_m3_integrations.metadata import plain
@@ -26,6 +27,7 @@ PAYLOAD_KEY: Final = "langchain"
 _DATES: Final[Mapping[str, type[date]]] = {"date": date, "datetime": datetime}
 
 
+@public_function
 def to_record(document: Document, *, record_id: str | None = None) -> Record:
     """Make a record from a document; its `page_content` is encoded.
 
@@ -86,6 +88,7 @@ def latest(records: Iterable[Record]) -> list[Record]:
     return list({record.id: record for record in records}.values())
 
 
+@public_function
 def to_document(record: Record) -> Document:
     """Make a document from a record, with the text for readers, whichever framework wrote it."""
     metadata = deepcopy(dict(record.metadata))

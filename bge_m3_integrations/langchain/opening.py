@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.embeddings import Embeddings
 
+from bge_m3_integrations._arguments import not_that
 from bge_m3_integrations.checks import chunks
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError, StoreError
@@ -272,10 +273,7 @@ def _engine_of(embedding: BGEM3 | Embeddings | None, embedding_id: str | None) -
         return embedding.engine
     if embedding is None or isinstance(embedding, BGEM3):
         return embedding
-    raise InputError(
-        f"embedding must be a BGEM3 or LangChain Embeddings, not {type(embedding).__name__}; "
-        "an index goes to index="
-    )
+    raise InputError(f"embedding must be a BGEM3 or LangChain Embeddings{not_that(embedding)}")
 
 
 def _check(engine: BGEM3 | None, index: HybridIndex | None, choices: Choices) -> None:

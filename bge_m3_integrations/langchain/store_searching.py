@@ -14,6 +14,7 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from bge_m3_integrations._keywords import public_class
+from bge_m3_integrations._methods import HintingMeta
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.fusion import WeightedSum
 from bge_m3_integrations.index import HybridIndex
@@ -39,7 +40,7 @@ from bge_m3_integrations.types import MODES, Hit, Mode, Weights, relevance
 
 
 @public_class
-class SearchingStore(VectorStore):
+class SearchingStore(VectorStore, metaclass=HintingMeta):
     """All that LangChain asks of a store for reading by query; a subclass has the index."""
 
     _ranking: Ranking

@@ -10,6 +10,8 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools.retriever import RetrieverInput
 
+from bge_m3_integrations._keywords import public_function
+
 NOTHING = "No documents found."
 
 
@@ -21,6 +23,7 @@ def cited(document: Document) -> str:
     return "\n".join([" ".join(about), document.page_content] if about else [document.page_content])
 
 
+@public_function
 def retriever_tool(
     retriever: BaseRetriever,
     name: str,

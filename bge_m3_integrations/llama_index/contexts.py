@@ -45,6 +45,11 @@ def with_ours(
     Raises:
         InputError: They contradict each other.
     """
+    if given is not None and not isinstance(given, StorageContext):
+        raise InputError(
+            f"storage_context must be a StorageContext, not {type(given).__name__}; an engine goes "
+            "by engine=, a vector store by vector_store="
+        )
     held = None if given is None else given.vector_stores.get(DEFAULT_VECTOR_STORE)
     if isinstance(held, SimpleVectorStore) and not held.data.embedding_dict:
         held = None  # what every storage context begins with

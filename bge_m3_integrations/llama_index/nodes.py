@@ -18,6 +18,7 @@ from llama_index.core.schema import (
 )
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
+from bge_m3_integrations._keywords import public_function
 from bge_m3_integrations.checks import listed
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.filters import And, Compare, Filter, Ids, Or
@@ -56,6 +57,7 @@ def checked_nodes(nodes: Any) -> list[BaseNode]:
     return held
 
 
+@public_function
 def node_to_record(node: BaseNode) -> Record:
     """Make a record that holds all of a node except its embedding.
 
@@ -78,6 +80,7 @@ def node_to_record(node: BaseNode) -> Record:
     )
 
 
+@public_function
 def record_to_node(record: Record) -> BaseNode:
     """Make the node of a record, or a text node for another adapter's record.
 

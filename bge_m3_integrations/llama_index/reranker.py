@@ -24,6 +24,7 @@ from bge_m3_integrations._arguments import (
 from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class
+from bge_m3_integrations.checks import listed
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import HybridIndex
@@ -204,11 +205,16 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         if query_bundle is None:
             raise InputError("a reranker needs the query: give query_bundle or query_str")
+        if not isinstance(query_bundle, QueryBundle):
+            raise InputError(
+                f"query_bundle must be a QueryBundle, not {type(query_bundle).__name__}; a text "
+                "goes by query_str="
+            )
         return self._reranked([(query_bundle, nodes)])[0]
 
     def _reranked(self, questions: Sequence[_Question]) -> list[list[NodeWithScore]]:
         """Those of each query; a query without nodes costs nothing and tells nobody."""
-        some = [(query, nodes) for query, nodes in questions if nodes]
+        some = [(query, _scored_nodes(nodes)) for query, nodes in questions if nodes]
         with ExitStack() as stack:
             tells = [stack.enter_context(self._told(query, nodes)) for query, nodes in some]
             found = self._ranked(some) if some else []
@@ -269,6 +275,14 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
             details = score_details(place, self._engine.weights(self.weights))
             node = with_score_metadata(node, SCORES_KEY, details)
         return NodeWithScore(node=node, score=place.score)
+
+
+def _scored_nodes(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    held = listed(nodes, "nodes", of="nodes")
+    for i, given in enumerate(held):
+        if not isinstance(given, NodeWithScore):
+            raise InputError(f"nodes[{i}] must be a NodeWithScore, not {type(given).__name__}")
+    return held
 
 
 def _given(

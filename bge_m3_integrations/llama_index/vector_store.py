@@ -440,6 +440,11 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         )
 
     def _asked(self, query: VectorStoreQuery, given: Mapping[str, Any]) -> Asked:
+        if not isinstance(query, VectorStoreQuery):
+            raise InputError(
+                f"query must be a VectorStoreQuery, not {type(query).__name__}; a text goes by "
+                "VectorStoreQuery(query_str=...), or use a BGEM3Retriever"
+            )
         if isinstance(self._index.store, NotBegun):  # no model is read in vain
             raise self._index.store.error()
         usual = Usual(self.weights, self.candidates)

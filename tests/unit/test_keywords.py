@@ -146,3 +146,30 @@ def test_a_search_and_an_encoding_pass_through_no_frame_of_the_check(engine: BGE
 
 def test_an_engine_is_pickled_as_before() -> None:
     assert pickle.loads(pickle.dumps(BGEM3("a", max_length=7))).options["max_length"] == 7
+
+
+@pytest.mark.parametrize("name", ["index_params", "hybrid_ranker", "index_to_docstore_id"])
+def test_another_librarys_setting_is_not_taken_for_a_misspelling(name: str) -> None:
+    from bge_m3_integrations.langchain import BGEM3VectorStore
+
+    with pytest.raises(KeywordError) as caught:
+        BGEM3VectorStore(BGEM3(FakeEncoder()), **{name: 1})  # type: ignore[arg-type]
+    assert "did you mean" not in str(caught.value)
+    assert "there are" not in str(caught.value)
+
+
+def test_keywords_with_one_hint_share_it() -> None:
+    with pytest.raises(KeywordError) as caught:
+        HybridIndex.open("x", url="x", port=1, k=3)  # type: ignore[call-arg]
+    assert str(caught.value).count("there is no server") == 1
+    assert "unknown keywords 'url', 'port'; there is no server" in str(caught.value)
+    assert "unknown keyword 'k'; it is an option of a search" in str(caught.value)
+
+
+def test_functions_say_which_keyword_was_meant_too() -> None:
+    from langchain_core.documents import Document
+
+    from bge_m3_integrations.langchain import to_record
+
+    with pytest.raises(KeywordError, match="unknown keyword 'doc_id'; "):
+        to_record(Document(page_content="tea"), doc_id="x")  # type: ignore[call-arg]

@@ -245,3 +245,15 @@ def test_a_store_keeps_its_candidates_when_the_callers_dict_changes() -> None:
     store.add_texts(TEXTS)
     candidates["nonsense"] = -1
     assert len(store.similarity_search("tea")) == 2
+
+
+def test_one_document_in_place_of_many_is_named(store: BGEM3VectorStore) -> None:
+    with pytest.raises(InputError, match="documents must be several, not one Document"):
+        store.add_documents(Document(page_content="tea"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", ["my_index", Path("my_index")])
+def test_a_name_in_place_of_an_engine_says_where_it_goes(given: Any) -> None:
+    for cls in (BGEM3VectorStore, BGEM3Embeddings):
+        with pytest.raises(ValueError, match=r"BGEM3\('my_index'\).*by path='my_index'"):
+            cls(given)

@@ -155,8 +155,9 @@ PLAIN: list[tuple[Any, dict[str, Any], str]] = [
     (BGEM3Retriever, {"filter": {}}, "did you mean filters?"),
     (BGEM3Retriever, {"with_scores": True}, "did you mean include_scores?"),
     (BGEM3Index, {"embed_model": 1}, "did you mean engine?"),
-    (BGEM3Index, {"persist_dir": "x"}, "there are "),
-    (BGEM3Index, {"weights_for_different_modes": [1]}, "there are "),
+    (BGEM3Index, {"persist_dir": "x"}, "BGEM3VectorStore(engine, path=...)"),
+    (BGEM3Index, {"path": "x"}, "BGEM3VectorStore(engine, path=...)"),
+    (BGEM3Index, {"weights_for_different_modes": [1]}, "weights= of a vector store"),
 ]
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,26 @@ def test_a_manifest_needs_no_engine_to_be_read(folder: Path) -> None:
     held = Manifest.read(folder)
     assert held is not None
     assert held.colbert == "float32"
+
+
+def test_a_new_folder_that_was_asked_for_is_kept_from_others_before_its_first_document(
+    tmp_path: Path,
+) -> None:
+    from bge_m3_integrations.langchain import BGEM3VectorStore
+
+    new = (tmp_path / "new").resolve()
+    store = BGEM3VectorStore(BGEM3(FakeEncoder()), path=new, create=True)
+    assert "in use by process" in said(new)
+    assert store.similarity_search("tea") == []
+    store.add_texts(["tea"])
+    store.close()
+    assert said(new) == "held"
+
+
+@pytest.mark.parametrize("create", [None, False])
+def test_a_path_that_nobody_vouches_for_is_not_made(tmp_path: Path, create: bool | None) -> None:
+    from bge_m3_integrations.langchain import BGEM3VectorStore
+
+    with suppress(StoreError):
+        BGEM3VectorStore(BGEM3(FakeEncoder()), path=tmp_path / "typo", create=create).close()
+    assert not (tmp_path / "typo").exists()
