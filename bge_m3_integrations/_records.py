@@ -129,7 +129,7 @@ class Hit(Shown, ExportedFields):
         colbert_kind: How the index keeps the token vectors that were scored, such as "turbo8",
             "turbo8, 3 tokens a vector" or "reencode"; None where they are kept as they are, or
             were not scored.
-        greatest: The score that stands for full relevance; infinite where none does.
+        greatest: The score that stands for full relevance; None where none does.
     """
 
     record: Record
@@ -139,7 +139,7 @@ class Hit(Shown, ExportedFields):
     hybrid: float
     weights: Weights
     colbert_kind: str | None = None
-    greatest: float = 1.0
+    greatest: float | None = 1.0
 
     @property
     def id(self) -> str:
@@ -221,6 +221,11 @@ class Hits(list[Hit]):
         """One hit, or some of them as `Hits`."""
         return Hits(super().__getitem__(i)) if isinstance(i, slice) else super().__getitem__(i)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        del source
+        return handler.generate_schema(list[Hit])  # a list of them in a form is one of hits
+
     def _repr_html_(self) -> str | None:
         """A table with a row per hit, of at most 100; texts and metadata are cut and escaped."""
         try:
@@ -254,8 +259,8 @@ _ROWS_SHOWN = 100
 _CELL_WIDTH = 160
 
 
-def relevance(score: float, greatest: float) -> float:
-    """See `Hit.relevance`; `greatest` is a fusion's."""
-    if math.isinf(greatest):
+def relevance(score: float, greatest: float | None) -> float:
+    """See `Hit.relevance`; `greatest` is a hit's or a fusion's."""
+    if greatest is None or math.isinf(greatest):
         return max(score, 0.0) / (1 + max(score, 0.0))
     return min(max(score / greatest, 0.0), 1.0)

@@ -5,6 +5,7 @@ Nothing here imports torch before a command runs, so that `--help` is instant.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -198,7 +199,26 @@ def main() -> None:
         # a Windows pipe in a narrow code page cannot show Chinese; that is no reason to crash
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    app(prog_name="bge-m3")
+    try:
+        try:
+            app(prog_name="bge-m3")
+        finally:
+            if sys.stdout is not None:  # as it is where a program has no streams
+                sys.stdout.flush()  # here, where a full disk can still be told of
+    except OSError as error:
+        if error.errno not in {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+            raise  # it is not about the output
+        if error.errno == errno.EPIPE:  # who reads the output, such as head, has seen enough
+            _lose_output()
+            raise SystemExit(0) from None
+        _say(f"error: the output cannot be written: {error.strerror or error}", style="red")
+        _lose_output()
+        raise SystemExit(1) from None
+
+
+def _lose_output() -> None:
+    """Send what is left in the buffer nowhere: Python writes it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _chosen(model: str | None) -> str:

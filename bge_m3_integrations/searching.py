@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -131,7 +132,8 @@ class Searcher:
         ids = list(dict.fromkeys(scored.id for row in ranked for scored in row))
         records = dict(zip(ids, self.store.get(ids), strict=True))
         kind = self._colbert_kind if "colbert" in plan.weights.modes else None
-        greatest = plan.fusion.greatest(plan.weights)
+        most = plan.fusion.greatest(plan.weights)
+        greatest = most if math.isfinite(most) else None  # JSON has no infinity
         return [
             Hits(
                 Hit(

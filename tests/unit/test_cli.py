@@ -389,3 +389,32 @@ def test_the_demo_names_files_that_it_does_not_read_and_shows_whole_numbers(
 def test_weights_that_mean_nothing_are_refused_for_their_own_reason(given: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         read_weights(given)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
+def test_an_output_that_cannot_be_written_is_an_error_in_a_line(form: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "bge_m3_integrations.cli", "score", "fox", "a fox", *form]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: the output cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    texts = [f"text {i} of a fox" for i in range(3000)]
+    command = [sys.executable, "-m", "bge_m3_integrations.cli", "score", "--json", "fox", "-"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write("\n".join(texts))
+        process.stdin.close()
+        assert process.stdout.readline() == "{\n"
+        process.stdout.close()
+        told = process.stderr.read()
+    assert "Traceback" not in told
+    assert "Exception ignored" not in told

@@ -252,6 +252,7 @@ def test_fastapi_returns_values_and_documents_them(engine: BGEM3, hits: list[Hit
     app = fastapi.FastAPI()
     routes: dict[str, tuple[Any, Any]] = {
         "hits": (list[Hit], hits),
+        "shown": (Hits, Hits(hits)),
         "hit": (Hit, hits[0]),
         "record": (Record, hits[0].record),
         "ranked": (list[Ranked], engine.rerank("a", ["b", "c"])),
@@ -274,9 +275,13 @@ def test_fastapi_returns_hits_without_an_annotation_too(hits: list[Hit], engine:
     app = fastapi.FastAPI()
     app.get("/hits")(_gives(hits))
     app.get("/ranked")(_gives(engine.rerank("a", ["b"])))
+    with HybridIndex(engine) as index:
+        index.add(["a fox"])
+        app.get("/lexical")(_gives(index.search("fox", weights=(0, 1, 0))))
     client = TestClient(app)
     assert client.get("/hits").json()[0]["record"]["id"] == "fox"
     assert client.get("/ranked").json()[0]["index"] == 0
+    assert client.get("/lexical").json()[0]["greatest"] is None
 
 
 def test_an_engine_is_shown_by_name_device_and_dtype() -> None:
