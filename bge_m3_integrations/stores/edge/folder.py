@@ -31,7 +31,12 @@ from bge_m3_integrations.stores.edge.holder import (
     write_holder,
 )
 from bge_m3_integrations.stores.edge.manifest import NAME, Manifest, sync_folder
-from bge_m3_integrations.stores.edge.missing import check_outside, no_locks, unwritable
+from bge_m3_integrations.stores.edge.missing import (
+    check_outside,
+    is_systems,
+    no_locks,
+    unwritable,
+)
 from bge_m3_integrations.stores.edge.opened import check_own
 from bge_m3_integrations.stores.edge.seen import Seen
 
@@ -185,6 +190,19 @@ class Folder:
         manifest.write(self.path)
         self.see(manifest)
 
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether the folder's manifest is this one after a `write` that was cut, in `rewriting`.
+
+        Args:
+            manifest: Was to be written; the shard is the one of before.
+
+        Returns:
+            Whether it was; `change` goes by what lies there in either case.
+        """
+        held = Manifest.read(self.path)
+        self.see(manifest)
+        return held == manifest
+
     def log_lock(self) -> os.stat_result | None:
         """What the engine's lock of its log is on, wherever the folder is by now."""
         return self._seen.within("wal")
@@ -284,8 +302,13 @@ def check_place(path: Path) -> None:
 def check_empty(path: Path) -> None:
     """Make a folder where there is none; raise `StoreError` for one that holds something."""
     _make(path)
-    if held := sorted(entry.name for entry in path.iterdir()):
+    if held := names_in(path):
         raise StoreError(f"{path} already holds {held[:3]}; choose a new or empty folder")
+
+
+def names_in(path: Path) -> list[str]:
+    """Names of what a folder holds, but for what systems put there; sorted."""
+    return sorted(entry.name for entry in path.iterdir() if not is_systems(entry.name))
 
 
 def size_on_disk(path: Path) -> int:
@@ -338,7 +361,7 @@ def _check_ours(path: Path) -> None:
     if (path / NAME).exists():
         return
     held = [entry.name for entry in path.iterdir() if not entry.name.startswith(HOLDER)]
-    foreign = sorted(set(held) - _OURS)
+    foreign = sorted(name for name in set(held) - _OURS if not is_systems(name))
     if any(_SHARD.fullmatch(name) for name in foreign):
         raise StoreError(
             f"{path} holds {foreign[:3]} but no {NAME}, which says what they are; restore it from "

@@ -17,7 +17,7 @@ from bge_m3_integrations._children import command, environment
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge.copying import copy_folder, reason_of
-from bge_m3_integrations.stores.edge.folder import Folder, check_empty, size_on_disk
+from bge_m3_integrations.stores.edge.folder import Folder, check_empty, names_in, size_on_disk
 from bge_m3_integrations.stores.edge.manifest import (
     NAME,
     REENCODE,
@@ -26,7 +26,7 @@ from bge_m3_integrations.stores.edge.manifest import (
     shard_name,
     sync_folder,
 )
-from bge_m3_integrations.stores.edge.missing import as_folder, check_outside, no_index
+from bge_m3_integrations.stores.edge.missing import as_folder, check_outside, no_index, unwritable
 from bge_m3_integrations.stores.edge.reading import ReadFolder
 from bge_m3_integrations.stores.edge.reserving import handed_over
 from bge_m3_integrations.stores.edge.room import check_opening, check_room
@@ -69,7 +69,7 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
     if folder is not None and folder.change():  # it was reserved, and made anew since
         folder.release()
         folder = None
-    folder = folder or Folder(path)
+    folder, shard = folder or Folder(path), None
     try:
         # again, now that nobody else changes it
         manifest = Manifest.read(path) or new
@@ -91,6 +91,8 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
         folder.tidy(manifest)  # not before: the index is open and whole
         return folder, manifest, shard
     except BaseException:
+        if shard is not None:  # a traceback that somebody keeps would keep it open
+            shard.close()
         folder.release()
         raise
 
@@ -275,7 +277,10 @@ def making(target: Path) -> Iterator[Path]:
         StoreError: The target holds something, or cannot be written to.
     """
     check_outside(target)
-    new = not target.exists()
+    try:
+        new = not target.exists()
+    except OSError as error:  # a name that is too long
+        raise unwritable(target, error) from error
     check_empty(target)
     place = target / f"{shard_name(1)}.{secrets.token_hex(4)}.new"
     try:
@@ -300,7 +305,7 @@ def _settle(place: Path, target: Path) -> None:
     assert manifest is not None
     made, shard = place / manifest.shard, target / manifest.shard
     sync_files(made)
-    if held := sorted(entry.name for entry in target.iterdir() if entry != place):
+    if held := [name for name in names_in(target) if name != place.name]:
         raise StoreError(f"{target} holds {held[:3]} by now; choose a new or empty folder")
     made.rename(shard)
     try:

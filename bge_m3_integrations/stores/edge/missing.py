@@ -6,6 +6,7 @@ import difflib
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,14 @@ from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge.manifest import KIND, NAME
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_NO_FOLDER = re.compile(r":memory:$|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+"""Addresses, and the usual name for "in memory": a new folder of such a name is not meant."""
+_SYSTEMS = re.compile(
+    r"lost\+found|\.DS_Store|\._.*|\.localized|\.directory|Thumbs\.db|desktop\.ini|"
+    r"\$RECYCLE\.BIN|System Volume Information|\.Trash-\d+|@eaDir|\.snapshot|\.stfolder|"
+    r"\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+|\.gitignore|\.gitkeep",
+    re.IGNORECASE,
+)
 _LOOKED_AT = 1000
 """Most entries of a folder that are looked at for an index that may be meant."""
 
@@ -32,10 +41,28 @@ def as_folder(path: str | os.PathLike[str], *, name: str = "path") -> Path:
     Raises:
         InputError: It is no path.
     """
+    given = as_path(path, name=name)
+    if _NO_FOLDER.match(str(path)):
+        raise InputError(
+            f"{name} must be a folder of this machine, not {str(path)!r}; for an index in memory, "
+            "without a folder, write HybridIndex(BGEM3(...))"
+        )
     try:
-        return as_path(path, name=name).resolve()
+        return given.resolve()
     except (OSError, RuntimeError) as error:  # links in a circle
         raise InputError(f"{name} {str(path)!r} leads nowhere: {error}") from error
+
+
+def is_systems(name: str) -> bool:
+    """Whether a file or folder is one that systems put into folders unasked, of no index or user.
+
+    Args:
+        name: Its name in its folder.
+
+    Returns:
+        Whether it is: "lost+found" on a disk of its own, ".DS_Store", "Thumbs.db" and such.
+    """
+    return _SYSTEMS.fullmatch(name) is not None
 
 
 def no_index(path: Path) -> StoreError:

@@ -445,15 +445,27 @@ class EdgeStore:
             if old is not None and (new is None or not new <= old):
                 # of both: searches go by the old ones meanwhile
                 refile(shard, None if new is None else old | new, tell)
-            with self._folder.rewriting():
-                self._check_same()
-                shard.expect(manifest)
-                self._folder.write(manifest)
-            self._manifest = manifest
-            self._choosing = Choosing(new, self._names)
-            self._searching = Searching(self._choosing, self._names)
+            self._go_by(manifest, shard)
             shard.outlast_users()  # they go by the old fields: no write may come before they end
         tell("done")
+
+    def _go_by(self, manifest: Manifest, shard: Shard) -> None:
+        """Write a manifest of other filter fields, and filter by them from then on."""
+        choosing = Choosing(manifest.fields, self._names)
+        searching = Searching(choosing, self._names)
+        with self._folder.rewriting():
+            self._check_same()
+            shard.expect(manifest)
+            written = False
+            try:
+                self._folder.write(manifest)
+                written = True
+            except BaseException:  # of a signal too, which may come once it is written
+                written = self._folder.holds(manifest)
+                raise
+            finally:
+                if written:
+                    self._manifest, self._choosing, self._searching = manifest, choosing, searching
 
     def backup(self, path: str | Path) -> None:
         """Copy the index as it is now; searches go on meanwhile, writes wait.
@@ -514,7 +526,15 @@ class EdgeStore:
         return self  # a handle on one collection: frameworks copy the objects that hold it
 
     def _check_closing(self) -> None:
-        """Refuse to close where the engine would find no room, which would kill the process."""
+        """Refuse to close where the engine would find no room, which would kill the process.
+
+        Who uses the shard is waited for here, where a signal that ends the wait closes nothing.
+        """
+        try:
+            self._shard.outlast_users()
+        except BaseException:
+            self._opens.append(None)
+            raise
         if not self._held.in_log or self._folder.change():
             return  # nothing will be flushed
         try:

@@ -29,6 +29,7 @@ from typing import Any, Literal, TypeAlias
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.copying import blocks_of
 from bge_m3_integrations.stores.edge.manifest import NAME, guard_of, replace_file
+from bge_m3_integrations.stores.edge.missing import is_systems
 
 SUMS = "sums.json"
 SINCE = "since.json"
@@ -257,7 +258,8 @@ class Sums:
         assert self._held is not None
         return (
             f"{self._held.records} records were there then, and a backup brings back those of its "
-            f"own time; nothing was changed. To open what is left, delete {self._shard / SUMS}"
+            f"own time; nothing was changed. To open what is left, or where a version of "
+            f"bge-m3-integrations without checksums has written there, delete {self._shard / SUMS}"
         )
 
 
@@ -321,7 +323,8 @@ def _below(entry: os.DirEntry[str], name: str) -> Iterator[tuple[str, os.DirEntr
         return
     with os.scandir(entry) as entries:
         for inner in sorted(entries, key=lambda inner: inner.name):
-            if not inner.name.startswith("."):
+            # the engine passes over hidden names too
+            if not inner.name.startswith(".") and not is_systems(inner.name):
                 yield from _below(inner, f"{name}/{inner.name}")
 
 

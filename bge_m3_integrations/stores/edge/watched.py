@@ -9,7 +9,6 @@ from uuid import UUID
 
 import qdrant_edge as engine
 
-from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.manifest import Manifest
 from bge_m3_integrations.stores.edge.shard import Layout, Shard
 from bge_m3_integrations.stores.edge.sums import Sums
@@ -95,10 +94,8 @@ class WatchedShard(Shard):
                 if self._sums.state != "clean":
                     self._bring()
                 self.seal()
-        except StoreError:
+        finally:
             super().close()
-            raise
-        super().close()
 
     def _bring(self) -> None:
         self._sums.note("changing")

@@ -1,0 +1,176 @@
+"""Signals, files of the system's and odd names: the index goes on, and nobody's files are lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bge_m3_integrations import BGEM3, HybridIndex
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.filters import as_filter
+from bge_m3_integrations.stores.edge import EdgeStore, manifest, restore, shard, sums
+from bge_m3_integrations.testing import FakeEncoder
+from bge_m3_integrations.types import Record
+from tests.unit.stores.edge.programs import encoded, open_store
+
+RECORDS = [Record(f"id-{i}", f"fox {i} bridge", {"i": i}) for i in range(5)]
+LATER = [Record("later", "a fox that came later", {"i": 77, "lang": "en"})]
+SYSTEMS = [
+    "lost+found",
+    ".DS_Store",
+    "._manifest.json",
+    "Thumbs.db",
+    "desktop.ini",
+    ".nfs0000000004a3",
+    ".gitignore",
+    ".gitkeep",
+    "@eaDir",
+]
+
+
+def filled(path: Path) -> EdgeStore:
+    store = open_store(path)
+    store.upsert(RECORDS, encoded(RECORDS))
+    return store
+
+
+def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, *, after: bool) -> None:
+    """Have a signal come before or after the next call of a function."""
+    real = getattr(where, name)
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(where, name, real)
+        if after:
+            real(*given, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, name, interrupted)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["replace_file", "sync_folder"])
+def test_a_signal_while_filter_fields_are_changed_leaves_an_index_of_the_old_or_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: bool
+) -> None:
+    store = filled(tmp_path / "index")
+    store.set_filter_fields(["i"])
+    once(monkeypatch, manifest, name, after=after)
+    with pytest.raises(KeyboardInterrupt):
+        store.set_filter_fields(["lang"])
+    written = manifest.Manifest.read(store.path)
+    assert store.manifest == written
+    store.upsert(LATER, encoded(LATER))
+    for _ in range(2):
+        assert store.count() == 6
+        assert list(store.ids(as_filter({"lang": "en"}))) == ["later"]
+        assert list(store.ids(as_filter({"i": 77}))) == ["later"]
+        store.close()
+        store = EdgeStore.open(tmp_path / "index")
+    store.close()
+
+
+@pytest.mark.parametrize("where", [(sums, "sum_of"), (shard.Shard, "flush")])
+def test_a_signal_while_an_index_is_closed_leaves_it_to_be_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
+) -> None:
+    store = filled(tmp_path / "index")
+    once(monkeypatch, *where, after=False)
+    with pytest.raises(KeyboardInterrupt):
+        store.close()
+    again = EdgeStore.open(tmp_path / "index")  # while somebody has the old handle
+    assert again.count() == 5
+    again.close()
+    store.close()
+
+
+def test_a_signal_while_closing_waits_for_a_search_closes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path / "index")
+    once(monkeypatch, shard.Shard, "outlast_users", after=False)
+    with pytest.raises(KeyboardInterrupt):
+        store.close()
+    assert store.count() == 5
+    store.close()
+    open_store(tmp_path / "index").close()
+
+
+@pytest.mark.parametrize("name", ["name", "see", "tidy"])
+def test_a_signal_while_an_index_is_opened_leaves_it_to_be_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from bge_m3_integrations.stores.edge.folder import Folder
+
+    filled(tmp_path / "index").close()
+    once(monkeypatch, Folder, name, after=True)
+    with pytest.raises(KeyboardInterrupt) as kept:  # as a shell keeps the last traceback
+        EdgeStore.open(tmp_path / "index")
+    store = EdgeStore.open(tmp_path / "index")
+    assert store.count() == 5
+    store.close()
+    assert kept.value.__traceback__ is not None
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_what_systems_put_into_folders_is_in_nobodys_way_and_stays(
+    tmp_path: Path, name: str
+) -> None:
+    index, backup, restored = (tmp_path / part for part in ("index", "backup", "restored"))
+    for place in (index, backup, restored):
+        place.mkdir()
+        (place / name).write_text("not ours")
+    with HybridIndex.open(index, BGEM3(FakeEncoder()), create=True) as opened:
+        opened.add([Record("a", "fox")])
+        opened.store.backup(backup)
+        opened.store.compact()
+    restore(backup, restored)
+    for place in (index, backup, restored):
+        with HybridIndex.open(place, BGEM3(FakeEncoder())) as opened:
+            assert opened.count() == 1
+        assert (place / name).read_text() == "not ours"
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "desktop.ini", ".DS_Store"])
+def test_what_a_file_manager_leaves_among_the_engines_files_is_no_damage(
+    tmp_path: Path, name: str
+) -> None:
+    filled(tmp_path / "index").close()
+    for folder in ("segments", "wal", ""):
+        (tmp_path / "index" / "shard-0001" / folder / name).write_text("not ours")
+    store = EdgeStore.open(tmp_path / "index")
+    assert store.count() == 5
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git", ".bashrc", "lost+found.txt"])
+def test_no_index_begins_among_a_users_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(StoreError, match="is no index, but holds"):
+        HybridIndex.open(tmp_path, BGEM3(FakeEncoder()), create=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", [":memory:", "http://host:6333/x", "s3://bucket/x", "file:///x"])
+@pytest.mark.parametrize("create", [None, True, False])
+def test_an_address_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, create: bool | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"folder of this machine.*HybridIndex\(BGEM3"):
+        HybridIndex.open(name, BGEM3(FakeEncoder()), create=create)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["y" * 200] * 30)])
+def test_a_name_that_is_too_long_is_an_error_of_ours(tmp_path: Path, name: str) -> None:
+    with HybridIndex.open(tmp_path / "index", BGEM3(FakeEncoder()), create=True) as index:
+        index.add([Record("a", "fox")])
+        for copied in (index.store.backup, index.copy_to):
+            with pytest.raises(StoreError, match="too long"):
+                copied(tmp_path / name)
+    with pytest.raises(StoreError, match="too long"):
+        restore(tmp_path / "index", tmp_path / name)
+    with pytest.raises(StoreError, match="too long"):
+        restore(tmp_path / name, tmp_path / "new")
