@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import sysconfig
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
+from typing import NamedTuple, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _PACKAGE = __name__.partition(".")[0]
 _FRAMEWORKS = ("langchain", "llama_index", "pydantic", "tenacity", "tqdm", "anyio")
@@ -14,22 +22,66 @@ _PATHS = tuple(
 )
 
 
+class _Line(NamedTuple):
+    """A line that a warning points to, as the `warnings` module knows lines."""
+
+    filename: str
+    lineno: int
+    module: str
+    registry: dict[str | tuple[str, type[Warning], int], int]
+
+
+_FROM: ContextVar[_Line | None] = ContextVar("bge_m3_from", default=None)
+"""The user's line that started the work of a thread or a task."""
+
+
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the user's own program that led here, if it is on this thread's stack.
+    """Warn at the line of the user's own program that led here.
+
+    It was on the stack where `from_here` was called, else it is on this thread's.
 
     Args:
         message: What is told.
         category: As which it can be filtered.
     """
-    frame = _users_frame(sys._getframe(1))
-    namespace = frame.f_globals
+    line = _FROM.get() or _line_of(_users_frame(sys._getframe(1)))
     warnings.warn_explicit(
-        message,
-        category,
+        message, category, line.filename, line.lineno, module=line.module, registry=line.registry
+    )
+
+
+@contextmanager
+def from_here() -> Iterator[None]:
+    """Have warnings of threads and tasks that are started inside point to this caller's line."""
+    token = _FROM.set(_FROM.get() or _line_of(_users_frame(sys._getframe(1))))
+    try:
+        yield
+    finally:
+        _FROM.reset(token)
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread; its warnings point to the user's line that awaits it.
+
+    Args:
+        function: It sees the caller's context variables.
+        *args: Its arguments.
+        **kwargs: Its keywords.
+
+    Returns:
+        Its result.
+    """
+    with from_here():
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def _line_of(frame: FrameType) -> _Line:
+    namespace = frame.f_globals
+    return _Line(
         frame.f_code.co_filename,
         frame.f_lineno,
-        module=namespace.get("__name__", "<unknown>"),
-        registry=namespace.setdefault("__warningregistry__", {}),
+        namespace.get("__name__", "<unknown>"),
+        namespace.setdefault("__warningregistry__", {}),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -19,6 +18,7 @@ from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import NoMore, checks_itself, public_class, refuse
 from bge_m3_integrations._progress import ProgressLike, reporter
+from bge_m3_integrations._warning import in_thread
 from bge_m3_integrations.adding import Check, Ingested, Writer
 from bge_m3_integrations.checks import listed, whole
 from bge_m3_integrations.diversity import mmr
@@ -369,14 +369,14 @@ class HybridIndex:
     ) -> list[list[Hit]]:
         """See `search_batch` and `asearch`."""
         queries = _listed(queries)
-        plan = await asyncio.to_thread(self._plan, **options)  # may read the model's files
+        plan = await in_thread(self._plan, **options)  # may read the model's files
         if not queries:
             return []
         with Cuts({"query": queries}):
             with plan.step("encode") as counts:
                 embeddings = await self._engine.aencode_queries(queries, modes=plan.modes)
                 counts["queries"] = len(queries)
-            return await asyncio.to_thread(self._searcher.run, embeddings, plan)
+            return await in_thread(self._searcher.run, embeddings, plan)
 
     @checks_itself
     def search_embedded(

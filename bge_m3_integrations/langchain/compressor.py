@@ -22,6 +22,7 @@ from bge_m3_integrations._arguments import (
 from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class
+from bge_m3_integrations._warning import from_here
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -313,7 +314,7 @@ class BGEM3Reranker(
         return self._best_of_all([question])[0]
 
     async def _abest(self, question: Question) -> list[Document]:
-        with Cuts():  # told here, where the user's line is on the stack
+        with from_here(), Cuts():  # told here, where the user's line is on the stack
             return await run_in_executor(None, self._best, question)
 
     def _best_of_each(self, questions: list[Question]) -> list[list[Document] | Exception]:
@@ -324,7 +325,7 @@ class BGEM3Reranker(
             return [self._best_or_error(question) for question in questions]
 
     async def _abest_of_each(self, questions: list[Question]) -> list[list[Document] | Exception]:
-        with Cuts():  # told here, where the user's line is on the stack
+        with from_here(), Cuts():  # told here, where the user's line is on the stack
             return await run_in_executor(None, self._best_of_each, questions)
 
     def _best_or_error(self, question: Question) -> list[Document] | Exception:

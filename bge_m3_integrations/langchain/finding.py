@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bge_m3_integrations._warning import in_thread
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.events import Found, watched
 from bge_m3_integrations.langchain.foreign import encoder_of
@@ -67,7 +67,7 @@ async def afind(
         return Found(await index.asearch(query, **options), stages)
     with _encoding(stages):
         batch = await foreign.aencode_query(query)
-    return Found((await asyncio.to_thread(index.search_embedded, batch, **options))[0], stages)
+    return Found((await in_thread(index.search_embedded, batch, **options))[0], stages)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, Unpack
@@ -18,10 +17,12 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from bge_m3_integrations._arguments import EngineLike, IndexLike
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._display import Verbatim
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations._progress import ProgressLike
+from bge_m3_integrations._warning import from_here, in_thread
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.index import HybridIndex
 from bge_m3_integrations.langchain.calling import search_options
@@ -289,7 +290,8 @@ class BGEM3Retriever(BaseRetriever):
             One list per query, in order.
         """
         shared = {**kwargs, TOGETHER: Together(inputs)}
-        return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
+        with from_here(), Cuts({"query": inputs}):  # one warning for all queries
+            return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
 
     async def abatch(
         self,
@@ -301,7 +303,10 @@ class BGEM3Retriever(BaseRetriever):
     ) -> list[list[Document]]:
         """See `batch`."""
         shared = {**kwargs, TOGETHER: Together(inputs)}
-        return await super().abatch(inputs, config, return_exceptions=return_exceptions, **shared)
+        with from_here(), Cuts({"query": inputs}):  # one warning for all queries
+            return await super().abatch(
+                inputs, config, return_exceptions=return_exceptions, **shared
+            )
 
     def _get_relevant_documents(
         self,
@@ -327,7 +332,7 @@ class BGEM3Retriever(BaseRetriever):
         source = _source(self.source)
         index = source.ready
         if index is None:  # it may read files
-            index = await asyncio.to_thread(source.prepare)
+            index = await in_thread(source.prepare)
         found = await afind(index, query, options, together, watch=listens(run_manager))
         await atell(found, run_manager)
         return self._documents(found)

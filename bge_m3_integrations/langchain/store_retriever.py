@@ -15,8 +15,10 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from pydantic import ConfigDict
 
+from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class
+from bge_m3_integrations._warning import from_here
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.langchain.asking import refuse_unknown
 from bge_m3_integrations.langchain.foreign import called
@@ -80,7 +82,8 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
             One list per query, in order.
         """
         shared = self._shared(inputs, kwargs)
-        return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
+        with from_here(), Cuts({"query": inputs}):  # one warning for all queries
+            return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
 
     async def abatch(
         self,
@@ -92,7 +95,10 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
     ) -> list[list[Document]]:
         """See `batch`."""
         shared = self._shared(inputs, kwargs)
-        return await super().abatch(inputs, config, return_exceptions=return_exceptions, **shared)
+        with from_here(), Cuts({"query": inputs}):  # one warning for all queries
+            return await super().abatch(
+                inputs, config, return_exceptions=return_exceptions, **shared
+            )
 
     def _shared(self, queries: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
         """The keywords of all queries of a batch; another store would not know the last of them."""

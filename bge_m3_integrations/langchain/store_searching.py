@@ -4,7 +4,6 @@
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from langchain_core.vectorstores import VectorStore
 
 from bge_m3_integrations._keywords import public_class
 from bge_m3_integrations._methods import HintingMeta
+from bge_m3_integrations._warning import in_thread
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.fusion import WeightedSum
 from bge_m3_integrations.index import HybridIndex
@@ -152,7 +152,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         self, embedding: list[float], k: int = 4, **options: Unpack[VectorKeywords]
     ) -> list[Document]:
         """See `similarity_search_by_vector`."""
-        hits = await asyncio.to_thread(self._vector_hits, embedding, k, options)
+        hits = await in_thread(self._vector_hits, embedding, k, options)
         return _shown(hits, options)
 
     def similarity_search_with_score_by_vector(
@@ -165,7 +165,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         self, embedding: list[float], k: int = 4, **options: Unpack[VectorKeywords]
     ) -> list[tuple[Document, float]]:
         """See `similarity_search_with_score_by_vector`."""
-        hits = await asyncio.to_thread(self._vector_hits, embedding, k, options)
+        hits = await in_thread(self._vector_hits, embedding, k, options)
         return _scored(hits, options)
 
     def max_marginal_relevance_search(
@@ -206,7 +206,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         """See `max_marginal_relevance_search`."""
         choice = Choice.of(k, fetch_k, lambda_mult)
         hits = await self._ahits(query, choice.fetched, options)
-        return await asyncio.to_thread(self._diverse, hits, choice, options)
+        return await in_thread(self._diverse, hits, choice, options)
 
     def max_marginal_relevance_search_by_vector(
         self,
@@ -230,7 +230,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
     ) -> list[Document]:
         """See `max_marginal_relevance_search_by_vector`."""
         search = partial(self.max_marginal_relevance_search_by_vector, **options)
-        return await asyncio.to_thread(search, embedding, k, fetch_k, lambda_mult)
+        return await in_thread(search, embedding, k, fetch_k, lambda_mult)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """`Hit.relevance` of the store's own ranking; searches use that of the call's."""

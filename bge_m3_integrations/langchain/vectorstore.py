@@ -4,7 +4,6 @@
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -18,6 +17,7 @@ from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations._progress import ProgressLike
+from bge_m3_integrations._warning import from_here, in_thread
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -227,7 +227,7 @@ class BGEM3VectorStore(SearchingStore):
     ) -> Self:
         """See `from_documents`."""
         how: Any = {"ids": ids, "batch_size": batch_size, "progress": progress, **kwargs}
-        with Cuts():  # told here, where the user's line is on the stack
+        with from_here(), Cuts():  # told here, where the user's line is on the stack
             return await run_in_executor(None, cls.from_documents, documents, embedding, **how)
 
     @classmethod
@@ -244,7 +244,7 @@ class BGEM3VectorStore(SearchingStore):
     ) -> Self:
         """See `from_texts`."""
         how: Any = {"ids": ids, "batch_size": batch_size, "progress": progress, **kwargs}
-        with Cuts():  # told here, where the user's line is on the stack
+        with from_here(), Cuts():  # told here, where the user's line is on the stack
             return await run_in_executor(None, cls.from_texts, texts, embedding, metadatas, **how)
 
     @property
@@ -344,7 +344,7 @@ class BGEM3VectorStore(SearchingStore):
     ) -> list[str]:
         """See `add_documents`."""
         how: Any = {"ids": ids, **kwargs}
-        with Cuts():  # told here, where the user's line is on the stack
+        with from_here(), Cuts():  # told here, where the user's line is on the stack
             return await run_in_executor(None, self.add_documents, documents, **how)
 
     async def aadd_texts(
@@ -357,7 +357,7 @@ class BGEM3VectorStore(SearchingStore):
     ) -> list[str]:
         """See `add_texts`."""
         how: Any = {"ids": ids, **kwargs}
-        with Cuts():  # told here, where the user's line is on the stack
+        with from_here(), Cuts():  # told here, where the user's line is on the stack
             return await run_in_executor(None, self.add_texts, texts, metadatas, **how)
 
     def delete(
@@ -403,7 +403,7 @@ class BGEM3VectorStore(SearchingStore):
         delete_all: bool = False,
     ) -> bool:
         """See `delete`."""
-        return await asyncio.to_thread(self.delete, ids, filter=filter, delete_all=delete_all)
+        return await in_thread(self.delete, ids, filter=filter, delete_all=delete_all)
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Get the documents of the ids, in order; unknown ids are skipped."""
@@ -472,7 +472,7 @@ class BGEM3VectorStore(SearchingStore):
         return index
 
     async def _aindex(self) -> HybridIndex | None:
-        return self._index() if self._ready is not None else await asyncio.to_thread(self._index)
+        return self._index() if self._ready is not None else await in_thread(self._index)
 
 
 def _parted(

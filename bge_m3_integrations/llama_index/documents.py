@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from llama_index.core.ingestion.pipeline import arun_transformations, run_transf
 from llama_index.core.schema import BaseNode, Document
 from llama_index.core.storage.docstore.types import RefDocInfo
 
+from bge_m3_integrations._warning import in_thread
 from bge_m3_integrations.llama_index.contexts import store_of
 from bge_m3_integrations.llama_index.nodes import copied, of_documents, with_text
 from bge_m3_integrations.llama_index.origins import (
@@ -87,9 +87,7 @@ class DocumentIndex(VectorStoreIndex):
         self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
     ) -> None:
         """See `delete_nodes`."""
-        await asyncio.to_thread(
-            partial(self.delete_nodes, node_ids, delete_from_docstore, **delete_kwargs)
-        )
+        await in_thread(partial(self.delete_nodes, node_ids, delete_from_docstore, **delete_kwargs))
 
     def refresh_ref_docs(self, documents: Sequence[Document], **update_kwargs: Any) -> list[bool]:
         """Insert new documents, and put changed ones in the place of what they were.
@@ -108,7 +106,7 @@ class DocumentIndex(VectorStoreIndex):
         self, documents: Sequence[Document], **update_kwargs: Any
     ) -> list[bool]:
         """See `refresh_ref_docs`."""
-        await asyncio.to_thread(self._note_stored, documents)
+        await in_thread(self._note_stored, documents)
         return await super().arefresh_ref_docs(documents, **update_kwargs)
 
     def _note_stored(self, documents: Sequence[Document]) -> None:

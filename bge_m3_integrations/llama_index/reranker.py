@@ -1,7 +1,6 @@
 """LlamaIndex's reranker over the engine."""
 
 # no postponed annotations: pydantic reads them
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
@@ -24,6 +23,7 @@ from bge_m3_integrations._arguments import (
 from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class
+from bge_m3_integrations._warning import in_thread
 from bge_m3_integrations.checks import listed
 from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
@@ -178,7 +178,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     ) -> list[list[NodeWithScore]]:
         """See `rerank_batch`; the event loop is free meanwhile."""
         with Cuts():  # told here, where the user's line is on the stack
-            return await asyncio.to_thread(self.rerank_batch, questions)
+            return await in_thread(self.rerank_batch, questions)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy over the same index; an update makes a new object."""

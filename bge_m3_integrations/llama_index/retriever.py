@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
@@ -26,6 +25,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore, Metada
 from bge_m3_integrations._arguments import EngineLike, IndexLike, index_for
 from bge_m3_integrations._display import called
 from bge_m3_integrations._keywords import public_class
+from bge_m3_integrations._warning import in_thread
 from bge_m3_integrations.checks import whole
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -258,7 +258,7 @@ class BGEM3Retriever(BaseRetriever):
         if isinstance(query_bundle, _Answered) and query_bundle.owner is self:
             hits = query_bundle.hits
         elif (vector := _vector_alone(query_bundle)) is not None:
-            hits = await asyncio.to_thread(self._found_by, vector)
+            hits = await in_thread(self._found_by, vector)
         else:
             hits = await self._index.asearch(_query_text(query_bundle), **self._options)
         return [self._scored(hit) for hit in hits]

@@ -1,7 +1,6 @@
 """LlamaIndex's vector store over a `HybridIndex`."""
 
 # no postponed annotations: pydantic reads them
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from bge_m3_integrations._arguments import EngineLike, IndexLike, has_index, ind
 from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class, refuse
+from bge_m3_integrations._warning import in_thread
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import And, Filter, Ids
@@ -221,7 +221,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """See `add`."""
         with Cuts():  # told here, where the user's line is on the stack
-            return await asyncio.to_thread(partial(self.add, nodes, **kwargs))
+            return await in_thread(partial(self.add, nodes, **kwargs))
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete all nodes of a source document; of an unknown one there are none.
@@ -235,7 +235,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """See `delete`."""
-        await asyncio.to_thread(partial(self.delete, ref_doc_id, **delete_kwargs))
+        await in_thread(partial(self.delete, ref_doc_id, **delete_kwargs))
 
     def get_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
@@ -259,7 +259,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
         """See `get_nodes`."""
-        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
+        return await in_thread(self.get_nodes, node_ids, filters)
 
     def delete_nodes(
         self,
@@ -290,7 +290,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         **delete_kwargs: Any,
     ) -> None:
         """See `delete_nodes`."""
-        await asyncio.to_thread(partial(self.delete_nodes, node_ids, filters, **delete_kwargs))
+        await in_thread(partial(self.delete_nodes, node_ids, filters, **delete_kwargs))
 
     def clear(self) -> None:
         """Delete all nodes."""
@@ -298,7 +298,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
     async def aclear(self) -> None:
         """See `clear`."""
-        await asyncio.to_thread(self.clear)
+        await in_thread(self.clear)
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Find the best nodes; the class's docstring explains the modes.
@@ -323,9 +323,9 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """See `query`; no thread waits for the encoder."""
-        asked = await asyncio.to_thread(self._asked, query, kwargs)
+        asked = await in_thread(self._asked, query, kwargs)
         batch = await aencoded(asked, self._index)
-        return await asyncio.to_thread(answer, asked, batch, self._index)
+        return await in_thread(answer, asked, batch, self._index)
 
     def records(self, where: Filter) -> Iterator[Record]:
         """Get the records of nodes that match a filter of this package, in order of id."""
