@@ -129,7 +129,7 @@ _REMARKS: Mapping[str, str] = {
     "path persist_directory persist_dir persist_path uri folder": (
         "a folder is opened by HybridIndex.open(path, engine) or BGEM3VectorStore(engine, path=...)"
     ),
-    "weights weights_for_different_modes vector_store_query_mode sparse_top_k hybrid_top_k": (
+    "weights_for_different_modes vector_store_query_mode sparse_top_k hybrid_top_k": (
         "weights= of a vector store, a retriever or a search say how much each score counts"
     ),
     "enable_hybrid enable_sparse enable_dense hybrid_ranker hybrid_ranker_params ranker_params "
