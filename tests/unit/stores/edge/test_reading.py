@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -296,6 +298,19 @@ def test_what_was_only_in_the_log_of_a_killed_process_is_read_without_changing_i
         assert index.count() == 89
         assert [hit.id for hit in index.search("late text 7", limit=1)] == ["late 7"]
     assert state(folder) == before
+
+
+def test_a_file_system_without_locks_can_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreError, match=r"has no locks.*read_only=True"):
+        HybridIndex.open(folder, engine())
+    with opened(folder) as index:
+        assert index.count() == 39
 
 
 def test_no_index_begins_in_a_folder_that_is_only_read(tmp_path: Path) -> None:
