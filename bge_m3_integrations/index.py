@@ -26,7 +26,13 @@ from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import FilterLike, as_filter
 from bge_m3_integrations.fusion import Fusion
-from bge_m3_integrations.opening import Choices, NotBegun, copy_to_folder, open_folder
+from bge_m3_integrations.opening import (
+    Choices,
+    NotBegun,
+    check_own_model,
+    copy_to_folder,
+    open_folder,
+)
 from bge_m3_integrations.plan import Plan, SearchOptions, Stage, make_plan
 from bge_m3_integrations.record_inputs import RecordLike
 from bge_m3_integrations.reranking import Given, ranked_batch
@@ -88,6 +94,7 @@ class HybridIndex:
         kept = MemoryStore(modes=modes) if store is None else store
         self._held = Searcher(kept, reencoder, whole("pooling", pooling))
         self._beginning = threading.Lock()
+        self._unproved = False
 
     @classmethod
     def open(
@@ -113,7 +120,8 @@ class HybridIndex:
 
         Args:
             path: The folder; `~` is the home folder.
-            engine: Encodes; None is the model that made the index. A new index needs one.
+            engine: Encodes; None is the model that made the index, which is loaded when the first
+                text is encoded. A new index needs one.
             modes: What a new index keeps; None is all that the engine has.
             colbert: How token vectors are kept: "turbo8" (1 byte per number; the default where
                 they are at least 1,024 wide, as BGE-M3's), "float16" (the default of narrower
@@ -151,6 +159,7 @@ class HybridIndex:
             create=create,
             read_only=read_only,
         )
+        its_own = engine is None
         engine, store = open_folder(path, engine, choices)
         index = cls(engine, modes=modes)
         if isinstance(store, NotBegun):
@@ -158,6 +167,7 @@ class HybridIndex:
             index._held = Searcher(cast("Store", store), again, pooling or 1)
         else:
             index._use(store)
+            index._unproved = its_own
         return index
 
     @property
@@ -514,6 +524,7 @@ class HybridIndex:
             InputError: As `rerank` does; also where there are more or fewer lists than queries.
         """
         queries = _listed(queries)
+        self._prove()
         chosen = self._engine.weights(weights)
         searcher = self._searcher if chosen.modes <= self.modes else None
         return ranked_batch(self._engine, searcher, queries, documents, chosen, limit=limit)
@@ -644,6 +655,7 @@ class HybridIndex:
             StoreError: The folder holds something, the disk has no room, or the store does not
                 give back the numbers that it keeps.
         """
+        self._prove()
         if self._searcher.reencoder is not None:
             colbert = "reencode"
         copy_to_folder(self, path, colbert=colbert)
@@ -762,8 +774,16 @@ class HybridIndex:
             )
         return self._store
 
+    def _prove(self) -> None:
+        """Before the first text is encoded by the model that the index names: is it still that?"""
+        store = self._held.store
+        if self._unproved and not isinstance(store, _Closed):
+            check_own_model(self._engine, cast("EdgeStore | ApartStore", store))
+            self._unproved = False
+
     @property
     def _writer(self) -> Writer:
+        self._prove()
         modes = self.modes - ({"colbert"} if self._searcher.reencoder is not None else set())
         return Writer(self._engine, self._store, modes, self._searcher.pooling)
 
@@ -771,6 +791,7 @@ class HybridIndex:
         if unknown := options.keys() - SearchOptions.__annotations__.keys():
             refuse(sorted(unknown), SearchOptions.__annotations__)
         findable = self._searcher.store.capabilities.find & self.modes  # no model is read in vain
+        self._prove()
         return make_plan(options, modes=self.modes, findable=findable)
 
 

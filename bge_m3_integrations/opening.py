@@ -257,11 +257,13 @@ def open_store(
     from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, Manifest
 
     held = Manifest.read(path)
+    its_own = engine is None
     engine = _engine_of(held, path) if engine is None else engine
     # before the model's files are read, which may take minutes
     reservation = None if held is None else reserve(path, engine, choices)
     try:
-        wanted = _wanted(engine, choices, held=held)
+        # an index's own model is compared before it encodes: it may not be on this machine yet
+        wanted = choices.wanted(engine) if its_own else _wanted(engine, choices, held=held)
         apart = ApartStore.is_open(path) or (choices.apart and not EdgeStore.is_open(path))
         return engine, (ApartStore if apart else EdgeStore).open(
             path,
@@ -272,6 +274,21 @@ def open_store(
     finally:
         if reservation is not None:
             reservation.release()
+
+
+def check_own_model(engine: BGEM3, store: EdgeStore | ApartStore) -> None:
+    """Compare the model that a manifest names with the one that made the index.
+
+    Args:
+        engine: Made from the manifest; the model's files are read, and downloaded if they must be.
+        store: The index's.
+
+    Raises:
+        StoreError: By that name there is another model now.
+    """
+    from bge_m3_integrations.stores.edge.manifest import Wanted
+
+    Wanted(encoder=note_of(engine)).check(store.manifest, store.path)
 
 
 def _wanted(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex, Record
-from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.errors import CheckpointError, InputError, StoreError
 from bge_m3_integrations.testing import FakeEncoder
 
 RECORDS = [Record("a", "fox on the bridge"), Record("b", "stone in the river")]
@@ -240,3 +242,44 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(
     }
     with pytest.raises(InputError, match="home folder of an unknown user"):
         HybridIndex.open("~nobody-of-this-name/index", fake())
+
+
+def test_an_index_opened_without_an_engine_is_read_without_its_model(
+    tmp_path: Path, xlm_roberta: Path
+) -> None:
+    model = shutil.copytree(xlm_roberta, tmp_path / "model")
+    with HybridIndex.open(tmp_path / "index", BGEM3(model, device="cpu")) as index:
+        index.add(RECORDS)
+    model.rename(tmp_path / "elsewhere")
+    with HybridIndex.open(tmp_path / "index") as index:
+        assert index.count() == 2
+        assert index.get(["a"]) == RECORDS[:1]
+        index.backup(tmp_path / "backup")
+        with pytest.raises(CheckpointError, match="no folder"):
+            index.search("fox")
+    (tmp_path / "elsewhere").rename(model)
+    with HybridIndex.open(tmp_path / "index") as index:
+        assert len(index.search("fox")) == 2
+
+
+def test_a_model_that_changed_under_its_name_is_refused_before_it_encodes(
+    tmp_path: Path, xlm_roberta: Path
+) -> None:
+    model = shutil.copytree(xlm_roberta, tmp_path / "model")
+    with HybridIndex.open(tmp_path / "index", BGEM3(model, device="cpu")) as index:
+        index.add(RECORDS)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
+    with HybridIndex.open(tmp_path / "index") as index:
+        for use in (
+            lambda: index.search("fox"),
+            lambda: index.search_embedded(index.engine.encode_queries(["fox"])),
+            lambda: index.add(RECORDS),
+            lambda: index.ingest(RECORDS),
+            lambda: index.rerank("fox", ["a fox"]),
+            lambda: index.copy_to(tmp_path / "copy"),
+        ):
+            with pytest.raises(StoreError, match=r"made by .*fingerprint.*is to search it"):
+                use()
+        assert index.count() == 2
+    assert not (tmp_path / "copy").exists()
