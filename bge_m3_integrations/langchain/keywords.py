@@ -79,6 +79,7 @@ class StoreOptions(TypedDict, total=False):
     other_dtype: bool
     apart: bool
     create: bool | None
+    read_only: bool
     embedding_id: str | None
     weights: WeightsLike | None
     candidates: Mapping[Mode, int] | None
