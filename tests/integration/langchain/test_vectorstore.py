@@ -383,7 +383,7 @@ def test_a_malformed_filter_and_a_mistyped_keyword_are_errors() -> None:
         store.similarity_search("fox", filter="year > 3")
     with pytest.raises(InputError, match=r"'wieghts'; did you mean weights\?"):
         store.similarity_search("fox", wieghts=(1, 0, 0))
-    with pytest.raises(InputError, match=r"'weights'; weights= of a vector store"):
+    with pytest.raises(InputError, match=r"'weights'; there are .*filter, score_thresh"):
         store.similarity_search_by_vector([1.0] * 32, weights=(0, 1, 0))
 
 
