@@ -2,8 +2,8 @@
 
 `make test` runs under the pins of `constraints.txt`. Here environments of their own get the least
 versions that pyproject.toml allows, and the newest that there are, and run the tests of what
-depends on transformers and tokenizers: files, configs, tokenizers, fingerprints and numbers. Another one of
-the least runs the tests beside FlagEmbedding.
+depends on transformers and tokenizers: files, configs, tokenizers, fingerprints and numbers.
+Another one of the least runs the tests beside FlagEmbedding.
 
 Run with `make test-versions`, for one of them with `make test-versions VERSIONS=least`. It takes
 minutes and the network, and is no part of `make test`.
