@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, Unpack
 
 from llama_index.core import Settings, StorageContext
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -20,7 +20,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from bge_m3_integrations._arguments import EngineLike, IndexLike
 from bge_m3_integrations._cuts import Cuts
 from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import public_class, refuse
+from bge_m3_integrations._keywords import checks_itself, public_class, refuse
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.llama_index.contexts import (
@@ -34,6 +34,7 @@ from bge_m3_integrations.llama_index.contexts import (
 )
 from bge_m3_integrations.llama_index.documents import DocumentIndex
 from bge_m3_integrations.llama_index.embedding import BGEM3Embedding
+from bge_m3_integrations.llama_index.keywords import DocumentsOptions, IndexOptions, LoadedOptions
 from bge_m3_integrations.llama_index.nodes import copied, with_text
 from bge_m3_integrations.llama_index.persisting import local
 from bge_m3_integrations.llama_index.retriever import BGEM3Retriever, RetrieverOptions
@@ -125,7 +126,7 @@ class BGEM3Index(DocumentIndex):
         return called(self, lambda: [repr(store_of(self.storage_context))])
 
     @classmethod
-    def from_documents(
+    def from_documents(  # type: ignore[override]  # which takes any keyword
         cls,
         documents: Sequence[Document],
         storage_context: StorageContext | None = None,
@@ -135,7 +136,7 @@ class BGEM3Index(DocumentIndex):
         *,
         engine: EngineLike | None = None,
         vector_store: IndexLike | None = None,
-        **options: Any,
+        **options: Unpack[DocumentsOptions],
     ) -> Self:
         """Make an index of documents, which are split into nodes.
 
@@ -147,7 +148,7 @@ class BGEM3Index(DocumentIndex):
             transformations: What makes nodes of documents; None is `Settings.transformations`.
             engine: See the class.
             vector_store: See the class.
-            **options: Those of the class, and of the transformations.
+            **options: Those of the class.
 
         Returns:
             The index.
@@ -155,7 +156,7 @@ class BGEM3Index(DocumentIndex):
         _, engine, vector_store = parted(None, engine, vector_store)
         context = with_ours(storage_context, vector_store, engine)
         steps = transformations or Settings.transformations
-        made = run_transformations(copied(documents), steps, show_progress=show_progress, **options)
+        made = run_transformations(copied(documents), steps, show_progress=show_progress)
         index = cls(
             storage_context=context,
             show_progress=show_progress,
@@ -168,7 +169,7 @@ class BGEM3Index(DocumentIndex):
 
     @classmethod
     def from_vector_store(  # type: ignore[override]  # there is no embed_model
-        cls, vector_store: BasePydanticVectorStore, **options: Any
+        cls, vector_store: BasePydanticVectorStore, **options: Unpack[IndexOptions]
     ) -> Self:
         """Make an index over the nodes of an existing vector store.
 
@@ -190,13 +191,14 @@ class BGEM3Index(DocumentIndex):
         return cls(vector_store=vector_store, **options)
 
     @classmethod
+    @checks_itself  # the constructor has a word for nodes
     def from_persist_dir(
         cls,
         persist_dir: str | Path,
         engine: BGEM3 | None = None,
         *,
         index_id: str | None = None,
-        **options: Any,
+        **options: Unpack[LoadedOptions],
     ) -> Self:
         """Open an index that `persist` wrote; nothing is encoded.
 

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from llama_index.core import StorageContext
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.data_structs import IndexDict
+from llama_index.core.schema import IndexNode, TransformComponent
 
+from bge_m3_integrations._arguments import EngineLike
 from bge_m3_integrations.types import Mode, Modes, WeightsLike
 
 
@@ -68,6 +72,31 @@ class FolderOptions(TypedDict, total=False):
     apart: bool | None
     create: bool | None
     read_only: bool | None
+
+
+class DocumentsOptions(TypedDict, total=False):
+    """Arguments of `BGEM3Index` besides what `from_documents` names itself; see there."""
+
+    objects: Sequence[IndexNode] | None
+    use_async: bool
+    insert_batch_size: int
+    store_nodes_override: bool | None
+
+
+class LoadedOptions(DocumentsOptions, total=False):
+    """Arguments of `BGEM3Index` for an index that is loaded."""
+
+    callback_manager: CallbackManager | None
+    transformations: list[TransformComponent] | None
+    show_progress: bool
+
+
+class IndexOptions(LoadedOptions, total=False):
+    """Arguments of `BGEM3Index` besides nodes and vector store."""
+
+    engine: EngineLike | None
+    storage_context: StorageContext | None
+    index_struct: IndexDict | None
 
 
 class StoreFields(FolderOptions, total=False):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from llama_index.core import VectorStoreIndex
-from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.core.schema import Document, NodeWithScore, TextNode
 from pydantic import ValidationError
 
-from bge_m3_integrations import BGEM3, HybridIndex, InputError, StoreError
+from bge_m3_integrations import BGEM3, HybridIndex, InputError, KeywordError, StoreError
 from bge_m3_integrations.llama_index import (
     BGEM3Embedding,
     BGEM3Index,
@@ -219,3 +219,23 @@ def test_a_reranker_writes_the_scores_where_asked(engine: BGEM3, nodes: list[Tex
     assert all("bge_m3_scores" not in node.metadata for node in nodes)
     plain = BGEM3Reranker(engine).postprocess_nodes(given, query_str="the cat")
     assert all("bge_m3_scores" not in found.node.metadata for found in plain)
+
+
+def test_the_index_shows_its_keywords_and_refuses_others_before_it_splits(engine: BGEM3) -> None:
+    def split(nodes: Any, **_: Any) -> Any:
+        raise AssertionError("an unknown keyword is found before any work")
+
+    for make in (BGEM3Index.from_documents, BGEM3Index.from_vector_store):
+        shown = inspect.signature(make).parameters
+        assert {"store_nodes_override", "insert_batch_size", "objects"} <= set(shown)
+        assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in shown.values())
+    own = set(inspect.signature(BGEM3Index).parameters) - {"nodes", "vector_store"}
+    assert own == set(keywords.IndexOptions.__annotations__)
+    steps: Any = [split]
+    with pytest.raises(KeywordError, match="did you mean insert_batch_size"):
+        BGEM3Index.from_documents(
+            [Document(text="tea")],
+            engine=engine,
+            transformations=steps,
+            batch_size=3,  # type: ignore[call-arg]
+        )
