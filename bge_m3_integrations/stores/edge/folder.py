@@ -15,7 +15,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -109,7 +109,7 @@ class Folder:
         try:
             write_holder(self.path, caller=self.caller)
         except OSError as error:
-            (self.path / HOLDER).unlink(missing_ok=True)
+            self._nameless()
             self._unclaim()
             self._lock.release()
             raise unwritable(self.path, error) from error
@@ -121,6 +121,10 @@ class Folder:
             if read_holder(self.path):
                 raise
             self._lock.acquire(timeout=_NAMELESS)
+
+    def _nameless(self) -> None:
+        with suppress(OSError):  # a folder that is read-only by now is given back all the same
+            (self.path / HOLDER).unlink(missing_ok=True)
 
     def _unclaim(self) -> None:
         claims, self._claims = self._claims, ()
@@ -149,7 +153,7 @@ class Folder:
     def release(self) -> None:
         """Let other processes have the folder."""
         if self.change() is None:  # else it may be another's by now
-            (self.path / HOLDER).unlink(missing_ok=True)
+            self._nameless()
         self._unclaim()
         self._lock.release()
         self._seen.close()

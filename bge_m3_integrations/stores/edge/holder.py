@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bge_m3_integrations.stores.edge.manifest import read_file
+
 NAME = "holder.json"
 
 
@@ -45,7 +47,7 @@ def note_opens(folder: Path, count: int) -> None:
 def read_holder(folder: Path) -> dict[str, Any]:
     """What the holder of a folder says of itself; nothing where it says nothing sound."""
     try:
-        held = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        held = json.loads(read_file(folder / NAME))
     except (OSError, ValueError, RecursionError):
         return {}
     return held if isinstance(held, dict) else {}

@@ -26,7 +26,13 @@ from bge_m3_integrations.stores.edge.manifest import (
     shard_name,
     sync_folder,
 )
-from bge_m3_integrations.stores.edge.missing import as_folder, check_outside, no_index, unwritable
+from bge_m3_integrations.stores.edge.missing import (
+    as_folder,
+    check_outside,
+    no_index,
+    reading,
+    unwritable,
+)
 from bge_m3_integrations.stores.edge.reading import ReadFolder
 from bge_m3_integrations.stores.edge.reserving import handed_over
 from bge_m3_integrations.stores.edge.room import check_opening, check_room
@@ -338,8 +344,9 @@ def restore(backup: str | Path, target: str | Path) -> None:
         raise StoreError(f"{source} is no backup: it is an index that was begun, without records")
     folder = ReadFolder(source)  # it may lie on a read-only disk
     try:
-        folder.check_shards(manifest)
-        check_at_rest(source / manifest.shard)
+        with reading(source):
+            folder.check_shards(manifest)
+            check_at_rest(source / manifest.shard)
         back_up(folder, manifest, place)
     finally:
         folder.release()

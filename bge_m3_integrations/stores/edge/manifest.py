@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -146,7 +148,7 @@ class Manifest:
             StoreError: The file is not ours, or of a later version of this package.
         """
         try:
-            held = json.loads((folder / NAME).read_text(encoding="utf-8"))
+            held = json.loads(read_file(folder / NAME))
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -268,7 +270,7 @@ def guard_of(folder: Path) -> int | None:
         The checksum.
     """
     try:
-        held = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        held = json.loads(read_file(folder / NAME))
         return _guard(held)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -300,6 +302,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_file(path: Path) -> str:
+    """Read a small file, which somebody may have edited by hand.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its text.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe or a device, whose end would be waited for.
+        ValueError: It is no text.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no file but a pipe or a device", str(path))
+    return path.read_text(encoding="utf-8-sig")
 
 
 def replace_file(path: Path, text: str) -> None:

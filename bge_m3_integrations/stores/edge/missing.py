@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -119,6 +120,22 @@ def unwritable(path: Path, error: Exception) -> StoreError:
         f"{path} cannot be written to ({getattr(error, 'strerror', None) or error}); an index "
         "needs a writable folder, unless it is opened with read_only=True"
     )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """A block in which the system's errors become ours: files that this user may not read.
+
+    Args:
+        path: The index's folder.
+
+    Raises:
+        StoreError: The block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"the index in {path} cannot be opened: {error}") from error
 
 
 def no_locks(file: Path) -> OSError | None:

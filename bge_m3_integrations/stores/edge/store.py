@@ -38,7 +38,7 @@ from bge_m3_integrations.stores.edge.home import (
     switched,
 )
 from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
-from bge_m3_integrations.stores.edge.missing import as_folder
+from bge_m3_integrations.stores.edge.missing import as_folder, reading
 from bge_m3_integrations.stores.edge.names import Names
 from bge_m3_integrations.stores.edge.opened import Opened
 from bge_m3_integrations.stores.edge.points import (
@@ -153,7 +153,7 @@ class EdgeStore:
         )
         place = as_folder(path)
         opened = _READ if read_only else _OPENED
-        with opened.turn(place):
+        with opened.turn(place), reading(place):
             if (store := opened.at(place)) is None:
                 if read_only:
                     store = cls(*read_folder(place, wanted))

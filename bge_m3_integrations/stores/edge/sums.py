@@ -28,7 +28,7 @@ from typing import Any, Literal, TypeAlias
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.copying import blocks_of
-from bge_m3_integrations.stores.edge.manifest import NAME, guard_of, replace_file
+from bge_m3_integrations.stores.edge.manifest import NAME, guard_of, read_file, replace_file
 from bge_m3_integrations.stores.edge.missing import is_systems
 
 SUMS = "sums.json"
@@ -330,7 +330,7 @@ def _below(entry: os.DirEntry[str], name: str) -> Iterator[tuple[str, os.DirEntr
 
 def _read(path: Path) -> _Sums | None:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(read_file(path))
         total = held.pop("sum")
         if total != _digest(held):
             raise ValueError("other bytes than were written")
@@ -338,7 +338,9 @@ def _read(path: Path) -> _Sums | None:
         return _Sums(**{**held, "files": files, "manifests": tuple(held["manifests"])})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"{path} is damaged: {error}; it says what the files beside it must be, so they may be "
             "damaged too: restore a backup, or delete it to open the index as it is"
@@ -349,7 +351,7 @@ def _note(path: Path, sums: _Sums) -> _Note:
     """What happened since these sums; nothing is known where the note was cut."""
     clean = _Note(sums.id, "clean", sums.records, sums.records)
     try:
-        note = _Note(**json.loads(path.read_text(encoding="utf-8")))
+        note = _Note(**json.loads(read_file(path)))
     except FileNotFoundError:
         return clean
     except (OSError, ValueError, TypeError, RecursionError):

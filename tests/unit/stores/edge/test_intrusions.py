@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,76 @@ def test_a_name_that_is_too_long_is_an_error_of_ours(tmp_path: Path, name: str) 
         restore(tmp_path / "index", tmp_path / name)
     with pytest.raises(StoreError, match="too long"):
         restore(tmp_path / name, tmp_path / "new")
+
+
+def refused(*_: Any, **__: Any) -> Any:
+    raise PermissionError(errno.EACCES, "Permission denied", "the/file")
+
+
+@pytest.mark.parametrize("where", ["sum_of", "_files", "read_file"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_that_may_not_be_read_is_no_damage_but_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, read_only: bool
+) -> None:
+    filled(tmp_path / "index").close()
+    with monkeypatch.context() as patched:
+        patched.setattr(sums, where, refused)
+        with pytest.raises(StoreError, match="Permission denied") as told:
+            EdgeStore.open(tmp_path / "index", read_only=read_only)
+        assert "damaged" not in str(told.value)
+        assert "delete" not in str(told.value)
+        with pytest.raises(StoreError, match="Permission denied"):
+            restore(tmp_path / "index", tmp_path / "restored")
+    store = EdgeStore.open(tmp_path / "index", read_only=read_only)
+    assert store.count() == 5
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes that have names")
+@pytest.mark.parametrize("name", ["manifest.json", "shard-0001/sums.json"])
+def test_a_pipe_in_the_place_of_a_file_is_told_and_not_waited_for(
+    tmp_path: Path, name: str
+) -> None:
+    filled(tmp_path / "index").close()
+    (tmp_path / "index" / name).unlink()
+    os.mkfifo(tmp_path / "index" / name)
+    for call in (
+        lambda: EdgeStore.open(tmp_path / "index"),
+        lambda: EdgeStore.open(tmp_path / "index", read_only=True),
+        lambda: restore(tmp_path / "index", tmp_path / "restored"),
+    ):
+        with pytest.raises(StoreError, match="is no file but a pipe"):
+            call()
+
+
+def test_a_folder_in_the_place_of_the_holders_name_is_an_error_that_locks_nothing(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path / "index").close()
+    (tmp_path / "index" / "holder.json").mkdir()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="directory"):
+            EdgeStore.open(tmp_path / "index")
+    (tmp_path / "index" / "holder.json").rmdir()
+    EdgeStore.open(tmp_path / "index").close()
+
+
+def test_an_index_whose_holder_cannot_be_removed_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path / "index")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refused)
+        store.close()
+    EdgeStore.open(tmp_path / "index").close()
+
+
+def test_a_manifest_that_an_editor_saved_with_a_mark_of_its_order_of_bytes_is_read(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path / "index").close()
+    file = tmp_path / "index" / "manifest.json"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    store = EdgeStore.open(tmp_path / "index")
+    assert store.count() == 5
+    store.close()
