@@ -95,10 +95,13 @@ class Sums:
 
     def __init__(self, shard: Path) -> None:
         self._shard = shard
-        self._held = _read(shard / SUMS)
+        self._load()
+
+    def _load(self) -> None:
+        self._held = _read(self._shard / SUMS)
         self._note = _Note("")
         if self._held is not None:
-            self._note = _note(shard / SINCE, self._held)
+            self._note = _note(self._shard / SINCE, self._held)
         self._at_rest = False
 
     @property
@@ -225,10 +228,15 @@ class Sums:
     ) -> None:
         at = time.strftime("%Y-%m-%d %H:%M:%S")
         made = _Sums(secrets.token_hex(8), records, at, manifests, files)
-        with suppress(StoreError):  # a full disk: then there is less to compare, no more
+        try:
             self._put_same(made)
             self._write_note(_Note(made.id, "clean", records, records, _boot()), durable=True)
             self._at_rest = at_rest
+        except BaseException as error:  # what lies there counts: a signal comes at any moment
+            with suppress(StoreError):
+                self._load()
+            if not isinstance(error, StoreError):  # a full disk: then there is less to compare
+                raise
 
     def _put_same(self, sums: _Sums) -> None:
         body = {name: getattr(sums, name) for name in _FIELDS}

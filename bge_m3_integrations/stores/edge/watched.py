@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import qdrant_edge as engine
 
+from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.manifest import Manifest
 from bge_m3_integrations.stores.edge.shard import Layout, Shard
 from bge_m3_integrations.stores.edge.sums import Sums
@@ -30,7 +32,11 @@ class WatchedShard(Shard):
         self._sums.check()
         cut = self._sums.state in {"written", "changing"}
         self._sums.note("changing" if cut else "loading")
-        super().__init__(path, layout, warm=True)
+        try:
+            super().__init__(path, layout, warm=True)
+        except BaseException as error:
+            self._cut(error)
+            raise
         try:
             found = self.count(None)
             self._sums.check_records(found)
@@ -40,7 +46,8 @@ class WatchedShard(Shard):
             else:  # the first flush after loading changes files, though nothing was written
                 self._run(lambda held: held.flush())
             self._sums.write(found, unwritten=not cut)
-        except BaseException:
+        except BaseException as error:
+            self._cut(error)
             super().close()
             raise
 
@@ -94,13 +101,22 @@ class WatchedShard(Shard):
                 if self._sums.state != "clean":
                     self._bring()
                 self.seal()
-        finally:
+        except BaseException as error:
+            self._cut(error)
             super().close()
+            raise
+        super().close()
 
     def _bring(self) -> None:
         self._sums.note("changing")
         super().flush()
         self._sums.write(self.count(None))
+
+    def _cut(self, error: BaseException) -> None:
+        """Have nothing compared after a signal: the engine flushes what is closed or freed."""
+        if not isinstance(error, StoreError):
+            with suppress(StoreError):
+                self._sums.note("changing")
 
     def _begin(self) -> None:
         if self._sums.state != "changing":

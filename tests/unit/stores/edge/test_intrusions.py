@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.filters import as_filter
 from bge_m3_integrations.stores.edge import EdgeStore, manifest, restore, shard, sums
+from bge_m3_integrations.stores.edge.copying import copy_file
 from bge_m3_integrations.testing import FakeEncoder
 from bge_m3_integrations.types import Record
 from tests.unit.stores.edge.programs import encoded, open_store
@@ -36,6 +38,11 @@ def filled(path: Path) -> EdgeStore:
     store = open_store(path)
     store.upsert(RECORDS, encoded(RECORDS))
     return store
+
+
+def copy_of(place: Path) -> Path:
+    shutil.copytree(place / "index", place / "copy", copy_function=copy_file)
+    return place / "copy"
 
 
 def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, *, after: bool) -> None:
@@ -85,6 +92,44 @@ def test_a_signal_while_an_index_is_closed_leaves_it_to_be_opened_again(
     assert again.count() == 5
     again.close()
     store.close()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["check_records", "note", "write", "__init__"])
+def test_a_signal_while_an_index_is_loaded_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: bool
+) -> None:
+    filled(tmp_path / "index").close()
+    where = shard.Shard if name == "__init__" else sums.Sums
+    once(monkeypatch, where, name, after=after)
+    with pytest.raises(KeyboardInterrupt):
+        EdgeStore.open(tmp_path / "index")
+    store = EdgeStore.open(tmp_path / "index")
+    assert store.count() == 5
+    store.close()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["replace_file", "_note", "_digest"])
+def test_a_signal_while_checksums_are_written_does_not_make_later_writes_look_like_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: bool
+) -> None:
+    store = filled(tmp_path / "index")
+    once(
+        monkeypatch,
+        sums if name != "_note" else sums.Sums,
+        name.replace("_note", "_write_note"),
+        after=after,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        store.flush()
+    store.upsert(LATER, encoded(LATER))
+    copied = copy_of(tmp_path)  # as a killed process leaves it
+    store.close()
+    for index in (copied, tmp_path / "index"):
+        again = EdgeStore.open(index)
+        assert again.count() == 6
+        again.close()
 
 
 def test_a_signal_while_closing_waits_for_a_search_closes_nothing(
