@@ -56,7 +56,7 @@ _NAMES: Sequence[tuple[str, str]] = (
     (
         "max_length query_max_length passage_max_length",
         "max_seq_length max_tokens max_len query_maxlen doc_maxlen max_query_length "
-        "max_passage_length document_max_length truncate model_max_length",
+        "cross_encoder_max_length max_passage_length document_max_length truncate model_max_length",
     ),
     (
         "batch_size embed_batch_size insert_batch_size",
@@ -122,8 +122,9 @@ _NAMES: Sequence[tuple[str, str]] = (
 
 _REMARKS: Mapping[str, str] = {
     "client aclient url host port grpc_port prefer_grpc connection_args api_key cloud "
-    "chroma_collection chroma_cloud_api_key client_settings faiss_index": (
-        "there is no server: an index lives in a folder, path="
+    "chroma_cloud_api_key client_settings": "there is no server: an index lives in a folder, path=",
+    "chroma_collection faiss_index": (
+        "another library's index is not read; ours is in a folder, path="
     ),
     "api_base base_url organization": "there is no server: models run in this process",
     "path persist_directory persist_dir persist_path uri folder": (

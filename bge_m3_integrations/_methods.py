@@ -10,7 +10,7 @@ _NAMES: Sequence[tuple[str, str]] = (
     # our methods, of which the first that a class has is meant | other libraries' names
     ("as_query_engine similarity_search search retrieve invoke", "query ask"),
     (
-        "similarity_search search retrieve invoke as_retriever",
+        "similarity_search search retrieve invoke as_retriever query",
         "search retrieve invoke find hybrid_search similarity_search get_relevant_documents",
     ),
     ("asimilarity_search asearch aretrieve ainvoke", "aget_relevant_documents aquery"),
@@ -26,6 +26,7 @@ _NAMES: Sequence[tuple[str, str]] = (
     ("rerank postprocess_nodes", "rank rerank rerank_documents compress_documents"),
     ("add_documents insert_nodes add", "add add_documents upsert insert add_nodes add_texts"),
     ("get_by_ids get_nodes get", "get get_by_id fetch peek"),
+    ("persist", "save save_to_disk save_local dump"),
     ("delete", "delete_by_ids remove delete_ids"),
     ("length_function count_tokens", "count_tokens get_num_tokens"),
 )

@@ -46,6 +46,7 @@ FORBIDDEN_INSIDE: list[tuple[str, set[str]]] = [
     ("demo/", {"cli"}),
     ("verify.py", {"cli"}),
     ("cli.py", set()),
+    ("__main__.py", set()),
     ("", {"langchain", "llama_index", "compat", "demo", "cli", "verify"}),
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -418,3 +418,9 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         told = process.stderr.read()
     assert "Traceback" not in told
     assert "Exception ignored" not in told
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "bge_m3_integrations", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("bge-m3-integrations ")

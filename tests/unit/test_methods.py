@@ -55,7 +55,8 @@ MADE = {
         ("nodes", "add_documents", "did you mean add?"),
         ("node retriever", "invoke", "did you mean retrieve?"),
         ("document index", "query", "did you mean as_query_engine?"),
-        ("document index", "save_to_disk", "is saved by each call that adds"),
+        ("document index", "save_to_disk", "did you mean persist?"),
+        ("nodes", "similarity_search", "did you mean query?"),
     ],
 )
 def test_a_method_that_other_libraries_have_is_answered_with_ours(
