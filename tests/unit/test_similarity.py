@@ -42,9 +42,8 @@ def test_encode_has_both_kinds(engine: BGEM3, fake: FakeEncoder) -> None:
 async def test_encode_has_an_asynchronous_twin(engine: BGEM3) -> None:
     found = await engine.aencode(["fox"], kind="query", modes=["dense"])
     assert np.array_equal(found.dense, engine.encode_queries(["fox"]).dense)
-    assert (
-        inspect.signature(engine.aencode).parameters == inspect.signature(engine.encode).parameters
-    )
+    twin, own = (inspect.signature(call).parameters for call in (engine.aencode, engine.encode))
+    assert dict(twin) == {name: held for name, held in own.items() if name != "progress"}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -75,7 +75,9 @@ def test_an_open_index_reads_ahead_and_closing_stops_it(tmp_path: Path, reading:
     store = open_store(tmp_path / "index")
     assert reading.begun.acquire(timeout=10)
     files, most = reading.calls[-1]
-    assert files == token_files(tmp_path / "index" / store.manifest.shard)
+    now = token_files(tmp_path / "index" / store.manifest.shard)
+    # the engine makes small files of its own while it opens
+    assert {file for file in now if "vectors" in file.parts} <= set(files) <= set(now)
     assert 0 < most <= warming.memory_bytes()
     assert len(running()) == 1
     store.close()
