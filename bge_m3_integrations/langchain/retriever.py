@@ -18,7 +18,6 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from bge_m3_integrations._arguments import EngineLike, IndexLike
 from bge_m3_integrations._cuts import Cuts
-from bge_m3_integrations._display import Verbatim
 from bge_m3_integrations._fields import refuse_fields
 from bge_m3_integrations._keywords import checks_itself, public_class
 from bge_m3_integrations._progress import ProgressLike
@@ -152,9 +151,7 @@ class BGEM3Retriever(BaseRetriever):
         self.source = value
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        source = _source(self.source)
-        held = Verbatim(repr(source.held).removeprefix("HybridIndex(").removesuffix(")"))
-        yield None, str(source.path) if source.held is None else held
+        yield None, _source(self.source).shown
         yield from ((n, v) for n, v in super().__repr_args__() if n in self.model_fields_set)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

@@ -14,6 +14,7 @@ from bge_m3_integrations._arguments import (
     has_index,
     index_of,
 )
+from bge_m3_integrations._display import Verbatim
 from bge_m3_integrations.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index import HybridIndex
@@ -88,6 +89,13 @@ class Source:
     def held(self) -> HybridIndex | None:
         """The index, if it is open."""
         return self._held
+
+    @property
+    def shown(self) -> object:
+        """The index, the store or the folder, as part of a `repr`; nothing is opened."""
+        if self._held is not None:
+            return Verbatim(repr(self._held).removeprefix("HybridIndex(").removesuffix(")"))
+        return str(self._folder) if self._store is None else self._store
 
     @property
     def path(self) -> Path | None:

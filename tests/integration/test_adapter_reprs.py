@@ -50,6 +50,8 @@ def test_langchains_are_shown_with_their_engine_or_index(
     assert repr(store) == f"BGEM3VectorStore({str(folder)!r}, not opened, {ENGINE})"
     assert not folder.exists()
     assert repr(store) in repr(store.as_retriever())
+    over = BGEM3VectorStore(index.engine)
+    assert repr(BGEM3Retriever(over)) == f"BGEM3Retriever({over!r})"
     store.close()
     assert "closed" in repr(store)
 
