@@ -64,7 +64,7 @@ $(MILVUS_READY):
 	@$(PYTHON) -m venv $(MILVUS)
 	@echo '*' > $(MILVUS)/.gitignore
 	$(MILVUS_PIP) $(TORCH_FLAGS) torch
-	$(MILVUS_PIP) -e '.[llama-index-milvus]' milvus-lite pytest pytest-asyncio
+	$(MILVUS_PIP) -e '.[llama-index-milvus]' milvus-lite hypothesis pytest pytest-asyncio
 	@rm -f $(MILVUS)/.ready-*
 	@touch $@
 
