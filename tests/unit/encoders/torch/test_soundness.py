@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bge_m3_integrations import BGEM3
+from bge_m3_integrations.encoders.torch.soundness import check_numbers
 from bge_m3_integrations.errors import CheckpointError, EncodingError
 from tests.checkpoints import HIDDEN
 
@@ -301,3 +302,16 @@ def test_a_generic_backbone_is_held_to_the_same(copy: Path) -> None:
     rewrite(copy, lambda held: held | {name: torch.ones(HIDDEN, HIDDEN)})
     rewrite(copy, foreign("transformer.layer.1.attention.q_lin.weight", HIDDEN, HIDDEN))
     assert "transformer.layer.1" in refusal(copy)
+
+
+def test_one_row_of_a_sound_matrix_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = []
+    plain = torch.Tensor.any
+
+    def counted(tensor: torch.Tensor) -> torch.Tensor:
+        looked_at.append(tensor.numel())
+        return plain(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "any", counted)
+    check_numbers({"dense.weight": torch.ones(1000, 8)}, Path("folder"))
+    assert looked_at == [8]
