@@ -430,7 +430,8 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path, xlm_roberta: Path) 
         command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
     )
     assert done.returncode == 1
-    assert '`if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    # a worker that ends may have the last word
+    assert '`if __name__ == "__main__":`' in done.stderr
 
 
 # -- the pipe ----------------------------------------------------------------------------------
