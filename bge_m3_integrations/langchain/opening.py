@@ -20,30 +20,21 @@ from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder, encoder_of,
 from bge_m3_integrations.opening import Choices as FolderChoices
 from bge_m3_integrations.opening import holds_index, reserve
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.stores.checks import COLBERT_KINDS  # noqa: F401 - it has long been here
 from bge_m3_integrations.stores.edge.missing import as_folder, no_index
-from bge_m3_integrations.types import Modes, Record
+from bge_m3_integrations.types import Record
 
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import EncoderNote
     from bge_m3_integrations.stores.edge.reserving import Reservation
 
 
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """How an index is made or opened; see `HybridIndex` and `HybridIndex.open`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices(FolderChoices):
+    """How an index is made or opened: a folder's choices, and where it is.
 
     Attributes:
         path: A folder; None is memory, or the store that is given.
         store: Keeps the documents.
-        modes: The modes to keep.
-        colbert: How a folder keeps token vectors.
-        pooling: How many token vectors are merged into one.
-        filter_fields: Metadata paths that a folder's filters are to be fast on.
-        other_dtype: Let int8 numbers meet float ones.
-        apart: Search a folder in a process of its own.
-        create: Whether an index may begin in a folder.
-        read_only: Change nothing in a folder.
 
     Raises:
         InputError: One of them cannot be meant, whatever the index.
@@ -51,31 +42,6 @@ class Choices:
 
     path: str | Path | None = None
     store: Store | None = None
-    modes: Modes | None = None
-    colbert: str | None = None
-    pooling: int | None = None
-    filter_fields: Sequence[str] | None = None
-    other_dtype: bool = False
-    apart: bool = False
-    create: bool | None = None
-    read_only: bool = False
-
-    def __post_init__(self) -> None:
-        _ = self.of_folder  # it checks them
-
-    @property
-    def of_folder(self) -> FolderChoices:
-        """Those of an index in a folder."""
-        return FolderChoices(
-            modes=self.modes,
-            colbert=self.colbert,
-            pooling=self.pooling,
-            filter_fields=self.filter_fields,
-            other_dtype=self.other_dtype,
-            apart=self.apart,
-            create=self.create,
-            read_only=self.read_only,
-        )
 
     @property
     def made(self) -> list[str]:
@@ -201,18 +167,8 @@ class Opening:
         foreign = None if engine is None else encoder_of(engine)
         if foreign is not None and not _has_width(foreign, folder, records, batch_size):
             return None
-        return HybridIndex.open(
-            folder,
-            engine,
-            modes=made.modes,
-            colbert=made.colbert,
-            pooling=made.pooling,
-            filter_fields=made.filter_fields,
-            other_dtype=made.other_dtype,
-            apart=made.apart,
-            create=made.create,
-            read_only=made.read_only,
-        )
+        given = {field.name: getattr(made, field.name) for field in fields(FolderChoices)}
+        return HybridIndex.open(folder, engine, **given)
 
     def _check_begun(self) -> None:
         """Refuse a search where there is nothing, before the model's files are read."""
@@ -225,7 +181,7 @@ class Opening:
     def _reservation(self) -> Reservation | None:
         if self._folder is None:
             return None
-        return reserve(self._folder, self._engine, self._choices.of_folder)
+        return reserve(self._folder, self._engine, self._choices)
 
 
 def _has_width(
@@ -287,13 +243,7 @@ def _check(engine: BGEM3 | None, index: HybridIndex | None, choices: Choices) ->
         raise InputError("give an embedding, such as BGEM3(), or index=, or the path of an index")
     if choices.path is not None and choices.store is not None:
         raise InputError("path and store are two places to keep documents; give one of them")
-    needs = {
-        "apart",
-        "colbert",
-        "create",
-        "filter_fields",
-        "other_dtype",
-        "read_only",
-    } & set(made)
+    in_memory = {"path", "store", "modes", "pooling"}
+    needs = set(made) - in_memory
     if choices.path is None and needs:
         raise InputError(f"{sorted(needs)} are for an index in a folder; give path= too")

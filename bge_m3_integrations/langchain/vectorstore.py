@@ -125,16 +125,16 @@ class BGEM3VectorStore(SearchingStore):
     ) -> None:
         kept = None if modes is None else as_modes(modes)
         choices = Choices(
-            path,
-            store,
-            kept,
-            colbert,
-            pooling,
-            filter_fields,
-            other_dtype,
-            apart,
-            create,
-            read_only,
+            path=path,
+            store=store,
+            modes=kept,
+            colbert=colbert,
+            pooling=pooling,
+            filter_fields=filter_fields,
+            other_dtype=other_dtype,
+            apart=apart,
+            create=create,
+            read_only=read_only,
         )
         encodes, held = _parted(embedding, engine, index)
         self._opening = Opening(encodes, held, choices, embedding_id=embedding_id)

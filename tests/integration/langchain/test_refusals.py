@@ -18,7 +18,7 @@ from bge_m3_integrations.langchain import (
     BGEM3VectorStore,
 )
 from bge_m3_integrations.langchain.cache import BGEM3ByteStore
-from bge_m3_integrations.langchain.opening import COLBERT_KINDS
+from bge_m3_integrations.stores.checks import COLBERT_KINDS
 from bge_m3_integrations.stores.edge import REENCODE
 from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES
 from bge_m3_integrations.testing import FakeEncoder
