@@ -29,6 +29,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "max_position_embeddings": (1, 100_000_000),
     "type_vocab_size": (0, 1_000_000),
 }
+_LEAST_POSITIONS = 3
 _PACKED = (*(name for name in _RANGES if not name.startswith("n_")),)
 _QUANTISED = ("quantization_config", "compression_config")
 
@@ -59,11 +60,13 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> Any:
     _check_sizes({name: getattr(config, name, None) for name in _RANGES}, path)
     if is_packable(config):
         _check_packable(config, path)
-    if (positions := usable_positions(config)) is not None and positions < 1:
+    elif not trust_remote_code:  # whose model may know more of them
+        _check_activation(getattr(config, "hidden_act", None), path)
+    if (positions := usable_positions(config)) is not None and positions < _LEAST_POSITIONS:
         raise CheckpointError(
             f"{path} has max_position_embeddings {config.max_position_embeddings} and pad_token_id "
-            f"{config.pad_token_id}. Positions begin after the padding id, so no token has one. "
-            f"{_FIX}"
+            f"{config.pad_token_id}, which leaves {max(0, positions)} positions; a text needs "
+            f"{_LEAST_POSITIONS}, two of them for the special tokens. {_FIX}"
         )
     return config
 
@@ -131,6 +134,16 @@ def _check_packable(config: Any, path: Path) -> None:
         raise CheckpointError(
             f"{path} has hidden_size {config.hidden_size} and num_attention_heads "
             f"{config.num_attention_heads}; the first must be a multiple of the second. {_FIX}"
+        )
+
+
+def _check_activation(name: object, path: Path) -> None:
+    from transformers.activations import ACT2FN
+
+    if name is not None and not (isinstance(name, str) and name in ACT2FN):
+        raise CheckpointError(
+            f"{path} has hidden_act {_shown(name)}, which transformers does not know; there are "
+            f"{sorted(ACT2FN)}. {_FIX}"
         )
 
 
