@@ -29,6 +29,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from benchmarks._machine import machine
 from benchmarks._table import markdown, plain
 from bge_m3_integrations import BGEM3, HybridIndex, Record
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Modes
 from bge_m3_integrations.demo import checkpoint_path
 from bge_m3_integrations.llama_index import (
     BGEM3Embedding,
@@ -36,9 +37,8 @@ from bge_m3_integrations.llama_index import (
     BGEM3Retriever,
     BGEM3VectorStore,
 )
-from bge_m3_integrations.llama_index.conformance_tools import Gap, longest_gap
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import EmbeddingBatch, Kind, Modes
+from bge_m3_integrations.testing.llama_index_tools import Gap, longest_gap
 
 _ADDED = 256
 _WORDS = 60

@@ -31,9 +31,9 @@ from benchmarks._search.corpus import Corpus
 from benchmarks._search.subjects.ours import batch_of
 from benchmarks._table import markdown, plain
 from bge_m3_integrations import BGEM3, HybridIndex, Record
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, TokenVectors, offsets_of
 from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, Manifest
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import EmbeddingBatch, Mode, TokenVectors, offsets_of
 
 _SLEEP = 0.001
 _MODES: tuple[Mode, ...] = ("dense", "sparse", "colbert")

@@ -19,7 +19,7 @@ from benchmarks._vectors import lexical_rows, offsets, unit_rows
 from benchmarks._workloads import text_of
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.types import EmbeddingBatch
+    from bge_m3_integrations.core.embeddings import EmbeddingBatch
 
 DOCUMENTS, DOCUMENT_TOKENS, QUERY_TOKENS, WIDTH = 100, 120, 16, 1024
 WEIGHTS = (0.4, 0.2, 0.4)
@@ -70,7 +70,7 @@ def _fresh_flag(setting: Setting) -> Call:
 
 def _batch(texts: int, tokens: int, *, seed: int, stored: str = "float32") -> EmbeddingBatch:
     """Embeddings as a store holds them."""
-    from bge_m3_integrations.types import EmbeddingBatch, SparseRows, TokenVectors
+    from bge_m3_integrations.core.embeddings import EmbeddingBatch, SparseRows, TokenVectors
 
     vectors = unit_rows(texts * (tokens - 1), WIDTH, seed=seed).astype(stored)
     return EmbeddingBatch(
@@ -84,9 +84,10 @@ def _batch(texts: int, tokens: int, *, seed: int, stored: str = "float32") -> Em
 
 def _stored_ours(setting: Setting, *, stored: str, kernel: str | None) -> Call:
     """All three components, their weighted mean and the ranking."""
-    from bge_m3_integrations import scoring
-    from bge_m3_integrations.engine import ranking
-    from bge_m3_integrations.types import ALL_MODES, Components, Weights
+    from bge_m3_integrations.core import scoring
+    from bge_m3_integrations.core.embeddings import ALL_MODES
+    from bge_m3_integrations.core.scores import Components, Weights
+    from bge_m3_integrations.engine.engine import ranking
 
     query = _batch(1, QUERY_TOKENS, seed=10)
     documents = _batch(DOCUMENTS, DOCUMENT_TOKENS, seed=20, stored=stored)

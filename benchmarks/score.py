@@ -40,8 +40,8 @@ def _documents() -> list[np.ndarray]:
 
 
 def _maxsim_numpy(setting: Setting, *, half: bool = False) -> Call:
-    from bge_m3_integrations import scoring
-    from bge_m3_integrations.types import TokenVectors
+    from bge_m3_integrations.core import scoring
+    from bge_m3_integrations.core.embeddings import TokenVectors
 
     query = TokenVectors(_query_vectors(), offsets((QUERY_VECTORS,)))
     held = _document_vectors().astype(np.float16) if half else _document_vectors()
@@ -85,8 +85,8 @@ def _maxsim_cpu(setting: Setting) -> Call:
 
 
 def _lexical_ours(setting: Setting) -> Call:
-    from bge_m3_integrations import scoring
-    from bge_m3_integrations.types import SparseRows
+    from bge_m3_integrations.core import scoring
+    from bge_m3_integrations.core.embeddings import SparseRows
 
     query = SparseRows.of(lexical_rows(1, 20, seed=1))
     documents = SparseRows.of(lexical_rows(1_000, 130, seed=2))
@@ -103,7 +103,7 @@ def _lexical_flag(setting: Setting) -> Call:
 
 
 def _dense_ours(setting: Setting) -> Call:
-    from bge_m3_integrations import scoring
+    from bge_m3_integrations.core import scoring
 
     query, documents = unit_rows(1, WIDTH, seed=1), unit_rows(100_000, WIDTH, seed=2)
     return lambda: scoring.dense(query, documents)

@@ -22,7 +22,8 @@ from benchmarks._machine import machine
 from benchmarks._quality.gate import Change, change, ndcg
 from benchmarks._table import markdown, plain
 from bge_m3_integrations import BGEM3, HybridIndex, Record
-from bge_m3_integrations.types import EmbeddingBatch, Mode, Weights
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode
+from bge_m3_integrations.core.scores import Weights
 from scripts.evaluate_demo import Collection, cranfield
 
 _TOP = 10

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from bge_m3_integrations._lazy import lazy_names
+from bge_m3_integrations._internal.lazy import lazy_names
+from bge_m3_integrations._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.caching import CacheWarning, EmbeddingCache
-    from bge_m3_integrations.cleaning import clean_text
-    from bge_m3_integrations.engine import BGEM3
+    from bge_m3_integrations.core.embeddings import EmbeddingBatch
+    from bge_m3_integrations.core.fusion import ReciprocalRank, ScaledSum, WeightedSum
+    from bge_m3_integrations.core.records import Hit, Record
+    from bge_m3_integrations.core.scores import PRESETS, Ranked, Scores, Weights
+    from bge_m3_integrations.engine.cache import CacheWarning, EmbeddingCache
+    from bge_m3_integrations.engine.cleaning import clean_text
+    from bge_m3_integrations.engine.engine import BGEM3
     from bge_m3_integrations.errors import (
         BGEM3Error,
         CheckpointError,
@@ -25,26 +30,18 @@ if TYPE_CHECKING:
         TruncationWarning,
         WorkerError,
     )
-    from bge_m3_integrations.fusion import ReciprocalRank, ScaledSum, WeightedSum
-    from bge_m3_integrations.index import HybridIndex
-    from bge_m3_integrations.reranking import Given
-    from bge_m3_integrations.stores.memory import MemoryStore
-    from bge_m3_integrations.types import (
-        PRESETS,
-        EmbeddingBatch,
-        Hit,
-        Ranked,
-        Record,
-        Scores,
-        Weights,
-    )
-
-__version__ = "0.1.0"
+    from bge_m3_integrations.index.index import HybridIndex
+    from bge_m3_integrations.index.rerank import Given
+    from bge_m3_integrations.stores.memory.store import MemoryStore
 
 _HOMES = {
-    "caching": ["CacheWarning", "EmbeddingCache"],
-    "cleaning": ["clean_text"],
-    "engine": ["BGEM3"],
+    "core.embeddings": ["EmbeddingBatch"],
+    "core.fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
+    "core.records": ["Hit", "Record"],
+    "core.scores": ["PRESETS", "Ranked", "Scores", "Weights"],
+    "engine.cache": ["CacheWarning", "EmbeddingCache"],
+    "engine.cleaning": ["clean_text"],
+    "engine.engine": ["BGEM3"],
     "errors": [
         "BGEM3Error",
         "CheckpointError",
@@ -59,11 +56,9 @@ _HOMES = {
         "TruncationWarning",
         "WorkerError",
     ],
-    "fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
-    "index": ["HybridIndex"],
-    "reranking": ["Given"],
-    "stores.memory": ["MemoryStore"],
-    "types": ["PRESETS", "EmbeddingBatch", "Hit", "Ranked", "Record", "Scores", "Weights"],
+    "index.index": ["HybridIndex"],
+    "index.rerank": ["Given"],
+    "stores.memory.store": ["MemoryStore"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -67,9 +67,9 @@ def suite_of(item: pytest.Item) -> str:
     for base in [] if cls is None else cls.__mro__[1:]:
         if base.__module__.startswith("langchain_tests."):
             return f"LangChain {base.__name__}: {cls.__name__.removeprefix('Test')}"
-        if base.__module__ == "bge_m3_integrations.llama_index.conformance":
+        if base.__module__ == "bge_m3_integrations.testing.llama_index":
             return f"LlamaIndex {base.__name__}: {cls.__name__.removeprefix('Test')}"
-        if base.__module__ == "bge_m3_integrations.stores.conformance":
+        if base.__module__ == "bge_m3_integrations.testing.store_conformance":
             return f"Store {base.__name__}: {cls.__name__.removeprefix('Test')}"
     return f"Own {Path(str(item.path)).stem.removeprefix('test_')}"
 

@@ -35,16 +35,16 @@ ENVIRONMENTS = {
 EXTRAS = "clean,langchain,llama-index"
 OTHERS = ("hypothesis", "psutil", "pytest", "pytest-asyncio")
 TESTS = (
-    "tests/unit/encoders/test_files.py",
-    "tests/unit/encoders/test_torch_encoder.py",
+    "tests/unit/encoders/torch/test_files.py",
+    "tests/unit/encoders/torch/test_encoder.py",
     "tests/unit/encoders/torch/test_config.py",
     "tests/unit/encoders/torch/test_heads_that_are_there.py",
     "tests/unit/encoders/torch/test_layers.py",
-    "tests/unit/encoders/torch/test_sentence.py",
-    "tests/unit/encoders/torch/test_soundness.py",
+    "tests/unit/encoders/torch/test_sentence_transformers.py",
+    "tests/unit/encoders/torch/test_tensor_checks.py",
     "tests/unit/encoders/torch/test_tensors.py",
-    "tests/unit/encoders/torch/test_vocabulary.py",
-    "tests/unit/test_verify.py",
+    "tests/unit/encoders/torch/test_tokenizer_file.py",
+    "tests/unit/evaluation/test_parity.py",
 )
 PARITY = (
     "tests/parity/test_demo_checkpoint.py",

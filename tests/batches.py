@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bge_m3_integrations.types import EmbeddingBatch
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
 
 
 def assert_equal(batch: EmbeddingBatch, other: EmbeddingBatch) -> None:

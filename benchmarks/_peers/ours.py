@@ -10,7 +10,7 @@ from benchmarks._peers.base import Encoded, Model, Peer, Setting
 
 if TYPE_CHECKING:
     from bge_m3_integrations import BGEM3
-    from bge_m3_integrations.types import EmbeddingBatch
+    from bge_m3_integrations.core.embeddings import EmbeddingBatch
 
 
 @dataclass(frozen=True, slots=True)

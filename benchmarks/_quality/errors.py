@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bge_m3_integrations import scoring
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch, SparseRows
+from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
-from bge_m3_integrations.types import ALL_MODES, EmbeddingBatch, SparseRows, Weights
 
 HYBRID = Weights(0.4, 0.2, 0.4)
 Scores = dict[str, np.ndarray]

@@ -23,8 +23,8 @@ from benchmarks._quality.gate import Change, change, ndcg
 from benchmarks._shape import Shape
 from benchmarks._workloads import text_of
 from bge_m3_integrations import BGEM3
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from bge_m3_integrations.encoders.torch import devices
-from bge_m3_integrations.types import EmbeddingBatch
 
 if TYPE_CHECKING:
     from scripts.evaluate_demo import Collection

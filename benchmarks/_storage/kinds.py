@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bge_m3_integrations.pooling import pooled
-from bge_m3_integrations.stores.edge.shard import COLBERT_TYPES
-from bge_m3_integrations.types import TokenVectors
+from bge_m3_integrations.core.embeddings import TokenVectors
+from bge_m3_integrations.core.pooling import pooled
+from bge_m3_integrations.stores.edge.shard.shard import COLBERT_TYPES
 
 REFERENCE, REENCODE, SIGNS = "float32", "reencode", "sign bits"
 

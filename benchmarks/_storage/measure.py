@@ -19,10 +19,10 @@ from benchmarks._quality.gate import Change, change
 from benchmarks._storage.kinds import REENCODE, SIGNS, Kind, sign_bytes, signs
 from benchmarks._storage.shard import Disk, Searched, keep, search
 from benchmarks._storage.texts import Encoding, Judged, Vectors
+from bge_m3_integrations.core.embeddings import FloatArray
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.rescoring import Reencoder
-from bge_m3_integrations.types import FloatArray
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.index.reencode import Reencoder
 
 JUDGED, DRAWN = "Cranfield", "full size"
 COPIES, CALLS, QUERIES_AGAIN = 10, 200, 5

@@ -15,9 +15,11 @@ from benchmarks._quality.gate import ndcg
 from benchmarks._shape import Shape
 from benchmarks._storage.kinds import merged
 from benchmarks._workloads import text_of
-from bge_m3_integrations import BGEM3, scoring
+from bge_m3_integrations import BGEM3
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, TokenVectors
+from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
-from bge_m3_integrations.types import Components, EmbeddingBatch, FloatArray, TokenVectors
 
 CANDIDATES = 100
 """By each of dense and sparse, as a search has it by default."""

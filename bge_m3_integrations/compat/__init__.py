@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bge_m3_integrations._lazy import lazy_names
+from bge_m3_integrations._internal.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bge_m3_integrations.encoders.placement import TorchDevice
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.placing import TorchDevice
 
 
 def one_device(devices: str | int | TorchDevice | list[str] | list[int] | None) -> str:

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_m3_integrations import scoring
-from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import (
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import (
     ALL_MODES,
     MODES,
-    Components,
     EmbeddingBatch,
     FloatArray,
     SparseRows,
-    Weights,
     offsets_of,
 )
+from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.errors import InputError
 
 _Row = Mapping[str, float]
 _SMALLEST_NORM = 1e-12

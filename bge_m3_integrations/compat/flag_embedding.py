@@ -9,16 +9,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from bge_m3_integrations import scoring
-from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import public_class
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations.compat import conversions
 from bge_m3_integrations.compat.arguments import dtype_name, one_device
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.placing import TorchDevice
-from bge_m3_integrations.types import (
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.display import called
+from bge_m3_integrations.core.embeddings import (
     ALL_MODES,
     MODES,
     EmbeddingBatch,
@@ -26,10 +22,13 @@ from bge_m3_integrations.types import (
     Kind,
     Mode,
     TokenVectors,
-    Weights,
-    WeightsLike,
     offsets_of,
 )
+from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.encoders.placement import TorchDevice
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.errors import InputError
 
 Texts = str | Iterable[str]
 Lexical = Mapping[str, float]

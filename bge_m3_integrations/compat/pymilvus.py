@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import public_class
-from bge_m3_integrations._optional import require
+from bge_m3_integrations._internal.extras import require
+from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel
-from bge_m3_integrations.engine import DEFAULT_MODEL
+from bge_m3_integrations.core.display import called
+from bge_m3_integrations.core.embeddings import SparseRows
+from bge_m3_integrations.engine.engine import DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import SparseRows
 
 
 @public_class

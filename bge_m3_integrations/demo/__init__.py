@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bge_m3_integrations._lazy import public_names
+from bge_m3_integrations._internal.lazy import public_names
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import CheckpointError
-from bge_m3_integrations.types import Record
 
 FOLDER = Path(__file__).resolve().parent
 LANGUAGES = ("en", "zh")

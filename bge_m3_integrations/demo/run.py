@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bge_m3_integrations._optional import require
+from bge_m3_integrations._internal.extras import require
+from bge_m3_integrations.core.embeddings import MODES, EmbeddingBatch
+from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.demo import Question, checkpoint_path, load_corpus, load_questions
 from bge_m3_integrations.demo.show import (
     GROUPS,
@@ -25,10 +28,9 @@ from bge_m3_integrations.demo.show import (
     show_end,
     show_timing,
 )
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, MissingExtraError
-from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.types import MODES, EmbeddingBatch, Record, Weights
+from bge_m3_integrations.index.index import HybridIndex
 
 BATCH = 16
 
@@ -220,6 +222,6 @@ def _count(row: Sequence[bool], chosen: Sequence[bool]) -> tuple[int, int]:
 
 def read_records(folder: Path, err: Console) -> list[Record]:
     """The user's own files, with notes about them on `err`; see `documents.read_folder`."""
-    from bge_m3_integrations.text_files import read_folder
+    from bge_m3_integrations.index.text_files import read_folder
 
     return read_folder(folder, note=lambda text: err.print(f"note: {text}", markup=False))

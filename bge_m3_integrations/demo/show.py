@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_m3_integrations._display import one_line
+from bge_m3_integrations.core.display import one_line
+from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.demo import Quality, checkpoint_path, load_quality
-from bge_m3_integrations.engine import DEFAULT_MODEL
-from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.types import Hit
+from bge_m3_integrations.engine.engine import DEFAULT_MODEL
+from bge_m3_integrations.index.index import HybridIndex
 
 HIT_DEPTH = 3
 SHOWN_IDS = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from bge_m3_integrations.types import (
+from bge_m3_integrations.core.embeddings import (
     EmbeddingBatch,
     FloatArray,
     Kind,

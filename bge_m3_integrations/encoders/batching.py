@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from bge_m3_integrations._forking import new_lock
-from bge_m3_integrations.checks import whole
-from bge_m3_integrations.types import IntArray
+from bge_m3_integrations._internal.forks import new_lock
+from bge_m3_integrations.core.embeddings import IntArray
+from bge_m3_integrations.core.validation import whole
 
 # A budget never falls below this part of what it was at first.
 _LEAST_PART = 64

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from bge_m3_integrations._forking import frees_properties
+from bge_m3_integrations._internal.forks import frees_properties
+from bge_m3_integrations.core.embeddings import ALL_MODES, Kind, Mode, Modes
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
-from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
+from bge_m3_integrations.encoders.torch.layer_ops import InPlace
 from bge_m3_integrations.encoders.torch.layers import (
     PackedBackbone,
     Weights,
@@ -26,12 +27,11 @@ from bge_m3_integrations.encoders.torch.layers import (
 )
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
-from bge_m3_integrations.encoders.torch.parts import InPlace
-from bge_m3_integrations.encoders.torch.soundness import FLOATS
+from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
+from bge_m3_integrations.encoders.torch.tensor_checks import FLOATS
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, wrap_tokenizer
-from bge_m3_integrations.encoders.torch.vocabulary import check_fits
+from bge_m3_integrations.encoders.torch.tokenizer_file import check_fits
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import ALL_MODES, Kind, Mode, Modes
 
 
 @frees_properties

@@ -14,13 +14,13 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
+from bge_m3_integrations.core.embeddings import IntArray
 from bge_m3_integrations.encoders.batching import (
     TokenBudget,
     batches,
     run_in_batches,
     smaller_for,
 )
-from bge_m3_integrations.types import IntArray
 
 
 class Sized(Protocol):

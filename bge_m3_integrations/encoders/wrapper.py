@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Mode, Modes, TokenBatch
 from bge_m3_integrations.encoders.base import Encoder, HasFormerFingerprints
-from bge_m3_integrations.types import EmbeddingBatch, Kind, Mode, Modes, TokenBatch
 
 
 class EncoderWrapper:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bge_m3_integrations._lazy import lazy_names
-from bge_m3_integrations._optional import check
+from bge_m3_integrations._internal.extras import check
+from bge_m3_integrations._internal.lazy import lazy_names
 
 # every import of a module below comes by here first, so all of them give the pip line
 check("langchain_core", extra="langchain")
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.langchain.compressor import BGEM3Reranker
     from bge_m3_integrations.langchain.documents import to_document, to_record
     from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+    from bge_m3_integrations.langchain.reranker import BGEM3Reranker
     from bge_m3_integrations.langchain.retriever import BGEM3Retriever
     from bge_m3_integrations.langchain.self_query import BGEM3Translator
     from bge_m3_integrations.langchain.tool import retriever_tool
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "BGEM3Embeddings": "embeddings",
-    "BGEM3Reranker": "compressor",
+    "BGEM3Reranker": "reranker",
     "BGEM3Retriever": "retriever",
     "BGEM3Translator": "self_query",
     "BGEM3VectorStore": "vectorstore",

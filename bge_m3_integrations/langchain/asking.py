@@ -8,18 +8,19 @@ from typing import Any, Final, Self, cast
 
 import numpy as np
 
-from bge_m3_integrations._keywords import refuse
-from bge_m3_integrations.checks import share, whole
+from bge_m3_integrations._internal.keywords import refuse
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode
+from bge_m3_integrations.core.fusion import Fusion
+from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.validation import share, whole
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.fusion import Fusion
-from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.plan import SearchOptions
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.langchain.foreign import unit
 from bge_m3_integrations.langchain.keywords import SearchKeywords, VectorKeywords
 from bge_m3_integrations.langchain.options import checked_candidates, checked_fusion
 from bge_m3_integrations.langchain.together import TOGETHER
-from bge_m3_integrations.plan import SearchOptions
-from bge_m3_integrations.types import EmbeddingBatch, Mode, Weights
 
 _LOOKED_UP: Final = 100
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bge_m3_integrations._keywords import refuse
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations._internal.keywords import refuse
+from bge_m3_integrations.core.embeddings import Mode, Modes, as_modes, ordered_modes
+from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.validation import whole
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.index.plan import USUAL_CANDIDATES, SearchOptions
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.langchain.keywords import CallOptions
 from bge_m3_integrations.langchain.options import parsed_weights
 from bge_m3_integrations.langchain.together import TOGETHER
-from bge_m3_integrations.plan import USUAL_CANDIDATES, SearchOptions
-from bge_m3_integrations.types import Mode, Modes, Weights, WeightsLike, as_modes, ordered_modes
 
 
 def search_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:

@@ -11,12 +11,12 @@ from typing import Any, Final, TypeVar
 
 from langchain_core.documents import Document
 
-from bge_m3_integrations._keywords import public_function
+from bge_m3_integrations._internal.keywords import public_function
+from bge_m3_integrations.core.filters import Filter, RecordPredicate, as_filter
+from bge_m3_integrations.core.metadata import plain
+from bge_m3_integrations.core.records import Hit, Record
 from bge_m3_integrations.errors import FilterError, InputError
-from bge_m3_integrations.filters import Filter, RecordPredicate, as_filter
-from bge_m3_integrations.metadata import plain
-from bge_m3_integrations.record_inputs import made_id
-from bge_m3_integrations.types import Hit, Record
+from bge_m3_integrations.index.record_inputs import made_id
 
 T = TypeVar("T")
 

@@ -10,15 +10,15 @@ from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from bge_m3_integrations import _arguments
-from bge_m3_integrations._arguments import EngineLike
-from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, public_class
-from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
+from bge_m3_integrations._internal.keywords import checks_itself, public_class
+from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
+from bge_m3_integrations.encoders.placement import as_devices, as_dtype
+from bge_m3_integrations.engine.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.index import arguments
+from bge_m3_integrations.index.arguments import EngineLike
 from bge_m3_integrations.langchain.keywords import EmbeddingsOptions
-from bge_m3_integrations.placing import as_devices, as_dtype
-from bge_m3_integrations.types import EmbeddingBatch
 
 _ROLE = "langchain.embeddings"
 
@@ -45,7 +45,7 @@ def engine_of(value: Any) -> BGEM3:
             f"engine must be a BGEM3, not {type(value).__name__}; BGEM3VectorStore takes any "
             "Embeddings"
         )
-    return _arguments.engine_of(value)
+    return arguments.engine_of(value)
 
 
 @public_class

@@ -12,8 +12,8 @@ from langchain_core.callbacks import (
     dispatch_custom_event,
 )
 
-from bge_m3_integrations.plan import SearchOptions, Stage
-from bge_m3_integrations.types import Hit
+from bge_m3_integrations.core.records import Hit
+from bge_m3_integrations.index.plan import SearchOptions, Stage
 
 PREFIX = "bge_m3."
 """Of the names: "bge_m3.encode", "bge_m3.find", "bge_m3.score", "bge_m3.rank"."""

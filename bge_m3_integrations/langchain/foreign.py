@@ -10,11 +10,7 @@ from typing import Any, Final
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
-from bge_m3_integrations.checks import check_texts
-from bge_m3_integrations.encoders.wrapper import EncoderWrapper
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.errors import EncodingError, InputError
-from bge_m3_integrations.types import (
+from bge_m3_integrations.core.embeddings import (
     EmbeddingBatch,
     FloatArray,
     Kind,
@@ -24,6 +20,10 @@ from bge_m3_integrations.types import (
     as_modes,
     ordered_modes,
 )
+from bge_m3_integrations.core.validation import check_texts
+from bge_m3_integrations.encoders.wrapper import EncoderWrapper
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.errors import EncodingError, InputError
 
 _UNKNOWN_LENGTH: Final = 2**31 - 1
 

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
-from bge_m3_integrations._progress import ProgressLike
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations._internal.progress import ProgressLike
+from bge_m3_integrations.core.embeddings import MODES, Mode, Modes
+from bge_m3_integrations.core.scores import WeightsLike
+from bge_m3_integrations.encoders.placement import TorchDevice, TorchDtype
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.langchain.options import DocumentFilter, FusionLike
 from bge_m3_integrations.langchain.together import Together
-from bge_m3_integrations.placing import TorchDevice, TorchDtype
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.types import MODES, Mode, Modes, WeightsLike
 
 SearchType: TypeAlias = Literal["similarity", "similarity_score_threshold", "mmr", "hybrid"] | Mode
 SEARCH_TYPES: Final[tuple[SearchType, ...]] = (

@@ -8,14 +8,15 @@ from typing import Any, TypedDict
 
 from langchain_core.documents import Document
 
-from bge_m3_integrations._lazy import public_names
-from bge_m3_integrations._optional import check
-from bge_m3_integrations.checks import whole
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations._internal.extras import check
+from bge_m3_integrations._internal.lazy import public_names
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
+from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 from bge_m3_integrations.langchain.sparse import SparseView
-from bge_m3_integrations.types import EmbeddingBatch, Weights, WeightsLike
 
 check("langchain_milvus", extra="langchain-milvus")
 

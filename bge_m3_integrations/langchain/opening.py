@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 
 from langchain_core.embeddings import Embeddings
 
-from bge_m3_integrations._arguments import not_that
-from bge_m3_integrations.checks import chunks
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.core.validation import chunks
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError, StoreError
-from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.index.arguments import not_that
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.opening import Choices as FolderChoices
+from bge_m3_integrations.index.opening import holds_index, reserve
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
 from bge_m3_integrations.langchain.foreign import EmbeddingsEncoder, encoder_of, fingerprint_of
-from bge_m3_integrations.opening import Choices as FolderChoices
-from bge_m3_integrations.opening import holds_index, reserve
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.stores.edge.missing import as_folder, no_index
-from bge_m3_integrations.types import Record
+from bge_m3_integrations.stores.edge.folder.discovery import as_folder, no_index
 
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import EncoderNote
-    from bge_m3_integrations.stores.edge.reserving import Reservation
+    from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 from langchain_core.documents import Document
 from pydantic.json_schema import SkipJsonSchema
 
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.core.embeddings import MODES, Mode
+from bge_m3_integrations.core.filters import Filter
+from bge_m3_integrations.core.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
+from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.validation import whole
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.filters import Filter
-from bge_m3_integrations.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
-from bge_m3_integrations.types import MODES, Mode, Weights
 
 FUSIONS: Mapping[str, type[WeightedSum | ScaledSum | ReciprocalRank]] = {
     "weighted_sum": WeightedSum,

@@ -7,14 +7,14 @@ from typing import Any, Literal, TypedDict
 
 from langchain_core.documents import Document
 
-from bge_m3_integrations._lazy import public_names
-from bge_m3_integrations._optional import check
-from bge_m3_integrations.checks import check_text, whole
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations._internal.extras import check
+from bge_m3_integrations._internal.lazy import public_names
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
+from bge_m3_integrations.core.validation import check_text, whole
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 from bge_m3_integrations.langchain.sparse import SparseView
-from bge_m3_integrations.types import EmbeddingBatch
 
 check("langchain_qdrant", extra="langchain-qdrant")
 

@@ -16,14 +16,17 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
-from bge_m3_integrations._arguments import EngineLike, IndexLike
-from bge_m3_integrations._cuts import Cuts
-from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, public_class
-from bge_m3_integrations._progress import ProgressLike
-from bge_m3_integrations._warning import from_here, in_thread
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations._internal.keywords import checks_itself, public_class
+from bge_m3_integrations._internal.progress import ProgressLike
+from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations._internal.warn import from_here, in_thread
+from bge_m3_integrations.core.embeddings import Mode
+from bge_m3_integrations.core.scores import WeightsLike
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.truncation import Cuts
+from bge_m3_integrations.index.arguments import EngineLike, IndexLike
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.plan import SearchOptions
 from bge_m3_integrations.langchain.calling import search_options
 from bge_m3_integrations.langchain.documents import (
     document_filter,
@@ -36,7 +39,6 @@ from bge_m3_integrations.langchain.documents import (
 )
 from bge_m3_integrations.langchain.embeddings import engine_of
 from bge_m3_integrations.langchain.events import Found, atell, listens, tell
-from bge_m3_integrations.langchain.finding import afind, find
 from bge_m3_integrations.langchain.foreign import called
 from bge_m3_integrations.langchain.keywords import CallOptions, RetrieverOptions
 from bge_m3_integrations.langchain.options import (
@@ -46,13 +48,12 @@ from bge_m3_integrations.langchain.options import (
     checked_fusion,
     parsed_weights,
 )
-from bge_m3_integrations.langchain.serialising import NotJsonError, as_json, check_json
+from bge_m3_integrations.langchain.search import afind, find
+from bge_m3_integrations.langchain.serialization import NotJsonError, as_json, check_json
 from bge_m3_integrations.langchain.source import Source, searched
-from bge_m3_integrations.langchain.store_searching import SearchingStore
 from bge_m3_integrations.langchain.together import TOGETHER, Together
-from bge_m3_integrations.plan import SearchOptions
+from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.types import Mode, WeightsLike
 
 _ROLE = "langchain.retriever"
 

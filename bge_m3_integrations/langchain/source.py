@@ -6,7 +6,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bge_m3_integrations._arguments import (
+from bge_m3_integrations.core.display import Verbatim
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index.arguments import (
     EngineLike,
     IndexLike,
     engine_of,
@@ -14,12 +17,9 @@ from bge_m3_integrations._arguments import (
     has_index,
     index_of,
 )
-from bge_m3_integrations._display import Verbatim
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.opening import for_reading, reserve
-from bge_m3_integrations.stores.edge.missing import as_folder, no_index
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.opening import for_reading, reserve
+from bge_m3_integrations.stores.edge.folder.discovery import as_folder, no_index
 
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import EncoderNote

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from bge_m3_integrations._display import called
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.core.display import called
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 
 

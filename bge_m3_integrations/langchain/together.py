@@ -7,11 +7,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.errors import EncodingError, FilterError, InputError
-from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.plan import SearchOptions, Stage
 from bge_m3_integrations.langchain.events import Found, watched
-from bge_m3_integrations.plan import SearchOptions, Stage
-from bge_m3_integrations.types import Hit
 
 TOGETHER: Final = "_together"
 """The keyword by which a retriever hands the batch to each of its queries."""

@@ -10,7 +10,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools.retriever import RetrieverInput
 
-from bge_m3_integrations._keywords import public_function
+from bge_m3_integrations._internal.keywords import public_function
 
 NOTHING = "No documents found."
 

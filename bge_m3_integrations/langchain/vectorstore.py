@@ -12,17 +12,19 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import run_in_executor
 
-from bge_m3_integrations._arguments import given_once, has_index, index_of
-from bge_m3_integrations._cuts import Cuts
-from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import checks_itself, public_class
-from bge_m3_integrations._progress import ProgressLike
-from bge_m3_integrations._warning import from_here, in_thread
-from bge_m3_integrations.checks import whole
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations._internal.keywords import checks_itself, public_class
+from bge_m3_integrations._internal.progress import ProgressLike
+from bge_m3_integrations._internal.warn import from_here, in_thread
+from bge_m3_integrations.core.display import called
+from bge_m3_integrations.core.embeddings import Mode, Modes, as_modes
+from bge_m3_integrations.core.filters import And
+from bge_m3_integrations.core.scores import WeightsLike
+from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.filters import And
-from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.index.arguments import given_once, has_index, index_of
+from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.langchain.asking import Ranking
 from bge_m3_integrations.langchain.documents import (
     document_filter,
@@ -47,10 +49,9 @@ from bge_m3_integrations.langchain.options import (
     checked_fusion,
     parsed_weights,
 )
-from bge_m3_integrations.langchain.store_retriever import BGEM3VectorStoreRetriever
-from bge_m3_integrations.langchain.store_searching import SearchingStore
+from bge_m3_integrations.langchain.vectorstore_retriever import BGEM3VectorStoreRetriever
+from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.types import Mode, Modes, WeightsLike, as_modes
 
 _ROLE = "langchain.vectorstore"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bge_m3_integrations._lazy import lazy_names
-from bge_m3_integrations._optional import check
+from bge_m3_integrations._internal.extras import check
+from bge_m3_integrations._internal.lazy import lazy_names
 
 # every import of a module below comes by here first, so all of them give the pip line
 check("llama_index.core", extra="llama-index")

@@ -13,16 +13,16 @@ from llama_index.core.schema import BaseNode, ImageNode, IndexNode
 from llama_index.core.vector_stores.simple import DEFAULT_VECTOR_STORE, SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-from bge_m3_integrations._arguments import (
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index.arguments import (
     EngineLike,
     IndexLike,
     engine_of,
     given_once,
     has_index,
 )
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 
 _TWICE = "the first argument and {}="

@@ -7,18 +7,18 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.loading import RECOGNIZED_EMBEDDINGS
 from pydantic import Field
 
-from bge_m3_integrations._arguments import EngineLike, engine_of
-from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, public_class
-from bge_m3_integrations.engine import DEFAULT_MODEL
-from bge_m3_integrations.llama_index._options import (
+from bge_m3_integrations._internal.keywords import checks_itself, public_class
+from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
+from bge_m3_integrations.engine.engine import DEFAULT_MODEL
+from bge_m3_integrations.index.arguments import EngineLike, engine_of
+from bge_m3_integrations.llama_index.engine_fields import (
     EngineOptions,
     PathText,
     engine_fields,
     new_engine,
 )
 from bge_m3_integrations.llama_index.keywords import EmbeddingFields
-from bge_m3_integrations.types import EmbeddingBatch
 
 ROLE = "llama_index.embedding"
 

@@ -19,9 +19,8 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 
-from bge_m3_integrations._comparing import lookup
-from bge_m3_integrations.errors import FilterError
-from bge_m3_integrations.filters import (
+from bge_m3_integrations.core.filter_comparison import lookup
+from bge_m3_integrations.core.filters import (
     And,
     Compare,
     Filter,
@@ -32,8 +31,9 @@ from bge_m3_integrations.filters import (
     as_filter,
     check_levels,
 )
+from bge_m3_integrations.core.metadata import brief
+from bge_m3_integrations.errors import FilterError
 from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY
-from bge_m3_integrations.metadata import brief
 
 _SOURCE_KEYS = ("ref_doc_id", "doc_id", "document_id")
 _ORDERINGS = {

@@ -17,12 +17,12 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.utils import get_tqdm_iterable, iter_batch
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
-from bge_m3_integrations._arguments import EngineLike, IndexLike
-from bge_m3_integrations._cuts import Cuts
-from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import checks_itself, public_class, refuse
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations._internal.keywords import checks_itself, public_class, refuse
+from bge_m3_integrations.core.display import called
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index.arguments import EngineLike, IndexLike
 from bge_m3_integrations.llama_index.contexts import (
     engine_words,
     lists_texts,
@@ -32,12 +32,12 @@ from bge_m3_integrations.llama_index.contexts import (
     with_ours,
     words,
 )
-from bge_m3_integrations.llama_index.documents import DocumentIndex
+from bge_m3_integrations.llama_index.document_index import DocumentIndex
 from bge_m3_integrations.llama_index.embedding import BGEM3Embedding
 from bge_m3_integrations.llama_index.keywords import DocumentsOptions, IndexOptions, LoadedOptions
 from bge_m3_integrations.llama_index.nodes import copied, with_text
-from bge_m3_integrations.llama_index.persisting import local
 from bge_m3_integrations.llama_index.retriever import BGEM3Retriever, RetrieverOptions
+from bge_m3_integrations.llama_index.storage import local
 from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 
 _BATCH = 256

@@ -11,8 +11,9 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.data_structs import IndexDict
 from llama_index.core.schema import IndexNode, TransformComponent
 
-from bge_m3_integrations._arguments import EngineLike
-from bge_m3_integrations.types import Mode, Modes, WeightsLike
+from bge_m3_integrations.core.embeddings import Mode, Modes
+from bge_m3_integrations.core.scores import WeightsLike
+from bge_m3_integrations.index.arguments import EngineLike
 
 
 class EngineFields(TypedDict, total=False):

@@ -6,12 +6,12 @@ from typing import Any
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.vector_stores.types import VectorStoreQuery
 
-from bge_m3_integrations._lazy import public_names
-from bge_m3_integrations._optional import check
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.llama_index._ahead import TokenWeights, ready, taken
+from bge_m3_integrations._internal.extras import check
+from bge_m3_integrations._internal.lazy import public_names
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.llama_index.nodes import embedded_text
 from bge_m3_integrations.llama_index.sparse_embedding import BGEM3SparseEmbedding
+from bge_m3_integrations.llama_index.sparse_handover import TokenWeights, ready, taken
 
 check("llama_index.vector_stores.milvus", extra="llama-index-milvus")
 

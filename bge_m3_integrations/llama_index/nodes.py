@@ -18,12 +18,12 @@ from llama_index.core.schema import (
 )
 from llama_index.core.storage.docstore.utils import doc_to_json, json_to_doc
 
-from bge_m3_integrations._keywords import public_function
-from bge_m3_integrations.checks import listed
+from bge_m3_integrations._internal.keywords import public_function
+from bge_m3_integrations.core.filters import And, Compare, Filter, Ids, Or
+from bge_m3_integrations.core.metadata import brief, deep_copy, plain
+from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.core.validation import listed
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.filters import And, Compare, Filter, Ids, Or
-from bge_m3_integrations.metadata import brief, deep_copy, plain
-from bge_m3_integrations.types import Record
 
 SCORES_KEY = "bge_m3_scores"
 """Where the scores stand in a node's metadata, as in the LangChain adapter."""

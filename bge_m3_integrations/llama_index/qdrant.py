@@ -13,20 +13,20 @@ from llama_index.core.vector_stores.types import (
 )
 from pydantic import PrivateAttr
 
-from bge_m3_integrations._lazy import public_names
-from bge_m3_integrations._optional import check
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations._internal.extras import check
+from bge_m3_integrations._internal.lazy import public_names
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.llama_index._ahead import ready
 from bge_m3_integrations.llama_index.nodes import embedded_text
-from bge_m3_integrations.llama_index.querying import (
+from bge_m3_integrations.llama_index.sparse_embedding import BGEM3SparseEmbedding
+from bge_m3_integrations.llama_index.sparse_handover import ready
+from bge_m3_integrations.llama_index.vector_store_query import (
     DEFAULT,
     HYBRID,
     SPARSE,
     TEXT_SEARCH,
     mode_of,
 )
-from bge_m3_integrations.llama_index.sparse_embedding import BGEM3SparseEmbedding
 
 check("llama_index.vector_stores.qdrant", extra="llama-index-qdrant")
 

@@ -13,22 +13,26 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index_instrumentation import get_dispatcher
 from pydantic import BeforeValidator, Field, PrivateAttr
 
-from bge_m3_integrations._arguments import (
+from bge_m3_integrations._internal.keywords import checks_itself, public_class
+from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations._internal.warn import in_thread
+from bge_m3_integrations.core.embeddings import ALL_MODES
+from bge_m3_integrations.core.scores import Ranked, Weights, WeightsLike
+from bge_m3_integrations.core.validation import listed
+from bge_m3_integrations.engine.engine import BGEM3, DEFAULT_MODEL
+from bge_m3_integrations.engine.truncation import Cuts
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.index.arguments import (
     EngineLike,
     IndexLike,
     engine_of,
     has_index,
     index_for,
 )
-from bge_m3_integrations._cuts import Cuts
-from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, public_class
-from bge_m3_integrations._warning import in_thread
-from bge_m3_integrations.checks import listed
-from bge_m3_integrations.engine import BGEM3, DEFAULT_MODEL
-from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.llama_index._options import (
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.opening import for_reading, reserve
+from bge_m3_integrations.index.rerank import Given, ranked_batch, score_details
+from bge_m3_integrations.llama_index.engine_fields import (
     EngineOptions,
     PathText,
     engine_fields,
@@ -41,11 +45,8 @@ from bge_m3_integrations.llama_index.nodes import (
     fresh,
     with_score_metadata,
 )
-from bge_m3_integrations.opening import for_reading, reserve
-from bge_m3_integrations.reranking import Given, ranked_batch, score_details
-from bge_m3_integrations.stores.edge.missing import as_folder
-from bge_m3_integrations.stores.edge.reserving import Reservation
-from bge_m3_integrations.types import ALL_MODES, Ranked, Weights, WeightsLike
+from bge_m3_integrations.stores.edge.folder.discovery import as_folder
+from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 
 ROLE = "llama_index.reranker"
 RETRIEVAL_SCORE_KEY = "retrieval_score"

@@ -22,16 +22,20 @@ from llama_index.core.schema import (
 from llama_index.core.settings import Settings
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, MetadataFilters
 
-from bge_m3_integrations._arguments import EngineLike, IndexLike, index_for
-from bge_m3_integrations._display import called
-from bge_m3_integrations._keywords import public_class
-from bge_m3_integrations._warning import in_thread
-from bge_m3_integrations.checks import whole
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations._internal.keywords import public_class
+from bge_m3_integrations._internal.warn import in_thread
+from bge_m3_integrations.core.display import called
+from bge_m3_integrations.core.embeddings import Mode
+from bge_m3_integrations.core.filters import And, Filter, FilterLike, Ids
+from bge_m3_integrations.core.fusion import Fusion
+from bge_m3_integrations.core.records import Hit
+from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.filters import And, Filter, FilterLike, Ids
-from bge_m3_integrations.fusion import Fusion
-from bge_m3_integrations.index import HybridIndex
+from bge_m3_integrations.index.arguments import EngineLike, IndexLike, index_for
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.plan import SearchOptions
 from bge_m3_integrations.llama_index.filters import to_filter
 from bge_m3_integrations.llama_index.nodes import (
     SCORES_KEY,
@@ -40,9 +44,7 @@ from bge_m3_integrations.llama_index.nodes import (
     record_to_node,
     with_score_metadata,
 )
-from bge_m3_integrations.llama_index.querying import DENSE_ALONE, only_dense, query_vector
-from bge_m3_integrations.plan import SearchOptions
-from bge_m3_integrations.types import Hit, Mode, Weights, WeightsLike
+from bge_m3_integrations.llama_index.vector_store_query import DENSE_ALONE, only_dense, query_vector
 
 if TYPE_CHECKING:
     from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore

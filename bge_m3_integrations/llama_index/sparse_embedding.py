@@ -6,19 +6,19 @@ from typing import Any, Unpack
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from pydantic import Field
 
-from bge_m3_integrations._arguments import EngineLike, engine_of
-from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, public_class
-from bge_m3_integrations.engine import DEFAULT_MODEL
-from bge_m3_integrations.llama_index._ahead import TokenWeights, taken
-from bge_m3_integrations.llama_index._options import (
+from bge_m3_integrations._internal.keywords import checks_itself, public_class
+from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
+from bge_m3_integrations.engine.engine import DEFAULT_MODEL
+from bge_m3_integrations.index.arguments import EngineLike, engine_of
+from bge_m3_integrations.llama_index.engine_fields import (
     EngineOptions,
     PathText,
     engine_fields,
     new_engine,
 )
 from bge_m3_integrations.llama_index.keywords import SparseEmbeddingFields
-from bge_m3_integrations.types import EmbeddingBatch
+from bge_m3_integrations.llama_index.sparse_handover import TokenWeights, taken
 
 ROLE = "llama_index.sparse_embedding"
 

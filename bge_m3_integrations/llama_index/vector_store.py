@@ -25,29 +25,28 @@ from pydantic import (
     model_serializer,
 )
 
-from bge_m3_integrations._arguments import EngineLike, IndexLike, has_index, index_for
-from bge_m3_integrations._cuts import Cuts
-from bge_m3_integrations._fields import refuse_fields
-from bge_m3_integrations._keywords import checks_itself, public_class, refuse
-from bge_m3_integrations._warning import in_thread
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations._internal.keywords import checks_itself, public_class, refuse
+from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations._internal.warn import in_thread
+from bge_m3_integrations.core.embeddings import Mode, Modes
+from bge_m3_integrations.core.filters import And, Filter, Ids
+from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.filters import And, Filter, Ids
-from bge_m3_integrations.index import HybridIndex
-from bge_m3_integrations.llama_index._options import own_choices
-from bge_m3_integrations.llama_index.doubles import warn_of_doubles
+from bge_m3_integrations.index.arguments import EngineLike, IndexLike, has_index, index_for
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.opening import NotBegun, for_reading
+from bge_m3_integrations.llama_index.document_hashes import Origin
+from bge_m3_integrations.llama_index.duplicates import warn_of_doubles
+from bge_m3_integrations.llama_index.engine_fields import own_choices
 from bge_m3_integrations.llama_index.filters import chooses, to_filter
-from bge_m3_integrations.llama_index.foreign import add_compared
+from bge_m3_integrations.llama_index.given_vectors import add_compared
 from bge_m3_integrations.llama_index.keywords import FolderOptions, StoreFields
 from bge_m3_integrations.llama_index.nodes import checked_nodes, of_documents, record_to_node
-from bge_m3_integrations.llama_index.origins import Origin
-from bge_m3_integrations.llama_index.persisting import (
-    Pointer,
-    kept_in_folder,
-    local,
-    opened,
-)
-from bge_m3_integrations.llama_index.querying import (
+from bge_m3_integrations.llama_index.storage import Pointer, kept_in_folder, local, opened
+from bge_m3_integrations.llama_index.vector_store_query import (
     Asked,
     QueryOptions,
     Usual,
@@ -56,8 +55,6 @@ from bge_m3_integrations.llama_index.querying import (
     encoded,
     read_query,
 )
-from bge_m3_integrations.opening import NotBegun, for_reading
-from bge_m3_integrations.types import Mode, Modes, Record, Weights, WeightsLike
 
 ROLE = "llama_index.vector_store"
 _FOLDER = frozenset(FolderOptions.__annotations__)

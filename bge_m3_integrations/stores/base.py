@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from bge_m3_integrations.filters import Filter
-from bge_m3_integrations.types import Candidate, Components, EmbeddingBatch, Mode, Modes, Record
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, Modes
+from bge_m3_integrations.core.filters import Filter
+from bge_m3_integrations.core.records import Candidate, Record
+from bge_m3_integrations.core.scores import Components
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from bge_m3_integrations import HybridIndex
-from bge_m3_integrations.engine import BGEM3
-from bge_m3_integrations.filters import COMPARISONS, And, Compare, Filter, Not, Or
-from bge_m3_integrations.stores.edge import EdgeStore, searching, shard
-from bge_m3_integrations.stores.memory import MemoryStore
+from bge_m3_integrations.core.embeddings import ALL_MODES, MODES, EmbeddingBatch, Mode
+from bge_m3_integrations.core.filters import COMPARISONS, And, Compare, Filter, Not, Or
+from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.stores.edge import EdgeStore, search
+from bge_m3_integrations.stores.edge.shard import shard
+from bge_m3_integrations.stores.memory.store import MemoryStore
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import ALL_MODES, MODES, EmbeddingBatch, Mode, Record
 
 ENCODER = FakeEncoder()
 WORDS = ["fox", "dog", "bridge", "river", "sparse", "dense", "token", "query", "bread", "检索"]
@@ -133,7 +135,7 @@ def test_recall_holds_at_every_selectivity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_up_to: int
 ) -> None:
     """With a graph for all, for what more than 500 documents match, for none."""
-    monkeypatch.setattr(searching, "_EXACT_UP_TO", exact_up_to)
+    monkeypatch.setattr(search, "_EXACT_UP_TO", exact_up_to)
     monkeypatch.setattr(shard, "_INDEXED_FROM_KIB", 1)
     draw = np.random.default_rng(3)
     documents, queries = clustered(4000, draw), clustered(100, draw).take(range(30))

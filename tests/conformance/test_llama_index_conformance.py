@@ -15,14 +15,14 @@ from bge_m3_integrations.llama_index import (
     BGEM3VectorStore,
     node_to_record,
 )
-from bge_m3_integrations.llama_index.conformance import (
+from bge_m3_integrations.testing import FakeEncoder
+from bge_m3_integrations.testing.llama_index import (
     EmbeddingConformance,
     RerankerConformance,
     RetrieverConformance,
     SparseEmbeddingConformance,
 )
-from bge_m3_integrations.llama_index.conformance_store import VectorStoreConformance
-from bge_m3_integrations.testing import FakeEncoder
+from bge_m3_integrations.testing.llama_index_store import VectorStoreConformance
 
 
 class TestLlamaIndexEmbedding(EmbeddingConformance):

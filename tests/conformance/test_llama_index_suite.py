@@ -21,8 +21,8 @@ from bge_m3_integrations.llama_index import (
     BGEM3SparseEmbedding,
     BGEM3VectorStore,
 )
-from bge_m3_integrations.llama_index import conformance as suite
-from bge_m3_integrations.llama_index.conformance_store import VectorStoreConformance
+from bge_m3_integrations.testing import llama_index as suite
+from bge_m3_integrations.testing.llama_index_store import VectorStoreConformance
 
 
 def failing(tests: object, folder: Path) -> set[str]:

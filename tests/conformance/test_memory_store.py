@@ -9,17 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.memory import MemoryStore
-from bge_m3_integrations.testing import FakeEncoder, StoreConformance
-from bge_m3_integrations.types import (
+from bge_m3_integrations.core.embeddings import (
     ALL_MODES,
     EmbeddingBatch,
     Mode,
-    Record,
     SparseRows,
     TokenVectors,
 )
+from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.stores.memory.store import MemoryStore
+from bge_m3_integrations.testing import FakeEncoder, StoreConformance
 
 
 class TestMemoryStore(StoreConformance):

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bge_m3_integrations import demo
-from bge_m3_integrations.cli import app
+from bge_m3_integrations.cli.main import app
 
 ESCAPE = "\x1b"
 
@@ -134,7 +134,7 @@ def test_without_one_framework_the_demo_says_how_to_get_it_and_shows_the_other(
 
 
 def test_the_demo_runs_as_a_program_with_a_narrow_pipe(xlm_roberta: Path) -> None:
-    command = [sys.executable, "-m", "bge_m3_integrations.cli", "demo", "--device", "cpu"]
+    command = [sys.executable, "-m", "bge_m3_integrations.cli.main", "demo", "--device", "cpu"]
     done = subprocess.run(
         [*command, "--model", str(xlm_roberta), "--query", "稀疏 权重", "--limit", "2"],
         capture_output=True,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from bge_m3_integrations.cli import app
+from bge_m3_integrations.cli.main import app
 from bge_m3_integrations.demo import checkpoint_path, load_corpus
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,6 +21,7 @@ from llama_index.vector_stores.milvus.utils import BaseSparseEmbeddingFunction
 from pymilvus import MilvusException
 
 from bge_m3_integrations import BGEM3, Weights
+from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.llama_index import BGEM3Embedding
 from bge_m3_integrations.llama_index.milvus import (
     SENTINEL_WEIGHT,
@@ -29,7 +30,6 @@ from bge_m3_integrations.llama_index.milvus import (
     hybrid_milvus,
 )
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import Mode
 
 TEXTS = {
     "cat": "the cat sat on the mat",

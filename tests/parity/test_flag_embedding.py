@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bge_m3_integrations import BGEM3
-from bge_m3_integrations.types import EmbeddingBatch
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from tests.checkpoints import WORDS, make_bert
 
 FlagEmbedding = pytest.importorskip("FlagEmbedding")

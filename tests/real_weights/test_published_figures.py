@@ -10,8 +10,8 @@ import os
 import pytest
 
 from bge_m3_integrations import BGEM3
-from bge_m3_integrations.engine import DEFAULT_MODEL
-from bge_m3_integrations.verify import (
+from bge_m3_integrations.engine.engine import DEFAULT_MODEL
+from bge_m3_integrations.evaluation.parity import (
     PUBLISHED_TOLERANCE,
     Check,
     compare_with_flag,

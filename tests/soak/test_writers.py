@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bge_m3_integrations.core.embeddings import ALL_MODES
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
-from bge_m3_integrations.types import ALL_MODES, Record
 from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded
 
 WRITERS, SEARCHERS, COMPACTIONS = 12, 12, 10

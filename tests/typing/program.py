@@ -42,7 +42,7 @@ from bge_m3_integrations import (
 from bge_m3_integrations import langchain as lc
 from bge_m3_integrations import llama_index as li
 from bge_m3_integrations.compat import BGEM3EmbeddingFunction, BGEM3FlagModel
-from bge_m3_integrations.filters import And, Compare, Not, Or
+from bge_m3_integrations.core.filters import And, Compare, Not, Or
 from bge_m3_integrations.testing import FakeEncoder
 
 ERRORS: tuple[type[Exception], ...] = (

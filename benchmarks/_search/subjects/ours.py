@@ -18,8 +18,8 @@ from benchmarks._search.tasks import LIMIT, TASKS, WEIGHTS, Task
 from benchmarks._shape import Shape
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.index import HybridIndex
-    from bge_m3_integrations.types import EmbeddingBatch
+    from bge_m3_integrations.core.embeddings import EmbeddingBatch
+    from bge_m3_integrations.index.index import HybridIndex
 
 TEXT_PASSES = 3
 
@@ -47,7 +47,7 @@ class Ours:
 
     def add(self, block: Block, texts: Sequence[str], tokens: Tokens | None) -> None:
         """One upsert."""
-        from bge_m3_integrations.types import Record
+        from bge_m3_integrations.core.records import Record
 
         rows = zip(block.ids, texts, strict=True)
         records = [Record(key, text, block.metadata(i)) for i, (key, text) in enumerate(rows)]
@@ -120,7 +120,7 @@ def options(task: Task, queries: Block, query: int) -> dict[str, Any]:
 
 def batch_of(block: Block, tokens: Tokens | None) -> EmbeddingBatch:
     """The same arrays as our embeddings."""
-    from bge_m3_integrations.types import EmbeddingBatch, TokenVectors
+    from bge_m3_integrations.core.embeddings import EmbeddingBatch, TokenVectors
 
     lengths = np.diff(block.lexical.indptr) if tokens is None else np.diff(tokens[1])
     return EmbeddingBatch(
@@ -133,7 +133,7 @@ def batch_of(block: Block, tokens: Tokens | None) -> EmbeddingBatch:
 
 
 def _sparse_rows(lexical: Lexical) -> Any:
-    from bge_m3_integrations.types import SparseRows
+    from bge_m3_integrations.core.embeddings import SparseRows
 
     return SparseRows(lexical.indptr, lexical.token_ids, lexical.weights)
 
@@ -148,7 +148,7 @@ def _timing(name: str, call: Callable[[str], object], texts: Sequence[str]) -> T
 
 
 def _memory(setup: Setup, modes: Sequence[str]) -> Any:
-    from bge_m3_integrations.stores.memory import MemoryStore
+    from bge_m3_integrations.stores.memory.store import MemoryStore
 
     return MemoryStore(modes=modes)
 

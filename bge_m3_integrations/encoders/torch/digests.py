@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from bge_m3_integrations._forking import new_lock
+from bge_m3_integrations._internal.forks import new_lock
 
 FileState: TypeAlias = tuple[tuple[str, int, int], ...]
 """Path, size in bytes and time in nanoseconds of each file."""

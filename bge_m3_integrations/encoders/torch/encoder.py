@@ -9,21 +9,8 @@ from typing import Any
 
 import torch
 
-from bge_m3_integrations._forking import between_forks, frees_properties
-from bge_m3_integrations.checks import check_texts, whole
-from bge_m3_integrations.encoders.batching import TokenBudget
-from bge_m3_integrations.encoders.pipeline import Piece, Terms, run_stages
-from bge_m3_integrations.encoders.torch import fingerprint
-from bge_m3_integrations.encoders.torch.config import usable_positions
-from bge_m3_integrations.encoders.torch.devices import default_budget
-from bge_m3_integrations.encoders.torch.load import CheckpointSource, Source
-from bge_m3_integrations.encoders.torch.maxsim import maxsim
-from bge_m3_integrations.encoders.torch.results import Results
-from bge_m3_integrations.encoders.torch.stages import Device, device_of
-from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
-from bge_m3_integrations.encoders.torch.work import Limits, Stretch, Stretches, Work
-from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import (
+from bge_m3_integrations._internal.forks import between_forks, frees_properties
+from bge_m3_integrations.core.embeddings import (
     EmbeddingBatch,
     FloatArray,
     Kind,
@@ -33,6 +20,19 @@ from bge_m3_integrations.types import (
     TokenVectors,
     as_modes,
 )
+from bge_m3_integrations.core.validation import check_texts, whole
+from bge_m3_integrations.encoders.batching import TokenBudget
+from bge_m3_integrations.encoders.pipeline import Piece, Terms, run_stages
+from bge_m3_integrations.encoders.torch import fingerprint
+from bge_m3_integrations.encoders.torch.config import usable_positions
+from bge_m3_integrations.encoders.torch.device_ops import Device, device_of
+from bge_m3_integrations.encoders.torch.devices import default_budget
+from bge_m3_integrations.encoders.torch.encode_job import Limits, Stretch, Stretches, Work
+from bge_m3_integrations.encoders.torch.load import CheckpointSource, Source
+from bge_m3_integrations.encoders.torch.maxsim import maxsim
+from bge_m3_integrations.encoders.torch.output import Results
+from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
+from bge_m3_integrations.errors import InputError
 
 
 @frees_properties

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.errors import CheckpointError
-from bge_m3_integrations.types import Mode
 
 REFERENCE_CHECKPOINT = "BAAI/bge-m3"
 

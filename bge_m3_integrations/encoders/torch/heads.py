@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bge_m3_integrations.core.embeddings import FloatArray, IntArray, SparseRows, offsets_of
 from bge_m3_integrations.encoders.torch.packing import Pack
-from bge_m3_integrations.types import FloatArray, IntArray, SparseRows, offsets_of
 
 Pooling: TypeAlias = Literal["cls", "mean", "last_token"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

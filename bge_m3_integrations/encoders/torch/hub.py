@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bge_m3_integrations import __version__
+from bge_m3_integrations._version import __version__
 from bge_m3_integrations.encoders.torch.files import (
     CONFIG,
     HEADS,
@@ -32,7 +32,7 @@ from bge_m3_integrations.encoders.torch.files import (
     read_folder,
     weight_names,
 )
-from bge_m3_integrations.encoders.torch.sentence import module_configs
+from bge_m3_integrations.encoders.torch.sentence_transformers import module_configs
 from bge_m3_integrations.errors import CheckpointError, InputError
 
 # A failed request is an HTTPError of whichever client huggingface_hub is built on (requests,

@@ -14,9 +14,9 @@ import torch
 from torch.nn.functional import embedding
 
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
+from bge_m3_integrations.encoders.torch.layer_ops import InPlace, Norm, Parts, Role, TorchNorm
 from bge_m3_integrations.encoders.torch.linear import Adding, Linear
 from bge_m3_integrations.encoders.torch.packing import Pack
-from bge_m3_integrations.encoders.torch.parts import InPlace, Norm, Parts, Role, TorchNorm
 from bge_m3_integrations.encoders.torch.tensors import trim_heap
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]

@@ -12,24 +12,30 @@ from typing import Any, Protocol, get_args
 
 import torch
 
-from bge_m3_integrations._forking import between_forks, frees_properties, new_rlock
-from bge_m3_integrations._warning import warn_user
+from bge_m3_integrations._internal.forks import between_forks, frees_properties, new_rlock
+from bge_m3_integrations._internal.warn import warn_user
+from bge_m3_integrations.core.embeddings import Kind, Mode, Modes, ordered_modes
 from bge_m3_integrations.encoders.torch import fingerprint, int8
 from bge_m3_integrations.encoders.torch.config import read_config, usable_positions
 from bge_m3_integrations.encoders.torch.devices import DtypeName, pick_device, pick_dtype
 from bge_m3_integrations.encoders.torch.digests import FileState, remembered
+from bge_m3_integrations.encoders.torch.file_changes import WatchedFiles
 from bge_m3_integrations.encoders.torch.files import CONFIG, HEADS, CheckpointFiles
-from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
 from bge_m3_integrations.encoders.torch.int8 import can_int8
+from bge_m3_integrations.encoders.torch.layer_ops import InInt8, Owned, Parts
 from bge_m3_integrations.encoders.torch.layers import PackedBackbone, is_packable
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.native.attention import takes
 from bge_m3_integrations.encoders.torch.native.binding import why_not
-from bge_m3_integrations.encoders.torch.native.parts import NativeFloat, NativeInt8, native_parts
-from bge_m3_integrations.encoders.torch.parts import InInt8, Owned, Parts
-from bge_m3_integrations.encoders.torch.sentence import (
+from bge_m3_integrations.encoders.torch.native.layer_ops import (
+    NativeFloat,
+    NativeInt8,
+    native_parts,
+)
+from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
+from bge_m3_integrations.encoders.torch.sentence_transformers import (
     check_modules,
     lowers_texts,
     prompt_of,
@@ -37,12 +43,11 @@ from bge_m3_integrations.encoders.torch.sentence import (
 )
 from bge_m3_integrations.encoders.torch.tensors import release_freed_memory
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer
-from bge_m3_integrations.encoders.torch.vocabulary import (
+from bge_m3_integrations.encoders.torch.tokenizer_file import (
     check_fits,
     former_tokenizers,
     load_tokenizer,
 )
-from bge_m3_integrations.encoders.torch.watching import WatchedFiles
 from bge_m3_integrations.encoders.torch.weights import (
     backbone_weights,
     head_width,
@@ -50,7 +55,6 @@ from bge_m3_integrations.encoders.torch.weights import (
     load_module,
 )
 from bge_m3_integrations.errors import InputError, MissingHeadError, PoolingWarning
-from bge_m3_integrations.types import Kind, Mode, Modes, ordered_modes
 
 DTYPES = (*get_args(DtypeName), "int8")
 

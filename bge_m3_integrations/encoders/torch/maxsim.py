@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bge_m3_integrations import scoring
-from bge_m3_integrations.checks import whole
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import FloatArray, IntArray, TokenVectors
+from bge_m3_integrations.core.validation import whole
 from bge_m3_integrations.encoders.torch.packing import rounded
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import FloatArray, IntArray, TokenVectors
 
 MAXSIM_ELEMENTS = 2 * 1024 * 1024
 """Most elements of any intermediate: 8 MiB of float32, 2,048 vectors of 1,024."""

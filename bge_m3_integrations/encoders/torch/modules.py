@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bge_m3_integrations.core.embeddings import FloatArray, IntArray, Modes
+from bge_m3_integrations.encoders.torch.file_changes import WatchedFiles
 from bge_m3_integrations.encoders.torch.heads import Pooling, normalised, pool
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.packing import Pack
-from bge_m3_integrations.encoders.torch.watching import WatchedFiles
-from bge_m3_integrations.types import FloatArray, IntArray, Modes
 
 
 class Backbone(Protocol):

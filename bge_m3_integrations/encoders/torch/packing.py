@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bge_m3_integrations.types import IntArray, offsets_of
+from bge_m3_integrations.core.embeddings import IntArray, offsets_of
 
 
 @dataclass(frozen=True, slots=True)

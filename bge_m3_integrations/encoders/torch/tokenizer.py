@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_m3_integrations.checks import check_texts
+from bge_m3_integrations.core.embeddings import IntArray, TokenBatch, offsets_of
+from bge_m3_integrations.core.validation import check_texts
 from bge_m3_integrations.errors import CheckpointError, InputError
-from bge_m3_integrations.types import IntArray, TokenBatch, offsets_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

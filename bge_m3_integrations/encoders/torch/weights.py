@@ -13,7 +13,7 @@ import torch
 from bge_m3_integrations.encoders.torch.files import CheckpointFiles
 from bge_m3_integrations.encoders.torch.layers import Weights, expected_shapes
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
-from bge_m3_integrations.encoders.torch.soundness import (
+from bge_m3_integrations.encoders.torch.tensor_checks import (
     check_floats,
     check_known,
     check_layers,

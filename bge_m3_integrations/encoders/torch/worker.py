@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from bge_m3_integrations._channel import Failure, receive, send
+from bge_m3_integrations._internal.channel import Failure, receive, send
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.errors import PoolingWarning
-from bge_m3_integrations.types import EmbeddingBatch, Mode
 
 READY = "ready"
 """The first message of a lane."""

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from bge_m3_integrations._channel import Failure, how_ended, receive, send
-from bge_m3_integrations._children import spawning
+from bge_m3_integrations._internal.channel import Failure, how_ended, receive, send
+from bge_m3_integrations._internal.subprocesses import spawning
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from bge_m3_integrations.encoders.torch.worker import Job, Recipe, work
 from bge_m3_integrations.errors import WorkerError
-from bge_m3_integrations.types import EmbeddingBatch
 
 _GRACE = 5.0
 _UNGUARDED = (

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bge_m3_integrations._lazy import lazy_names
+from bge_m3_integrations._internal.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.stores.edge.apart import ApartStore
-    from bge_m3_integrations.stores.edge.home import restore
-    from bge_m3_integrations.stores.edge.manifest import REENCODE, EncoderNote, Manifest
+    from bge_m3_integrations.stores.edge.folder.manifest import REENCODE, EncoderNote, Manifest
+    from bge_m3_integrations.stores.edge.lifecycle import restore
+    from bge_m3_integrations.stores.edge.process.client import ApartStore
     from bge_m3_integrations.stores.edge.store import EdgeStore
 
 _HOME_OF = {
-    "REENCODE": "manifest",
-    "ApartStore": "apart",
+    "ApartStore": "process.client",
     "EdgeStore": "store",
-    "EncoderNote": "manifest",
-    "Manifest": "manifest",
-    "restore": "home",
+    "EncoderNote": "folder.manifest",
+    "Manifest": "folder.manifest",
+    "REENCODE": "folder.manifest",
+    "restore": "lifecycle",
 }
 
 __all__ = ["REENCODE", "ApartStore", "EdgeStore", "EncoderNote", "Manifest", "restore"]

@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_edge import Point, SparseVector, UpdateOperation
 
-from bge_m3_integrations.stores.edge.terms import filter_payload
-from bge_m3_integrations.types import (
+from bge_m3_integrations.core.embeddings import (
     EmbeddingBatch,
     Mode,
     Modes,
-    Record,
     SparseRows,
     TokenVectors,
     offsets_of,
     ordered_modes,
 )
+from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.stores.edge.terms import filter_payload
 
 Payload: TypeAlias = Mapping[str, Any]
 

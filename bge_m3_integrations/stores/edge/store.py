@@ -10,11 +10,43 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from bge_m3_integrations._display import called
+from bge_m3_integrations.core.display import called
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, Modes, as_modes, ordered_modes
+from bge_m3_integrations.core.filters import OPERATORS, Filter
+from bge_m3_integrations.core.records import Candidate, Record
+from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.filters import OPERATORS, Filter
 from bge_m3_integrations.stores.base import Capabilities, Page
-from bge_m3_integrations.stores.checks import (
+from bge_m3_integrations.stores.display import parts_of
+from bge_m3_integrations.stores.edge.folder.discovery import as_folder, reading
+from bge_m3_integrations.stores.edge.folder.disk_space import Room, check_flush, check_room
+from bge_m3_integrations.stores.edge.folder.folder import Folder, size_on_disk
+from bge_m3_integrations.stores.edge.folder.holder import note_opens
+from bge_m3_integrations.stores.edge.folder.manifest import EncoderNote, Manifest, Wanted
+from bge_m3_integrations.stores.edge.folder.open_handles import Opened
+from bge_m3_integrations.stores.edge.ids import Names
+from bge_m3_integrations.stores.edge.lifecycle import (
+    back_up,
+    open_folder,
+    optimised_copy,
+    read_folder,
+    switched,
+)
+from bge_m3_integrations.stores.edge.payloads import Filed
+from bge_m3_integrations.stores.edge.points import (
+    body_of,
+    embeddings_of,
+    point_id,
+    record_of,
+    spans_of,
+    upsert_of,
+)
+from bge_m3_integrations.stores.edge.resources import Held
+from bge_m3_integrations.stores.edge.rewrite import refile
+from bge_m3_integrations.stores.edge.search import Searching, components
+from bge_m3_integrations.stores.edge.selection import Choosing
+from bge_m3_integrations.stores.edge.shard.checked import WatchedShard as Shard
+from bge_m3_integrations.stores.validation import (
     as_fields,
     check_after,
     check_batch,
@@ -24,45 +56,6 @@ from bge_m3_integrations.stores.checks import (
     check_same_texts,
     checked_queries,
     id_list,
-)
-from bge_m3_integrations.stores.edge.choosing import Choosing
-from bge_m3_integrations.stores.edge.filing import Filed
-from bge_m3_integrations.stores.edge.folder import Folder, size_on_disk
-from bge_m3_integrations.stores.edge.held import Held
-from bge_m3_integrations.stores.edge.holder import note_opens
-from bge_m3_integrations.stores.edge.home import (
-    back_up,
-    open_folder,
-    optimised_copy,
-    read_folder,
-    switched,
-)
-from bge_m3_integrations.stores.edge.manifest import EncoderNote, Manifest, Wanted
-from bge_m3_integrations.stores.edge.missing import as_folder, reading
-from bge_m3_integrations.stores.edge.names import Names
-from bge_m3_integrations.stores.edge.opened import Opened
-from bge_m3_integrations.stores.edge.points import (
-    body_of,
-    embeddings_of,
-    point_id,
-    record_of,
-    spans_of,
-    upsert_of,
-)
-from bge_m3_integrations.stores.edge.refiling import refile
-from bge_m3_integrations.stores.edge.room import Room, check_flush, check_room
-from bge_m3_integrations.stores.edge.searching import Searching, components
-from bge_m3_integrations.stores.edge.watched import WatchedShard as Shard
-from bge_m3_integrations.stores.shown import parts_of
-from bge_m3_integrations.types import (
-    Candidate,
-    Components,
-    EmbeddingBatch,
-    Mode,
-    Modes,
-    Record,
-    as_modes,
-    ordered_modes,
 )
 
 _LOG_BYTES = 512 << 20

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bge_m3_integrations._comparing import every_path, lookup
+from bge_m3_integrations.core.filter_comparison import every_path, lookup
 
 TERMS: Final = "terms"
 """The payload key of the terms; wants a keyword index."""

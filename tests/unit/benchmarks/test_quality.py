@@ -18,7 +18,7 @@ from benchmarks._quality.gate import Change, change, ndcg
 from benchmarks._quality.measure import Result, Texts, compared, random_texts
 from benchmarks._shape import TINY
 from benchmarks._table import filled
-from bge_m3_integrations.types import EmbeddingBatch, SparseRows, TokenVectors
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, SparseRows, TokenVectors
 
 BEGIN, END = "<!-- some -->", "<!-- end of some -->"
 

@@ -17,8 +17,8 @@ from benchmarks._storage.measure import DRAWN, JUDGED, Cost, Row, measured
 from benchmarks._storage.memory import Resident, counted
 from benchmarks._storage.shard import keep, search
 from benchmarks._storage.texts import Encoding, Judged, Vectors
-from bge_m3_integrations import scoring
-from bge_m3_integrations.types import EmbeddingBatch, SparseRows, TokenVectors, offsets_of
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, SparseRows, TokenVectors, offsets_of
 
 WIDTH = 32
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bge_m3_integrations.core.embeddings import IntArray
 from bge_m3_integrations.encoders.batching import TokenBudget, run_in_batches, shares
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import IntArray
 
 
 class Device:

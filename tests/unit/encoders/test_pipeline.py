@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from bge_m3_integrations.core.embeddings import IntArray
 from bge_m3_integrations.encoders.batching import TokenBudget
 from bge_m3_integrations.encoders.pipeline import Overlap, Terms, run_stages
-from bge_m3_integrations.types import IntArray
 
 ALONE = Overlap()
 AHEAD = Overlap(ahead=True)

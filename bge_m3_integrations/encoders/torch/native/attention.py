@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bge_m3_integrations.core.embeddings import IntArray
 from bge_m3_integrations.encoders.torch.native.binding import (
     AttentionCall,
     in_rows,
@@ -15,7 +16,6 @@ from bge_m3_integrations.encoders.torch.native.binding import (
     roomy,
     runs,
 )
-from bge_m3_integrations.types import IntArray
 
 _ROWS = 192
 """Rows of one part, `MOST` in `kernels/attention.h`."""

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from bge_m3_integrations import BGEM3
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from bge_m3_integrations.encoders.torch import attention
 from bge_m3_integrations.encoders.torch.attention import Bucketed, Varlen, buckets, plan
+from bge_m3_integrations.encoders.torch.device_ops import Cuda
 from bge_m3_integrations.encoders.torch.packing import Pack
-from bge_m3_integrations.encoders.torch.stages import Cuda
-from bge_m3_integrations.types import EmbeddingBatch
 from tests.checkpoints import WORDS
 
 CUDA, MPS = torch.cuda.is_available(), torch.backends.mps.is_available()

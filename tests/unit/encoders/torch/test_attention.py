@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bge_m3_integrations.core.embeddings import offsets_of
 from bge_m3_integrations.encoders.torch import attention
 from bge_m3_integrations.encoders.torch.attention import (
     Blockwise,
@@ -17,7 +18,6 @@ from bge_m3_integrations.encoders.torch.attention import (
     plan,
 )
 from bge_m3_integrations.encoders.torch.packing import Pack
-from bge_m3_integrations.types import offsets_of
 
 CPU = torch.device("cpu")
 HEADS, HEAD = 4, 8

@@ -18,8 +18,8 @@ from bge_m3_integrations.encoders.torch.int8 import (
     quantised_rows,
     quantised_twice,
 )
+from bge_m3_integrations.encoders.torch.layer_ops import InInt8
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
-from bge_m3_integrations.encoders.torch.parts import InInt8
 
 needs_int8 = pytest.mark.skipif(
     not int8.can_int8(), reason="torch has no exact 8-bit products here"
@@ -198,7 +198,9 @@ def test_an_int8_engine_stays_near_float32_and_shares_no_weights_with_it(xlm_rob
 def test_attentions_products_stay_in_float_where_weights_have_7_bits(
     levels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_m3_integrations.encoders.torch.parts.weight_levels", lambda: levels)
+    monkeypatch.setattr(
+        "bge_m3_integrations.encoders.torch.layer_ops.weight_levels", lambda: levels
+    )
     parts = InInt8(dtype)
     weights, biases = [random(16, 32, seed=i) for i in range(3)], [random(16)] * 3
     weight, bias = weights[0], biases[0]
@@ -230,7 +232,7 @@ def test_a_cache_keeps_numbers_of_other_levels_and_another_arithmetic_apart(
         found.add(source.precision)
     assert len(found) == 3
     by = source.precision
-    monkeypatch.setattr("bge_m3_integrations.encoders.torch.native.parts.runs", lambda _: False)
+    monkeypatch.setattr("bge_m3_integrations.encoders.torch.native.layer_ops.runs", lambda _: False)
     assert (source.precision == by) == by.endswith("/torch")
 
 

@@ -21,14 +21,14 @@ from transformers import (
 
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.encoders.torch import layers
-from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
+from bge_m3_integrations.encoders.torch.layer_ops import InPlace, Owned
 from bge_m3_integrations.encoders.torch.layers import (
     PackedBackbone,
     Weights,
     is_packable,
 )
 from bge_m3_integrations.encoders.torch.packing import Pack
-from bge_m3_integrations.encoders.torch.parts import InPlace, Owned
+from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
 from tests.checkpoints import make_xlm_roberta
 
 CPU = torch.device("cpu")

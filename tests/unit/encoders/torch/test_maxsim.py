@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bge_m3_integrations import scoring
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import FloatArray, TokenVectors, offsets_of
 from bge_m3_integrations.encoders.base import OffersMaxsim
-from bge_m3_integrations.encoders.fake import FakeEncoder
 from bge_m3_integrations.encoders.torch import maxsim as kernel
 from bge_m3_integrations.encoders.torch.maxsim import PackedTensor, maxsim, maxsim_packed
-from bge_m3_integrations.engine import BGEM3
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.types import FloatArray, TokenVectors, offsets_of
+from bge_m3_integrations.testing.fake import FakeEncoder
 
 RNG = np.random.default_rng(11)
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=12)

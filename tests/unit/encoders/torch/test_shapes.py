@@ -15,9 +15,9 @@ from transformers import MPNetConfig, MPNetModel
 
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.encoders.torch import linear
-from bge_m3_integrations.encoders.torch.generic import PaddedBackbone
 from bge_m3_integrations.encoders.torch.int8 import can_int8
 from bge_m3_integrations.encoders.torch.packing import Pack, rounded
+from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
 from tests import checkpoints
 
 LENGTHS = 900

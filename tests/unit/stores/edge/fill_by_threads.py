@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, TokenVectors, offsets_of
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge import EdgeStore
-from bge_m3_integrations.types import EmbeddingBatch, Mode, Record, TokenVectors, offsets_of
 
 WIDTH = 256
 TOKENS = 1000

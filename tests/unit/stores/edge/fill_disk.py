@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge import EdgeStore
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import Record
 
 DIM = 1024
 WORDS = 500

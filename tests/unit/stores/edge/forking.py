@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
-from bge_m3_integrations.types import Record
 from tests.unit.stores.edge.programs import OPEN, encoded
 
 SECONDS = 60

@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from bge_m3_integrations import BGEM3, HybridIndex, scoring
+from bge_m3_integrations import BGEM3, HybridIndex
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import ALL_MODES, EmbeddingBatch, Record
 
 ENCODER = FakeEncoder(dim=8, colbert_dim=4)
 MOMENTS = ("add", "apart", "optimize", "flush", "rewrite", "delete")

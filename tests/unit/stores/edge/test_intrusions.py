@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex
+from bge_m3_integrations.core.filters import as_filter
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.filters import as_filter
-from bge_m3_integrations.stores.edge import EdgeStore, manifest, restore, shard, sums
-from bge_m3_integrations.stores.edge.copying import copy_file
+from bge_m3_integrations.stores.edge import EdgeStore, restore
+from bge_m3_integrations.stores.edge.folder import checksums, manifest
+from bge_m3_integrations.stores.edge.folder.file_copy import copy_file
+from bge_m3_integrations.stores.edge.shard import shard
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import Record
 from tests.unit.stores.edge.programs import encoded, open_store
 
 RECORDS = [Record(f"id-{i}", f"fox {i} bridge", {"i": i}) for i in range(5)]
@@ -80,7 +82,7 @@ def test_a_signal_while_filter_fields_are_changed_leaves_an_index_of_the_old_or_
     store.close()
 
 
-@pytest.mark.parametrize("where", [(sums, "sum_of"), (shard.Shard, "flush")])
+@pytest.mark.parametrize("where", [(checksums, "sum_of"), (shard.Shard, "flush")])
 def test_a_signal_while_an_index_is_closed_leaves_it_to_be_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
 ) -> None:
@@ -103,7 +105,7 @@ def test_a_signal_while_an_index_is_loaded_is_no_damage(
     store.compact()  # the first flush after it is loaded changes its files
     store.upsert(RECORDS[:2], encoded(RECORDS[:2]))
     store.close()
-    where = shard.Shard if name == "__init__" else sums.Sums
+    where = shard.Shard if name == "__init__" else checksums.Sums
     once(monkeypatch, where, name, after=after)
     with pytest.raises(KeyboardInterrupt):
         EdgeStore.open(tmp_path / "index")
@@ -120,7 +122,7 @@ def test_a_signal_while_checksums_are_written_does_not_make_later_writes_look_li
     store = filled(tmp_path / "index")
     once(
         monkeypatch,
-        sums if name != "_note" else sums.Sums,
+        checksums if name != "_note" else checksums.Sums,
         name.replace("_note", "_write_note"),
         after=after,
     )
@@ -151,7 +153,7 @@ def test_a_signal_while_closing_waits_for_a_search_closes_nothing(
 def test_a_signal_while_an_index_is_opened_leaves_it_to_be_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from bge_m3_integrations.stores.edge.folder import Folder
+    from bge_m3_integrations.stores.edge.folder.folder import Folder
 
     filled(tmp_path / "index").close()
     once(monkeypatch, Folder, name, after=True)
@@ -237,7 +239,7 @@ def test_a_file_that_may_not_be_read_is_no_damage_but_named(
 ) -> None:
     filled(tmp_path / "index").close()
     with monkeypatch.context() as patched:
-        patched.setattr(sums, where, refused)
+        patched.setattr(checksums, where, refused)
         with pytest.raises(StoreError, match="Permission denied") as told:
             EdgeStore.open(tmp_path / "index", read_only=read_only)
         assert "damaged" not in str(told.value)
@@ -250,7 +252,7 @@ def test_a_file_that_may_not_be_read_is_no_damage_but_named(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes that have names")
-@pytest.mark.parametrize("name", ["manifest.json", "shard-0001/sums.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "shard-0001/checksums.json"])
 def test_a_pipe_in_the_place_of_a_file_is_told_and_not_waited_for(
     tmp_path: Path, name: str
 ) -> None:

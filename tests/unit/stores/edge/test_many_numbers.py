@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bge_m3_integrations.filters import matches, parse
+from bge_m3_integrations.core.filters import matches, parse
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.stores.edge import EdgeStore
-from bge_m3_integrations.types import Record
 from tests.unit.stores.edge.programs import OPTIONS, encoded
 
 PATHS = [f"number{i}" for i in range(100)]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bge_m3_integrations.core.embeddings import ALL_MODES
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, Manifest, home
-from bge_m3_integrations.types import ALL_MODES, Record
+from bge_m3_integrations.stores.edge import EdgeStore, Manifest, lifecycle
 from tests.unit.stores.edge.programs import ENCODER, MOMENTS, Witness, encoded, open_store
 
 RECORDS = [Record(f"{i}", f"number{i} fox", {"i": i}) for i in range(40)]
@@ -124,7 +125,7 @@ def test_a_process_that_fails_leaves_the_index_as_it_was(
         assert command[:3] == [sys.executable, "-P", "-m"]
         return popen([sys.executable, "-c", code], **options)
 
-    monkeypatch.setattr(home.subprocess, "Popen", failing)
+    monkeypatch.setattr(lifecycle.subprocess, "Popen", failing)
     with pytest.raises(StoreError, match=f"{said}.*the index is as before"):
         store.optimize(apart=True)
     assert shards(store) == ["shard-0001"]
@@ -154,7 +155,7 @@ def test_a_copy_that_fails_leaves_the_index_as_it_was(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(home.shutil, "copytree", full)
+    monkeypatch.setattr(lifecycle.shutil, "copytree", full)
     with pytest.raises(StoreError, match=r"No space left.*as before"):
         store.optimize(apart=True)
     assert shards(store) == ["shard-0001"]
@@ -219,7 +220,7 @@ def test_a_copy_that_cannot_be_loaded_leaves_the_old_shard_in_force(
         raise StoreError("the copy is unreadable")
 
     with monkeypatch.context() as patched:
-        patched.setattr(home, "Shard", refuse)
+        patched.setattr(lifecycle, "Shard", refuse)
         with pytest.raises(StoreError, match="unreadable"):
             store.optimize(apart=True)
     assert shards(store) == ["shard-0001"]

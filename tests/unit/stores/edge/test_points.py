@@ -12,6 +12,8 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch, TokenVectors, offsets_of
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.stores.edge import points
 from bge_m3_integrations.stores.edge.points import (
@@ -28,7 +30,6 @@ from bge_m3_integrations.stores.edge.points import (
     vectors_of,
 )
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import ALL_MODES, EmbeddingBatch, Record, TokenVectors, offsets_of
 
 IDS = [
     "a",

@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 import qdrant_edge
 
-from bge_m3_integrations import BGEM3, HybridIndex, scoring
-from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
-from bge_m3_integrations.filters import And, Compare, Predicate
-from bge_m3_integrations.stores.edge import EdgeStore, points
-from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.types import (
+from bge_m3_integrations import BGEM3, HybridIndex
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import (
     ALL_MODES,
     EmbeddingBatch,
     Mode,
-    Record,
     SparseRows,
     TokenVectors,
     offsets_of,
     ordered_modes,
 )
+from bge_m3_integrations.core.filters import And, Compare, Predicate
+from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
+from bge_m3_integrations.stores.edge import EdgeStore, points
+from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded, open_store
 from tests.unit.stores.edge.test_points import IDS
 

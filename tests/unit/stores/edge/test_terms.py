@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_m3_integrations._comparing import equal
+from bge_m3_integrations.core.filter_comparison import equal
 from bge_m3_integrations.stores.edge.terms import (
     LONGEST,
     code_parts,

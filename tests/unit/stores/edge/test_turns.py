@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from bge_m3_integrations.core.filters import Compare
+from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.filters import Compare
-from bge_m3_integrations.stores.edge import EdgeStore, Manifest, home
-from bge_m3_integrations.types import Record
+from bge_m3_integrations.stores.edge import EdgeStore, Manifest, lifecycle
 from tests.unit.stores.edge.programs import encoded, open_store
 
 RECORDS = [Record(f"{i}", f"number{i} fox", {"i": i}) for i in range(20)]
@@ -32,7 +32,7 @@ def test_a_write_between_its_look_at_the_shard_and_its_check_is_refused_or_kept(
 ) -> None:
     """The gap between the two is made as long as it takes for the other shard to come."""
     gap, built, switched = threading.Event(), threading.Event(), threading.Event()
-    check, sync = EdgeStore._check_writable, home.sync_files
+    check, sync = EdgeStore._check_writable, lifecycle.sync_files
 
     def slow(self: EdgeStore) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -58,7 +58,7 @@ def test_a_write_between_its_look_at_the_shard_and_its_check_is_refused_or_kept(
         built.set()
 
     monkeypatch.setattr(EdgeStore, "_check_writable", slow)
-    monkeypatch.setattr(home, "sync_files", synced)
+    monkeypatch.setattr(lifecycle, "sync_files", synced)
     with ThreadPoolExecutor(1) as threads:
         answers = []
 
@@ -89,7 +89,7 @@ def flushing_while_copied(
     store: EdgeStore, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
 ) -> list[bool]:
     """Whether the engine flushed before a shard was copied, by a `flush` that began meanwhile."""
-    copytree, shard_flush = home.shutil.copytree, store._shard.flush
+    copytree, shard_flush = lifecycle.shutil.copytree, store._shard.flush
     copied, seen, flushes = threading.Event(), list[bool](), list[Future[None]]()
 
     def slow(*given: Any, **options: Any) -> Any:
@@ -103,7 +103,7 @@ def flushing_while_copied(
         return copytree(*given, **options)
 
     with ThreadPoolExecutor(1) as threads, monkeypatch.context() as patch:
-        patch.setattr(home.shutil, "copytree", slow)
+        patch.setattr(lifecycle.shutil, "copytree", slow)
         change()
         flushes[0].result()
         patch.setattr(store._shard, "flush", shard_flush)

@@ -1,0 +1,230 @@
+"""The one meaning of `progress=`: a bar where somebody watches long work, or what callers say."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from html import escape
+from typing import Any, Protocol, TypeAlias
+
+from bge_m3_integrations._internal.passes import PassCount, told
+from bge_m3_integrations.errors import InputError
+
+Report: TypeAlias = Callable[[int, int | None], None]
+"""Takes the number done so far and the total, None where that is not known."""
+
+ProgressLike: TypeAlias = bool | Report | None
+"""What callers give: None for a bar where somebody watches, True for one in any case, False for
+nothing, or a function of their own."""
+
+PATIENCE = 2.0
+"""Seconds of work before a bar appears that nobody asked for."""
+_REFRESH = 0.2
+_BUSY: ContextVar[bool] = ContextVar("bge_m3_progress", default=False)
+
+
+@contextmanager
+def reporter(
+    progress: ProgressLike, *, label: str, total: int | None = None, transient: bool = False
+) -> Iterator[Report]:
+    """Where work reports to while it runs; work inside it shows no bar that nobody asked for.
+
+    Args:
+        progress: None shows a bar in a terminal and in a notebook, once the work has taken two
+            seconds and is not done; never where stderr is piped, or on another thread than the
+            main one. True shows a bar in any case, False reports nowhere, a function is called.
+        label: What the bar says is being done.
+        total: How much there is to do, where that is known before the first step.
+        transient: Remove a bar that nobody asked for when the work is done.
+
+    Yields:
+        What to call after each step.
+
+    Raises:
+        InputError: `progress` is something else.
+    """
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise InputError(
+            f"progress must be None, True, False or a function of (done, total), not {progress!r}"
+        )
+    auto = progress is None and not _BUSY.get() and _is_watched()
+    token = _BUSY.set(True)
+    try:
+        if progress is True or auto:
+            bar = _Bar(
+                label, total, patience=PATIENCE if auto else 0.0, transient=transient and auto
+            )
+            with bar.shown(), told(bar.passed):
+                yield bar
+        else:
+            yield progress if callable(progress) else _nowhere
+    finally:
+        _BUSY.reset(token)
+
+
+@contextmanager
+def encoding(progress: ProgressLike, texts: int) -> Iterator[None]:
+    """Show how many of a call's texts have been through the model; see `reporter`.
+
+    Args:
+        progress: As for `reporter`.
+        texts: How many there are.
+    """
+    with reporter(progress, label="encoding", total=texts, transient=True) as report:
+        count = PassCount()
+
+        def tell(more: int) -> None:
+            count(more)
+            report(min(count.texts, texts), texts)
+
+        if callable(progress):
+            with told(tell):
+                yield
+        else:  # a bar is told of passes itself
+            yield
+        report(texts, texts)  # equal texts, and those that were known, went through no pass
+
+
+def _nowhere(done: int, total: int | None) -> None:
+    """Report nothing."""
+
+
+def in_notebook() -> bool:
+    """Whether this is Jupyter, or another program that shows what IPython displays."""
+    ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    running = getattr(builtins, "get_ipython", ipython)  # where a kernel puts it
+    shell = None if running is None else running()
+    kernels = ("ZMQInteractiveShell", "google.colab", "databricks")
+    name = f"{type(shell).__module__}.{type(shell).__name__}"
+    return shell is not None and any(kernel in name for kernel in kernels)
+
+
+def _is_watched() -> bool:
+    if threading.current_thread() is not threading.main_thread():
+        return False  # a server's: many at once
+    try:
+        return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+    except ValueError:  # it was closed
+        return False
+
+
+class _Display(Protocol):
+    def update(self, done: int, total: int | None, rate: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Bar:
+    """A bar with count and average rate, which appears when the work is seen to be long."""
+
+    def __init__(self, label: str, total: int | None, *, patience: float, transient: bool) -> None:
+        self._label, self._patience, self._transient = label, patience, transient
+        self._done, self._more, self._total = 0, 0, total
+        self._begun = time.monotonic()
+        self._display: _Display | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """See `Report`."""
+        with self._lock:
+            self._done, self._more, self._total = done, 0, total
+            self._show()
+
+    def passed(self, texts: int) -> None:
+        """Show that so many more texts went through the model since the last report."""
+        with self._lock:
+            self._more += texts
+            self._show()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While the work runs."""
+        if not self._patience:
+            self._display = self._made()
+        try:
+            yield
+        finally:
+            if self._display is not None:
+                self._display.close()
+
+    def _show(self) -> None:
+        done, total = self._done + self._more, self._total
+        done = done if total is None else min(done, total)
+        elapsed = time.monotonic() - self._begun
+        if self._display is None and elapsed >= self._patience and done != total:
+            self._display = self._made()
+        if self._display is not None:
+            self._display.update(done, total, f"{done / elapsed:,.1f}/s" if elapsed else "")
+
+    def _made(self) -> _Display:
+        if in_notebook():
+            return _Notebook(self._label)
+        return _Terminal(self._label, transient=self._transient)
+
+
+class _Terminal:
+    """A bar on stderr; it moves to and fro while the total is not known."""
+
+    def __init__(self, label: str, *, transient: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            console=Console(stderr=True),
+            redirect_stdout=False,  # rich would send it to stderr
+            transient=transient,
+        )
+        self._task = self._bar.add_task(label, total=None, rate="")
+        self._bar.start()
+
+    def update(self, done: int, total: int | None, rate: str) -> None:
+        self._bar.update(self._task, completed=done, total=total, rate=rate)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _Notebook:
+    """One line under the cell, by what IPython brings along: rich asks for ipywidgets."""
+
+    def __init__(self, label: str) -> None:
+        # by name: only a notebook has it
+        display = importlib.import_module("IPython.display").display
+        self._line = _Line(label, 0, None, "")
+        self._handle: Any = display(self._line, display_id=True)
+        self._updated = time.monotonic()
+
+    def update(self, done: int, total: int | None, rate: str) -> None:
+        self._line = _Line(self._line.label, done, total, rate)
+        now = time.monotonic()
+        if now - self._updated >= _REFRESH:
+            self._updated = now
+            self._handle.update(self._line)
+
+    def close(self) -> None:
+        self._handle.update(self._line)
+
+
+class _Line:
+    """How far work has come, as a notebook or plain text shows it."""
+
+    def __init__(self, label: str, done: int, total: int | None, rate: str) -> None:
+        self.label, self._done, self._total, self._rate = label, done, total, rate
+
+    def __repr__(self) -> str:
+        total = "?" if self._total is None else f"{self._total:,}"
+        return f"{self.label} {self._done:,}/{total} {self._rate}".rstrip()
+
+    def _repr_html_(self) -> str:
+        known = "" if self._total is None else f' value="{self._done}" max="{max(1, self._total)}"'
+        return f"<div><progress{known}></progress> {escape(repr(self))}</div>"

@@ -1,0 +1,1 @@
+"""Values and pure functions: embeddings, scores, records, filters, fusion."""

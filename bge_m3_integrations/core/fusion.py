@@ -1,0 +1,136 @@
+"""From component scores to the one value that a result list is ranked by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import FloatArray
+from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.errors import InputError
+
+
+@runtime_checkable
+class Fusion(Protocol):
+    """Ranks the candidates of one query."""
+
+    @property
+    def name(self) -> str:
+        """The name that a hit reports beside its score."""
+        ...
+
+    def rank_values(
+        self, parts: Components, weights: Weights, *, query_sparse_mass: float
+    ) -> FloatArray:
+        """The value to rank each candidate by, higher first.
+
+        Args:
+            parts: Component scores of `n` candidates, arrays of shape `(n,)`.
+            weights: Weights whose modes are all in `parts`.
+            query_sparse_mass: Sum of the query's lexical weights.
+
+        Returns:
+            `(n,) float32`.
+        """
+        ...
+
+    def greatest(self, weights: Weights) -> float:
+        """The value that stands for full relevance, whatever the query; see `Hit.relevance`.
+
+        Args:
+            weights: Those of the search.
+
+        Returns:
+            Above 0; infinite where no value stands for it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSum:
+    """The raw weighted mean of the scores, which FlagEmbedding and the paper's numbers use."""
+
+    name: str = "weighted_sum"
+
+    def rank_values(
+        self, parts: Components, weights: Weights, *, query_sparse_mass: float
+    ) -> FloatArray:
+        """See `Fusion.rank_values`; the lexical mass is not used."""
+        del query_sparse_mass
+        return scoring.hybrid(parts, weights).hybrid
+
+    def greatest(self, weights: Weights) -> float:
+        """See `Fusion.greatest`: 1; infinite for lexical scores alone, which have no bound."""
+        return _greatest_mean(weights)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledSum:
+    """The weighted mean with the lexical score divided by the query's own lexical mass.
+
+    Raw lexical scores grow with the query's length and can drown the other modes on long queries.
+    The divisor depends on the query only, so a document's value does not depend on who else was
+    found. It helps on some collections and costs points on others: measure before you choose it.
+    """
+
+    name: str = "scaled_sum"
+
+    def rank_values(
+        self, parts: Components, weights: Weights, *, query_sparse_mass: float
+    ) -> FloatArray:
+        """See `Fusion.rank_values`; a query without lexical weights keeps its zeros."""
+        if parts.sparse is not None and query_sparse_mass > 0:
+            scaled = parts.sparse / np.float32(query_sparse_mass)
+            parts = Components(parts.dense, scaled, parts.colbert)
+        return scoring.hybrid(parts, weights).hybrid
+
+    def greatest(self, weights: Weights) -> float:
+        """See `WeightedSum.greatest`."""
+        return _greatest_mean(weights)
+
+
+@dataclass(frozen=True, slots=True)
+class ReciprocalRank:
+    """Reciprocal rank fusion, `sum of w / (k + rank)` with ranks from 1 (Cormack et al. 2009).
+
+    Ranks are among all candidates of the query; a lexical score of 0 adds nothing.
+
+    Attributes:
+        k: Damping of the first ranks; 60 in the paper.
+        name: Reported in the hits.
+    """
+
+    k: float = 60.0
+    name: str = "reciprocal_rank"
+
+    def __post_init__(self) -> None:
+        if not self.k > 0:
+            raise InputError(f"k of ReciprocalRank must be above 0, not {self.k}")
+
+    def rank_values(
+        self, parts: Components, weights: Weights, *, query_sparse_mass: float
+    ) -> FloatArray:
+        """See `Fusion.rank_values`; equal scores share the better rank."""
+        del query_sparse_mass
+        if missing := weights.modes - parts.modes:
+            raise InputError(f"weights {weights} need {sorted(missing)}, which were not scored")
+        total = np.zeros(parts.shape, np.float32)
+        for mode, scores in parts.items():
+            ordered = np.sort(-scores)
+            rank = np.searchsorted(ordered, -scores, side="left") + 1
+            share = np.float32(weights.of(mode)) / (np.float32(self.k) + rank.astype(np.float32))
+            # a document that shares no token with the query is in no lexical list
+            total += np.where(scores > 0, share, 0) if mode == "sparse" else share
+        return total
+
+    def greatest(self, weights: Weights) -> float:
+        """See `Fusion.greatest`: that of a document which is first by every weighted mode."""
+        return sum(weights.of(mode) for mode in weights.modes) / (self.k + 1)
+
+
+def _greatest_mean(weights: Weights) -> float:
+    return math.inf if weights.modes == {"sparse"} else 1.0

@@ -1,0 +1,173 @@
+"""What the stages of one encode call do: tokenise, run a pass, store its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypedDict
+
+import numpy as np
+
+from bge_m3_integrations._internal.forks import between_forks
+from bge_m3_integrations._internal.shutdown import check_leaving
+from bge_m3_integrations.core.embeddings import FloatArray, IntArray, Mode, SparseRows
+from bge_m3_integrations.core.validation import chunks
+from bge_m3_integrations.encoders.pipeline import Piece
+from bge_m3_integrations.encoders.torch.device_ops import Device
+from bge_m3_integrations.encoders.torch.heads import lexical_rows
+from bge_m3_integrations.encoders.torch.load import Source
+from bge_m3_integrations.encoders.torch.modules import BatchOutput, run_pack
+from bge_m3_integrations.encoders.torch.output import Part, Results
+from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.tokenizer import PackedIds, TextTokenizer
+from bge_m3_integrations.errors import EncodingError
+
+# One stretch is some five passes of a GPU: long enough that sorting by length within it is as good
+# as among all, short enough that a GPU waits little for the first one.
+_STRETCH_CHARACTERS = 1_000_000
+_STRETCH_TEXTS = 32_768
+
+
+class Limits(TypedDict):
+    """How a call's texts are tokenised: `TextTokenizer.pack`'s arguments."""
+
+    instruction: str
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Consecutive texts of a call, tokenised.
+
+    Attributes:
+        first: The first one's position among the caller's texts.
+        tokens: Their ids.
+    """
+
+    first: int
+    tokens: PackedIds
+
+    @property
+    def lengths(self) -> IntArray:
+        """`(n,)` tokens per text."""
+        return self.tokens.lengths
+
+
+@dataclass(frozen=True, slots=True)
+class Stretches:
+    """A call's texts, tokenised a stretch at a time: so neither ids nor packs of all are held.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        texts: The caller's texts.
+        limits: Instruction and length limit.
+    """
+
+    tokenizer: TextTokenizer
+    texts: Sequence[str]
+    limits: Limits
+
+    def pieces(self) -> Iterator[slice]:
+        """Where the stretches are."""
+        return chunks(self.texts, most=_STRETCH_TEXTS, characters=_STRETCH_CHARACTERS)
+
+    def tokenised(self, piece: slice) -> Stretch:
+        """One stretch."""
+        with between_forks():
+            tokens = self.tokenizer.pack(self.texts[piece], **self.limits)
+        return Stretch(piece.start, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A pass that was started.
+
+    Attributes:
+        rows: The texts' positions among the caller's.
+        pack: Their tokens, on the host.
+        arrived: Waits for the numbers.
+    """
+
+    rows: IntArray
+    pack: Pack
+    arrived: Callable[[], BatchOutput]
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[Piece]):
+    """The stages of one encode call; implements `encoders.pipeline.Work`."""
+
+    source: Source
+    device: Device
+    modes: frozenset[Mode]
+    results: Results
+    tokenised: Callable[[Piece], Stretch]
+
+    def prepare(self, piece: Piece) -> Stretch:
+        """Tokenise, and make room for what the texts will give."""
+        stretch = self.tokenised(piece)
+        self.results.extend(stretch.tokens)
+        return stretch
+
+    def start(self, stretch: Stretch, rows: IntArray) -> _Started:
+        """Queue a pass, and the copies behind it."""
+        check_leaving()
+        pack = Pack.of([stretch.tokens.row(int(i)) for i in rows])
+        return _Started(stretch.first + rows, pack, self._pass(pack))
+
+    def finish(self, started: _Started) -> None:
+        """Store finite numbers; a text whose numbers are not is tried in float32."""
+        output = self._finite(started, started.arrived())
+        sparse = None if output.sparse is None else self._lexical(started.pack, output.sparse)
+        self.results.write(started.rows, Part(output.dense, sparse, output.colbert))
+
+    def _finite(self, started: _Started, output: BatchOutput) -> BatchOutput:
+        lengths = started.pack.lengths
+        bad = np.flatnonzero(~output.finite(lengths))
+        if not len(bad):
+            return output
+        again = self._pass(started.pack, wide=True)()
+        still = started.rows[~again.finite(lengths)]
+        if len(still):
+            raise EncodingError(
+                "gives numbers that are not finite or a vector of length 0, in float32 too; the "
+                "checkpoint's weights are damaged or overflow on this text",
+                int(still[0]),
+            )
+        return _merged(output, again, bad, lengths)
+
+    def _pass(self, pack: Pack, *, wide: bool = False) -> Callable[[], BatchOutput]:
+        with between_forks(), self.device.alone():
+            modules = self.source.modules
+            # off the CPU all that is read again is what float32 is computed from
+            watched = modules.watched if wide or self.source.device.type == "cpu" else None
+            if watched is not None:
+                watched.check()
+            # a padded backbone lays the ids out anew, on the host
+            placed = pack if modules.backbone.padded else self.device.place(pack)
+            output = run_pack(modules, placed, self.modes, pooling=self.source.pooling, wide=wide)
+            if watched is not None:  # meanwhile
+                watched.check()
+            return self.device.fetch(output)
+
+    def _lexical(self, pack: Pack, weights: FloatArray) -> SparseRows:
+        ids = pack.ids.numpy().astype(np.int32)
+        return lexical_rows(weights, ids, pack.lengths, self.source.tokenizer.unweighted)
+
+
+def _merged(
+    output: BatchOutput, again: BatchOutput, bad: IntArray, lengths: IntArray
+) -> BatchOutput:
+    """The first output with the texts at `bad` taken from the second."""
+    texts = np.arange(len(lengths))
+    tokens = np.repeat(texts, lengths)
+    vectors = np.repeat(texts, lengths - 1)
+    for owner, old, new in (
+        (texts, output.dense, again.dense),
+        (tokens, output.sparse, again.sparse),
+        (vectors, output.colbert, again.colbert),
+    ):
+        if old is not None and new is not None:
+            take = np.isin(owner, bad)
+            old[take] = new[take]
+    return output

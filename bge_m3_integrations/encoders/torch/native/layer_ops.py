@@ -1,0 +1,98 @@
+"""A packed backbone's products and normalisation by the compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bge_m3_integrations.encoders.torch.int8 import weight_levels
+from bge_m3_integrations.encoders.torch.layer_ops import Norm, Parts, Role
+from bge_m3_integrations.encoders.torch.linear import Adding, Linear
+from bge_m3_integrations.encoders.torch.native.binding import roomy, runs
+from bge_m3_integrations.encoders.torch.native.int8 import (
+    NativeInt8Linear,
+    NativeInt8QueryKeyValue,
+)
+from bge_m3_integrations.encoders.torch.native.linear import NativeLinear, NativeWeight, normalise
+
+_VECTOR = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NativeNorm:
+    """Rows at a time, each while it is in cache."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+    def settle(self, states: torch.Tensor) -> None:
+        """See `Norm`."""
+        normalise(states, self.weight, self.bias, self.eps)
+
+
+class _NativeParts:
+    def laid_out(self, states: torch.Tensor) -> torch.Tensor:
+        """See `Parts`."""
+        rows, width = states.shape
+        return roomy(rows, width, states.dtype).copy_(states)
+
+    def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
+        """See `Parts`."""
+        return NativeNorm(weight.contiguous(), bias.contiguous(), eps)
+
+
+@dataclass(frozen=True)
+class NativeFloat(_NativeParts):
+    """In float32 or bfloat16."""
+
+    dtype: torch.dtype
+
+    def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
+        """See `Parts`."""
+        weight = torch.cat([weight.to(self.dtype) for weight in weights])
+        return NativeLinear(NativeWeight.of(weight), torch.cat([b.float() for b in biases]))
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
+        """See `Parts`."""
+        own = NativeWeight.of(weight.to(self.dtype))
+        return NativeLinear(own, bias.float(), activated=role == "up")
+
+
+@dataclass(frozen=True)
+class NativeInt8(_NativeParts):
+    """In 8 bits; attention computes in the dtype, everything else in float32."""
+
+    dtype: torch.dtype
+
+    def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
+        """See `Parts`."""
+        return NativeInt8QueryKeyValue.of(weights, biases, dtype=self.dtype)
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
+        """See `Parts`."""
+        return NativeInt8Linear.of(
+            weight, bias, activated=role == "up", after_gelu=role == "down", twice=role == "mix"
+        )
+
+
+def native_parts(config: Any, *, dtype: torch.dtype, int8: bool) -> Parts | None:
+    """The compiled way to compute a backbone's layers.
+
+    Args:
+        config: The backbone's config.
+        dtype: What attention computes in, and the products unless `int8`.
+        int8: Whether the products are in 8 bits.
+
+    Returns:
+        None where the kernels do not run, are not the fastest, or do not fit the widths.
+    """
+    fits = config.hidden_size % _VECTOR == 0 and config.intermediate_size % _VECTOR == 0
+    if not fits or not runs(torch.int8 if int8 else dtype):
+        return None
+    if int8:
+        return NativeInt8(dtype) if weight_levels() == 127 else None
+    return NativeFloat(dtype)

@@ -1,0 +1,1 @@
+"""`BGEM3`, and everything between a caller and an encoder."""

@@ -1,0 +1,273 @@
+"""Calls of many threads and coroutines, gathered into batches.
+
+Each kind of text has a lane, so that a query never waits behind documents. A caller that finds its
+lane free runs its texts at once in its own thread. What arrives meanwhile waits, and one worker
+thread runs it together, however many callers wait.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from bge_m3_integrations._internal.shutdown import ends_at_exit
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind
+from bge_m3_integrations.core.validation import ENCODED_CHARACTERS
+from bge_m3_integrations.engine.batch_calls import Ask, Call, Run, here, run_together, serve, starts
+from bge_m3_integrations.errors import InputError
+
+MOST_TEXTS = 512
+"""Most texts of one batch; its characters are bounded too, by `ENCODED_CHARACTERS`."""
+IDLE_SECONDS = 5.0
+"""How long a worker thread stays when nothing comes."""
+_MOST_WINDOWS = 5
+
+
+class Gatherer:
+    """Gathers calls that wait at the same time into batches; thread-safe.
+
+    Args:
+        gather_ms: Most milliseconds that a call waits for others to join it, when there are
+            others; 0 gathers only what waits already.
+
+    Raises:
+        InputError: `gather_ms` is negative or not finite.
+    """
+
+    def __init__(self, *, gather_ms: float) -> None:
+        self.gather_ms = _milliseconds(gather_ms)
+        self._renew()
+
+    def encode(self, texts: Sequence[str], ask: Ask, run: Run) -> EmbeddingBatch:
+        """Run texts, together with those of others where others wait.
+
+        Args:
+            texts: Checked texts.
+            ask: What is wanted of them.
+            run: Turns any texts of an equal `ask` into a row each.
+
+        Returns:
+            One row per text, in order.
+        """
+        call = Call(texts, ask, run)
+        if here.running or here.worker or call.large:
+            return run_together([call])
+        lane = self._lane(ask.kind, large=False)
+        try:
+            return run_together([call]) if lane.enter(call) else call.future.result()
+        finally:  # also where the caller was interrupted
+            if call.leads:
+                lane.leave()
+            else:
+                call.future.cancel()
+
+    def submit(self, texts: Sequence[str], ask: Ask, run: Run) -> Future[EmbeddingBatch]:
+        """Queue texts; see `encode`.
+
+        Args:
+            texts: Checked texts.
+            ask: What is wanted of them.
+            run: Turns any texts of an equal `ask` into a row each.
+
+        Returns:
+            A future, which can be cancelled until its batch starts.
+        """
+        call = Call(texts, ask, run)
+        if here.running:
+            call.future.set_running_or_notify_cancel()
+            serve([call])
+        else:
+            self._lane(ask.kind, large=call.large).put(call)
+        return call.future
+
+    def close(self) -> None:
+        """End the worker threads once nothing waits; the next call that needs one starts one."""
+        for lane in self._own_lanes().values():
+            lane.close()
+
+    def _lane(self, kind: Kind, *, large: bool) -> _Lane:
+        return self._own_lanes()[kind, large]
+
+    def _own_lanes(self) -> dict[tuple[Kind, bool], _Lane]:
+        if self._process != os.getpid():  # forked: the parent's threads and locks stayed there
+            self._renew()
+        return self._lanes
+
+    def _renew(self) -> None:
+        seconds = self.gather_ms / 1000
+        kinds: tuple[Kind, ...] = ("query", "document")
+        small = {(kind, False): _Lane(seconds, MOST_TEXTS) for kind in kinds}
+        # large calls that nobody runs in a thread of his own: one after the other
+        self._lanes = small | {(kind, True): _Lane(0.0, 0) for kind in kinds}
+        self._process = os.getpid()
+
+
+class _Lane:
+    """Calls of one kind, run one batch at a time.
+
+    It is always the turn of nobody, of a caller in its own thread, or of the worker; nobody's
+    means that no call waits.
+
+    Args:
+        window: Most seconds without a new call that a batch waits for more.
+        most_texts: Most texts of a batch of several calls.
+    """
+
+    def __init__(self, window: float, most_texts: int) -> None:
+        self._window = window
+        self._most_texts = most_texts
+        self._waiting: deque[Call] = deque()
+        self._turn: Literal["nobody", "caller", "worker"] = "nobody"
+        self._expected = 1
+        self._worker: threading.Thread | None = None
+        self._closing = False
+        self._changed = threading.Condition()
+
+    def enter(self, call: Call) -> bool:
+        """Whether the caller runs its call itself, and then leaves; else the call waits here."""
+        with self._changed:
+            if self._turn != "nobody":
+                self._append(call)
+            else:
+                call.leads = True
+                self._turn = "caller"
+            return call.leads
+
+    def leave(self) -> None:
+        with self._changed:
+            self._expected = 1 + len(self._waiting)
+            self._turn = "nobody"
+            if self._waiting:
+                self._hand_over()
+
+    def put(self, call: Call) -> None:
+        with self._changed:
+            self._append(call)
+            if self._turn == "nobody":
+                self._hand_over()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = self._worker is not None
+            self._changed.notify()
+
+    def end(self, seconds: float) -> None:
+        """For the end of the interpreter: cancel what waits, and wait for what runs."""
+        with self._changed:
+            for call in self._waiting:
+                call.future.cancel()
+            worker = self._worker
+            self._closing = worker is not None
+            self._changed.notify()
+        if worker is not None and worker is not threading.current_thread():
+            worker.join(seconds)
+
+    def _append(self, call: Call) -> None:
+        self._waiting.append(call)
+        if self._complete():  # before that the worker sleeps on: waking it costs more than a call
+            self._changed.notify()
+
+    def _hand_over(self) -> None:
+        self._turn = "worker"
+        if self._worker is not None:
+            self._changed.notify()
+            return
+        self._worker = threading.Thread(target=self._work, name="bge-m3-gatherer", daemon=True)
+        ends_at_exit(self)
+        try:
+            self._worker.start()
+        except RuntimeError as error:  # the system gives no thread: say so to all who wait
+            self._worker, self._turn = None, "nobody"
+            failed = [call for call in self._waiting if starts(call)]
+            self._waiting.clear()
+            for call in failed:
+                call.fail(error)
+
+    def _work(self) -> None:
+        here.worker = True
+        try:
+            while self._serve_next():
+                pass
+        finally:
+            self._replace_worker()
+
+    def _serve_next(self) -> bool:
+        """Run one batch, if any; its texts and its model are let go before the next is awaited."""
+        batch = self._next()
+        if batch:
+            serve(batch)
+            with self._changed:
+                self._expected = len(batch) + len(self._waiting)
+        return bool(batch)
+
+    def _next(self) -> list[Call]:
+        """The next batch; none when nothing came for long, and then the worker is forgotten."""
+        with self._changed:
+            while self._called() and self._turn == "worker":
+                self._await_others()
+                if batch := self._take():
+                    return batch
+                self._turn, self._expected = "nobody", 1
+            self._worker, self._closing = None, False
+            return []
+
+    def _called(self) -> bool:
+        def due() -> bool:
+            return self._turn == "worker" or self._closing
+
+        return self._changed.wait_for(due, IDLE_SECONDS)
+
+    def _await_others(self) -> None:
+        for _ in range(_MOST_WINDOWS):
+            count = len(self._waiting)
+            if self._complete():
+                return
+            woken = self._changed.wait(self._window)
+            if not woken and count == len(self._waiting):
+                return
+
+    def _complete(self) -> bool:
+        """Whether the next batch need not wait: all are here who were here together before."""
+        waiting = self._waiting
+        count = len(waiting)
+        if not self._window or count >= self._most_texts:
+            return True
+        if count and waiting[0].ask != waiting[-1].ask:
+            return True  # others gather while this batch runs
+        return count >= self._expected if self._expected > 1 else count <= 1
+
+    def _take(self) -> list[Call]:
+        """The oldest call and those that fit its batch; who was cancelled is dropped."""
+        batch: list[Call] = []
+        rest: deque[Call] = deque()
+        texts = characters = 0
+        for call in self._waiting:
+            more, longer = len(call.texts), sum(map(len, call.texts))
+            fits = texts + more <= self._most_texts and characters + longer <= ENCODED_CHARACTERS
+            if batch and not (fits and call.ask == batch[0].ask):
+                rest.append(call)
+            elif starts(call):
+                batch.append(call)
+                texts, characters = texts + more, characters + longer
+        self._waiting = rest
+        return batch
+
+    def _replace_worker(self) -> None:
+        """After a worker that died, of what a future's callback raised."""
+        with self._changed:
+            if self._worker is threading.current_thread():
+                self._worker, self._turn = None, "nobody"
+                if self._waiting:
+                    self._hand_over()
+
+
+def _milliseconds(value: Any) -> float:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise InputError(f"gather_ms must be a finite number of at least 0, not {value!r}")
+    return float(value)

@@ -1,0 +1,98 @@
+"""Texts that come as pairs or tables: each distinct one of a stretch is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, IntArray
+from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.core.validation import check_text, chunks, listed
+from bge_m3_integrations.errors import EncodingError, InputError
+
+
+class Stretched:
+    """Texts of which each distinct one is encoded, a stretch at a time.
+
+    Args:
+        texts: Checked.
+        encode: Encodes a list of them.
+        numbers: What the caller calls each text in an error; by default its position.
+        at_once: Encode all in one stretch.
+
+    Attributes:
+        places: `(n,) int64`, where each text is among the distinct ones.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        encode: Callable[[Sequence[str]], EmbeddingBatch],
+        *,
+        numbers: IntArray | None = None,
+        at_once: bool = False,
+    ) -> None:
+        index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        self.places = np.array([index[text] for text in texts], np.int64)
+        self._texts, self._encode = list(index), encode
+        self._numbers = np.arange(len(texts)) if numbers is None else numbers
+        self._at_once = at_once
+        self._only: EmbeddingBatch | None = None
+
+    def batches(self) -> Iterator[tuple[slice, EmbeddingBatch]]:
+        """Each stretch of distinct texts, an empty one if there are none.
+
+        A lone stretch is encoded once, however often it is asked for.
+        """
+        everything = [slice(0, len(self._texts))]
+        pieces = everything if self._at_once else list(chunks(self._texts)) or everything
+        for piece in pieces:
+            batch = self._encoded(piece) if self._only is None else self._only
+            if len(pieces) == 1:
+                self._only = batch
+            yield piece, batch
+
+    def _encoded(self, piece: slice) -> EmbeddingBatch:
+        try:
+            return self._encode(self._texts[piece])
+        except EncodingError as error:
+            first = int(np.argmax(self.places == piece.start + error.position))
+            raise EncodingError(error.reason, int(self._numbers[first])) from error
+
+    def inside(self, piece: slice) -> IntArray:
+        """Which of the texts are in a stretch, ascending."""
+        return np.flatnonzero((self.places >= piece.start) & (self.places < piece.stop))
+
+
+def beside(parts: list[Components], left: EmbeddingBatch, weights: Weights) -> Components:
+    """Scores of consecutive stretches of documents, as one table of `(q, n)`."""
+    none = np.zeros((len(left), 0), np.float32)
+    columns = {mode: [none, *(dict(p.items())[mode] for p in parts)] for mode in weights.modes}
+    return Components(**{mode: np.concatenate(held, axis=1) for mode, held in columns.items()})
+
+
+def below(rows: list[Components]) -> Components:
+    """Tables of consecutive stretches of queries, as one of `(q, n)`."""
+    held = [dict(table.items()) for table in rows]
+    return Components(**{mode: np.concatenate([t[mode] for t in held]) for mode in held[0]})
+
+
+def by_query(queries: IntArray, pairs: IntArray) -> Iterator[tuple[int, IntArray]]:
+    """Some pairs, grouped by query: its number, then the pairs."""
+    inside = pairs[np.argsort(queries[pairs], kind="stable")]
+    borders = np.flatnonzero(np.diff(queries[inside])) + 1
+    for rows in np.split(inside, borders):
+        if len(rows):
+            yield int(queries[rows[0]]), rows
+
+
+def unzip(pairs: Sequence[tuple[str, str]], *, surrogates: bool) -> tuple[list[str], list[str]]:
+    """The queries and the documents of checked pairs."""
+    held = listed(pairs, "pairs", of="(query, document)")
+    for i, pair in enumerate(held):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(f"pair {i} must be (query, document), two strings, not {pair!r}")
+        for name, text in zip(("query", "document"), pair, strict=True):
+            check_text(text, name=f"the {name} of pair {i}", surrogates=surrogates)
+    return [query for query, _ in held], [document for _, document in held]

@@ -1,0 +1,1 @@
+"""`HybridIndex`: find, score, rank, ingest, open."""

@@ -1,0 +1,215 @@
+"""A checked search and its ranking: pure functions between the index and the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.embeddings import Mode, Modes, ordered_modes
+from bge_m3_integrations.core.filters import Filter, FilterLike, as_filter
+from bge_m3_integrations.core.fusion import Fusion, WeightedSum
+from bge_m3_integrations.core.scores import Components, Weights, WeightsLike
+from bge_m3_integrations.core.validation import finite, whole
+from bge_m3_integrations.errors import InputError
+
+USUAL_CANDIDATES: Mapping[Mode, int] = {"dense": 100, "sparse": 100}
+COLBERT_CANDIDATES: Mapping[Mode, int] = {"colbert": 100}
+"""For an index that keeps neither dense nor sparse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A finished step of a search, for traces.
+
+    Attributes:
+        name: "encode", "find", "score" or "rank", in this order.
+        seconds: How long it took.
+        counts: What it was about, such as {"candidates": 130}, over all queries of the call.
+    """
+
+    name: str
+    seconds: float
+    counts: Mapping[str, int]
+
+
+class SearchOptions(TypedDict, total=False):
+    """The options that every search takes; `HybridIndex.search` explains them."""
+
+    limit: int
+    weights: WeightsLike | None
+    candidates: Mapping[Mode, int] | None
+    fusion: Fusion | None
+    where: FilterLike | None
+    score_threshold: float | None
+    exact: bool
+    observe: Callable[[Stage], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A search whose options fit the index.
+
+    Attributes:
+        limit: Most hits.
+        weights: What is scored, and how it counts.
+        candidates: How many each mode looks up; None scores every matching document.
+        fusion: How scores become one ranking value.
+        where: Which documents may be found.
+        score_threshold: The least ranking value of a hit.
+        observe: Is told of each finished step.
+    """
+
+    limit: int
+    weights: Weights
+    candidates: Mapping[Mode, int] | None
+    fusion: Fusion
+    where: Filter | None
+    score_threshold: float | None
+    observe: Callable[[Stage], None] | None = None
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[dict[str, int]]:
+        """A step of the search: counts that are put into the dict go to `observe` at its end."""
+        counts: dict[str, int] = {}
+        start = time.perf_counter()
+        yield counts
+        if self.observe is not None:
+            self.observe(Stage(name, time.perf_counter() - start, counts))
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """What the queries must be encoded by."""
+        return self.weights.modes | frozenset(self.candidates or ())
+
+    @property
+    def lexical(self) -> bool:
+        """Whether lexical scores alone rank what was looked up: 0 is then no hit."""
+        return self.candidates is not None and self.weights.modes == {"sparse"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A ranked document before its record is fetched.
+
+    Attributes:
+        id: The record's id.
+        score: The ranking value.
+        hybrid: The raw weighted mean of the components.
+        components: The score of each weighted mode.
+    """
+
+    id: str
+    score: float
+    hybrid: float
+    components: Mapping[Mode, float]
+
+
+def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
+    """Check the options of a search and put the defaults in.
+
+    Args:
+        options: As the user gave them.
+        modes: The modes that the index keeps.
+        findable: Those of them that its store can look up by.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: A mode that the index lacks, or a number out of range.
+        FilterError: The filter is malformed.
+    """
+    limit, observe = options.get("limit", 10), options.get("observe")
+    candidates, exact = options.get("candidates"), options.get("exact", False)
+    threshold = options.get("score_threshold")
+    if threshold is not None:
+        finite("score_threshold", threshold)
+    if exact and candidates is not None:
+        raise InputError(f"exact search has no candidates, but was given {candidates!r}")
+    if observe is not None and not callable(observe):
+        raise InputError(f"observe must be a function of a step, not {observe!r}")
+    limit = whole("limit", limit)
+    return Plan(
+        limit,
+        _weights(options.get("weights"), modes),
+        None if exact else _candidates(candidates, limit, findable),
+        _fusion(options.get("fusion")),
+        as_filter(options.get("where")),
+        threshold,
+        observe,
+    )
+
+
+def _fusion(fusion: Fusion | None) -> Fusion:
+    if fusion is None:
+        return WeightedSum()
+    if isinstance(fusion, type) or not isinstance(fusion, Fusion):
+        raise InputError(
+            "fusion must have name, rank_values and greatest, as those of "
+            f"bge_m3_integrations.core.fusion; not {fusion!r}"
+        )
+    return fusion
+
+
+def ranking(ids: Sequence[str], parts: Components, plan: Plan, mass: float) -> list[Scored]:
+    """Rank the scored ids of one query.
+
+    Args:
+        ids: The documents.
+        parts: Their scores in every weighted mode; NaN where the document is gone.
+        plan: The search.
+        mass: The sum of the query's lexical weights.
+
+    Returns:
+        At most `plan.limit` documents, best first, ties by ascending id; none that is gone, and
+        none that shares no token with the query where `plan.lexical`.
+    """
+    gone = np.any([np.isnan(scores) for _, scores in parts.items()], axis=0)
+    if plan.lexical and parts.sparse is not None:
+        gone |= parts.sparse <= 0
+    alive = np.flatnonzero(~gone)
+    held, left = [ids[i] for i in alive.tolist()], parts.take(alive)
+    values = plan.fusion.rank_values(left, plan.weights, query_sparse_mass=mass).tolist()
+    hybrid = scoring.hybrid(left, plan.weights).hybrid.tolist()
+    least = -np.inf if plan.score_threshold is None else plan.score_threshold
+    kept = [i for i, value in enumerate(values) if value >= least]
+    kept.sort(key=lambda i: (-values[i], held[i]))
+    return [Scored(held[i], values[i], hybrid[i], left.as_dict(i)) for i in kept[: plan.limit]]
+
+
+def _weights(weights: WeightsLike | None, modes: Modes) -> Weights:
+    if weights is None:
+        return Weights().restricted(modes)
+    chosen = Weights.parse(weights)
+    if missing := chosen.modes - set(modes):
+        raise InputError(
+            f"{chosen} count {ordered_modes(missing)}, which this index lacks: "
+            f"it keeps {ordered_modes(modes)}; give the others weight 0"
+        )
+    return chosen
+
+
+def _candidates(
+    candidates: Mapping[Mode, int] | None, limit: int, findable: Modes
+) -> Mapping[Mode, int]:
+    """How many each mode looks up, at least `limit`, in the order of the modes."""
+    if candidates is None:
+        usual = {mode: n for mode, n in USUAL_CANDIDATES.items() if mode in findable}
+        candidates = usual or COLBERT_CANDIDATES
+    if (
+        not isinstance(candidates, Mapping)
+        or not set(candidates)
+        or set(candidates) - set(findable)
+    ):
+        raise InputError(
+            f"candidates {candidates!r} must be a mapping that names one or more of "
+            f"{ordered_modes(findable)}, which this index can look up"
+        )
+    counts = {mode: whole(f"candidates[{mode!r}]", candidates[mode]) for mode in candidates}
+    return {mode: max(counts[mode], limit) for mode in ordered_modes(counts)}

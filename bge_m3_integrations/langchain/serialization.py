@@ -1,0 +1,106 @@
+"""A retriever's options as JSON and back, for LangChain's `dumpd` and `load`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from bge_m3_integrations.core.filters import And, Compare, Filter, Not, Or, parse
+from bge_m3_integrations.core.fusion import Fusion
+from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.errors import FilterError
+from bge_m3_integrations.langchain.options import FUSIONS
+from bge_m3_integrations.langchain.source import Source
+
+
+class NotJsonError(Exception):
+    """An option that no JSON stands for."""
+
+
+def as_json(
+    source: Source, *, weights: Weights | None, where: Filter | None, fusion: Fusion | None
+) -> dict[str, Any]:
+    """The fields that need another form, by the names that the constructor knows.
+
+    Args:
+        source: Becomes its folder.
+        weights: Become a mapping of the three modes.
+        where: Becomes its dict form.
+        fusion: Becomes a mapping of its name and parameters.
+
+    Returns:
+        JSON values; what is None is left out.
+
+    Raises:
+        NotJsonError: The index is in memory, its engine does what no manifest notes, the filter
+            holds a function or ids, or the fusion is a user's own.
+    """
+    forms = {
+        "index": _folder(source),
+        "weights": None if weights is None else asdict(weights),
+        "filter": None if where is None else filter_as_json(where),
+        "fusion": None if fusion is None else _fusion(fusion),
+    }
+    return {name: form for name, form in forms.items() if form is not None}
+
+
+def check_json(values: Mapping[str, Any]) -> None:
+    """Refuse what JSON cannot hold, such as an object in a user's own metadata."""
+    try:
+        json.dumps(values)
+    except (TypeError, ValueError) as error:
+        raise NotJsonError(str(error)) from error
+
+
+def filter_as_json(where: Filter) -> dict[str, Any]:
+    """The dict form of a filter: `filters.parse` reads an equal filter from it.
+
+    Args:
+        where: The filter.
+
+    Returns:
+        Nested dicts, lists and JSON values.
+
+    Raises:
+        NotJsonError: It holds a function or ids, or a key that the dict form reads as an operator.
+    """
+    form = _condition(where)
+    try:
+        same = parse(form) == where
+    except FilterError:
+        same = False
+    if not same:
+        raise NotJsonError(f"{where!r} has no dict form")
+    return form
+
+
+def _condition(where: Filter) -> dict[str, Any]:
+    match where:
+        case Compare(path, op, value):
+            return {path: {op: _listed(value)}}
+        case And(parts):
+            return {"$and": [_condition(part) for part in parts]}
+        case Or(parts):
+            return {"$or": [_condition(part) for part in parts]}
+        case Not(part):
+            return {"$not": _condition(part)}
+    raise NotJsonError(f"{where!r} has no dict form")
+
+
+def _listed(value: object) -> object:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _folder(source: Source) -> str:
+    if source.written is None:
+        raise NotJsonError("an index that no folder stands for")
+    return str(source.written)
+
+
+def _fusion(fusion: Fusion) -> dict[str, Any]:
+    kind = FUSIONS.get(fusion.name)
+    if kind is None or type(fusion) is not kind:
+        raise NotJsonError(f"{fusion!r} is no fusion of this package")
+    return asdict(fusion)

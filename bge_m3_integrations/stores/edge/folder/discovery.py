@@ -1,0 +1,197 @@
+"""A folder that holds no index: whether one could begin there, and which one may be meant."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from bge_m3_integrations.core.validation import as_path
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.stores.edge.folder.manifest import KIND, NAME
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_NO_FOLDER = re.compile(r":memory:$|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+"""Addresses, and the usual name for "in memory": a new folder of such a name is not meant."""
+_SYSTEMS = re.compile(
+    r"lost\+found|\.DS_Store|\._.*|\.localized|\.directory|Thumbs\.db|desktop\.ini|"
+    r"\$RECYCLE\.BIN|System Volume Information|\.Trash-\d+|@eaDir|\.snapshot|\.stfolder|"
+    r"\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+|\.gitignore|\.gitkeep",
+    re.IGNORECASE,
+)
+_LOOKED_AT = 1000
+"""Most entries of a folder that are looked at for an index that may be meant."""
+
+
+def as_folder(path: str | os.PathLike[str], *, name: str = "path") -> Path:
+    """Return a folder's absolute path, without links.
+
+    Args:
+        path: As a caller gives it; `~` is the home folder.
+        name: What the caller knows it by.
+
+    Returns:
+        The path; the folder need not exist.
+
+    Raises:
+        InputError: It is no path.
+    """
+    given = as_path(path, name=name)
+    if _NO_FOLDER.match(str(path)):
+        raise InputError(
+            f"{name} must be a folder of this machine, not {str(path)!r}; for an index in memory, "
+            "without a folder, write HybridIndex(BGEM3(...))"
+        )
+    try:
+        return given.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise InputError(f"{name} {str(path)!r} leads nowhere: {error}") from error
+
+
+def is_systems(name: str) -> bool:
+    """Whether a file or folder is one that systems put into folders unasked, of no index or user.
+
+    Args:
+        name: Its name in its folder.
+
+    Returns:
+        Whether it is: "lost+found" on a disk of its own, ".DS_Store", "Thumbs.db" and such.
+    """
+    return _SYSTEMS.fullmatch(name) is not None
+
+
+def no_index(path: Path) -> StoreError:
+    """Describe that a folder holds no index, with those nearby that may be meant.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        An error to raise.
+    """
+    likely, others = _nearby(path)
+    near = ""
+    if likely:
+        near = f"; did you mean {' or '.join(map(str, likely))}?"
+    elif others:
+        near = f" (there is one in {' and in '.join(map(str, others))})"
+    return StoreError(
+        f"there is no index in {path}, which {_state(path)}{near}{'' if likely else '.'} A new one "
+        "begins with the first add() through an engine, or at once: HybridIndex.open(path, "
+        "BGEM3(...), create=True)"
+    )
+
+
+def check_outside(path: Path) -> None:
+    """Refuse a place in the folder of an index, which deletes what is called like its own shards.
+
+    Args:
+        path: Where an index is to be made.
+
+    Raises:
+        StoreError: It lies there, by whatever name; both folders are named.
+    """
+    for parent in path.resolve().parents:
+        if _is_index(parent):
+            raise StoreError(
+                f"{path} lies in the folder of the index in {parent}, which holds nothing but that "
+                "index; choose a folder elsewhere"
+            )
+
+
+def unwritable(path: Path, error: Exception) -> StoreError:
+    """Describe that a folder cannot be written to, or has no locks, and what to do about it."""
+    if isinstance(error, NotImplementedError) or (
+        isinstance(error, OSError) and error.errno in _NO_LOCKS
+    ):
+        return StoreError(
+            f"the file system of {path} has no locks ({getattr(error, 'strerror', None) or error}),"
+            " like NFS without its lock service and some network and FUSE file systems. An index "
+            "needs locks, because only one process at a time may write; copy the folder to a local "
+            "disk, or open it with read_only=True"
+        )
+    return StoreError(
+        f"{path} cannot be written to ({getattr(error, 'strerror', None) or error}); an index "
+        "needs a writable folder, unless it is opened with read_only=True"
+    )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """A block in which the system's errors become ours: files that this user may not read.
+
+    Args:
+        path: The index's folder.
+
+    Raises:
+        StoreError: The block raised an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"the index in {path} cannot be opened: {error}") from error
+
+
+def no_locks(file: Path) -> OSError | None:
+    """Ask the system why a lock was not given: older versions of filelock take all for "in use".
+
+    Args:
+        file: The lock.
+
+    Returns:
+        The error of a file system without locks; None where somebody holds it.
+    """
+    if os.name == "nt":
+        return None
+    import fcntl
+
+    try:
+        with file.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error if error.errno in _NO_LOCKS else None
+    return None
+
+
+def _state(path: Path) -> str:
+    try:
+        held = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        return "does not exist" if not path.exists() else f"cannot be read ({error.strerror})"
+    return f"holds {held[:3]}" if held else "is empty"
+
+
+def _nearby(path: Path) -> tuple[list[Path], list[Path]]:
+    """Indexes that may be meant, and others beside the folder; at most three of each."""
+    inside = sorted(_indexes(path))
+    around = [parent for parent in path.parents if _is_index(parent)]
+    beside = {index.name: index for index in _indexes(path.parent) if index != path}
+    close = difflib.get_close_matches(path.name, beside, n=3)
+    likely = [*inside, *around, *(beside[name] for name in close)]
+    return likely[:3], [beside[name] for name in sorted(beside)][:3]
+
+
+def _indexes(folder: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in islice(entries, _LOOKED_AT):
+                if _is_index(Path(entry.path)):
+                    yield Path(entry.path)
+    except OSError:  # no such folder, or not for our eyes
+        return
+
+
+def _is_index(folder: Path) -> bool:
+    try:
+        if not (folder / NAME).is_file():
+            return False
+        held = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(held, dict) and held.get("kind") == KIND

@@ -1,0 +1,384 @@
+"""An index's folder: who holds it, what lies in it.
+
+`manifest.json`, `lock`, `holder.json` and one `shard-NNNN`. While a shard is made its name ends in
+`.new`; it counts once it is renamed and the manifest names it. Only what is known to be the remains
+of a crash is ever deleted, and only once the index is open: see `UNNAMED`.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+from filelock import FileLock, Timeout
+
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.folder.claims import claim, unclaim
+from bge_m3_integrations.stores.edge.folder.discovery import (
+    check_outside,
+    is_systems,
+    no_locks,
+    unwritable,
+)
+from bge_m3_integrations.stores.edge.folder.holder import NAME as HOLDER
+from bge_m3_integrations.stores.edge.folder.holder import (
+    described_holder,
+    is_orphan,
+    read_holder,
+    write_holder,
+)
+from bge_m3_integrations.stores.edge.folder.manifest import NAME, Manifest, sync_folder
+from bge_m3_integrations.stores.edge.folder.open_handles import check_own
+from bge_m3_integrations.stores.edge.folder.path_identity import Seen
+
+_OURS = frozenset({"lock", f"{NAME}.new"})
+"""What may lie in a folder before there is a manifest, which is written before any shard."""
+_SHARD = re.compile(r"shard-(\d{4,})(\.([0-9a-f]{8}\.)?new)?")
+UNNAMED = "unnamed"
+"""A file in a shard that no manifest has named yet.
+
+A crash between the renaming of a new shard and the writing of the manifest leaves an old manifest
+beside a newer shard. So does a copy of the folder that raced a compaction, and so does an older
+manifest that was put back; but there the newer shard may hold what was written since. The file
+tells them apart. It is there before the shard has its name, and goes before anything is written to
+the shard: one that has it is a copy of the shard before, and holds nothing of its own.
+"""
+
+_NATIVE: dict[str, Any] = (
+    {"fallback_to_soft": False}
+    if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters
+    else {}
+)
+"""A file that stands for a lock would outlive a killed process: newer versions make one unasked."""
+_NAMELESS = 0.5
+"""Seconds between the lock and the name of a process that takes or gives back a folder, at most."""
+_LAST_CALLS = 10.0
+"""Seconds that a process has to end whose caller is gone: it finishes what it does, and flushes."""
+
+
+class Folder:
+    """A folder that this process holds, until `release`.
+
+    Args:
+        path: Made where it does not exist yet.
+
+    Attributes:
+        caller: The process for which this one holds folders; None is itself.
+        read_only: Whether nothing in it may be changed.
+    """
+
+    caller: ClassVar[int | None] = None
+    read_only: ClassVar[bool] = False
+    _claims: tuple[int, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._pid = path, os.getpid()
+        _make(path)
+        _check_ours(path)
+        self._lock = FileLock(path / "lock", timeout=0, thread_local=False, **_NATIVE)
+        self._rewriting = threading.RLock()
+        self._take()
+        self._seen = Seen(path)
+
+    def _take(self) -> None:
+        try:
+            self._lock_it()
+        except Timeout as error:
+            if (refused := no_locks(self.path / "lock")) is not None:
+                raise unwritable(self.path, refused) from error
+            raise self._in_use() from error
+        except (OSError, NotImplementedError) as error:
+            raise unwritable(self.path, error) from error
+        try:
+            self._claims = (claim(self.path, shared=False),)
+        except BlockingIOError as error:
+            self._lock.release()
+            raise StoreError(
+                f"the index in {self.path} is in use by a process that reads it, so nobody may "
+                "write to it; close it there, or open it with read_only=True here too"
+            ) from error
+        try:
+            write_holder(self.path, caller=self.caller)
+        except OSError as error:
+            self._nameless()
+            self._unclaim()
+            self._lock.release()
+            raise unwritable(self.path, error) from error
+
+    def _lock_it(self) -> None:
+        try:
+            self._lock.acquire(timeout=_LAST_CALLS if is_orphan(self.path) else 0)
+        except Timeout:
+            if read_holder(self.path):
+                raise
+            self._lock.acquire(timeout=_NAMELESS)
+
+    def _nameless(self) -> None:
+        with suppress(OSError):  # a folder that is read-only by now is given back all the same
+            (self.path / HOLDER).unlink(missing_ok=True)
+
+    def _unclaim(self) -> None:
+        claims, self._claims = self._claims, ()
+        for held in claims:
+            unclaim(held, own=not self.inherited)
+
+    def _in_use(self) -> StoreError:
+        return StoreError(
+            f"the index in {self.path} is in use by {described_holder(self.path)}; an index "
+            "belongs to one process at a time: close it there as often as it was opened, or "
+            "serve it from there"
+        )
+
+    def check_writable(self) -> None:
+        """Raise `StoreError` where it is only read."""
+
+    @property
+    def inherited(self) -> bool:
+        """Whether a process that this one was forked from holds it."""
+        return self._pid != os.getpid()
+
+    def check_own(self) -> None:
+        """Raise `StoreError` in a forked child: memory and files of the engine are the parent's."""
+        check_own(self.path, self._pid)
+
+    def release(self) -> None:
+        """Let other processes have the folder."""
+        if self.change() is None:  # else it may be another's by now
+            self._nameless()
+        self._unclaim()
+        self._lock.release()
+        self._seen.close()
+
+    def see(self, manifest: Manifest) -> None:
+        """Take note of what lies here now, for `change`.
+
+        Args:
+            manifest: The folder's.
+
+        Raises:
+            StoreError: The index is gone already.
+        """
+        before = self._seen
+        try:
+            self._seen = Seen(self.path, NAME, manifest.shard)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} was changed while it was being opened: {error}"
+            ) from error
+        before.close()
+
+    def change(self) -> str | None:
+        """What others have done to the folder meanwhile, in words; None where it is as it was."""
+        if self._seen.change() is None:
+            return None
+        with self._rewriting:  # it may have been this process, which has just written the manifest
+            return self._seen.change()
+
+    @contextmanager
+    def rewriting(self) -> Iterator[None]:
+        """A block that calls `write`: nobody takes this process' change for that of others."""
+        with self._rewriting:
+            yield
+
+    def write(self, manifest: Manifest) -> None:
+        """Replace the manifest, in `rewriting`."""
+        manifest.write(self.path)
+        self.see(manifest)
+
+    def holds(self, manifest: Manifest) -> bool:
+        """Whether the folder's manifest is this one after a `write` that was cut, in `rewriting`.
+
+        Args:
+            manifest: Was to be written; the shard is the one of before.
+
+        Returns:
+            Whether it was; `change` goes by what lies there in either case.
+        """
+        held = Manifest.read(self.path)
+        self.see(manifest)
+        return held == manifest
+
+    def log_lock(self) -> os.stat_result | None:
+        """What the engine's lock of its log is on, wherever the folder is by now."""
+        return self._seen.within("wal")
+
+    def check_shards(self, manifest: Manifest) -> None:
+        """Refuse a folder where another shard than the manifest's may be the index.
+
+        Args:
+            manifest: The folder's.
+
+        Raises:
+            StoreError: The named shard is not there, or a newer one lies beside it. The message
+                says what to do; nothing is deleted.
+        """
+        named = self.path / manifest.shard
+        others = [entry for entry in self._shards() if entry != named]
+        newer = [e for e in others if _generation(e) > manifest.generation]
+        newer = [entry for entry in newer if not _is_unfinished(entry, manifest)]
+        if manifest.generation and not named.is_dir():
+            raise StoreError(f"{named} is missing, although {NAME} names it; {_ways_out(others)}")
+        if newer and manifest.generation:
+            raise StoreError(
+                f"{NAME} in {self.path} names {named.name}, but {newer[-1].name} lies beside it, "
+                f"which is newer; {_ways_out(newer)}"
+            )
+        if newer:
+            raise StoreError(
+                f"{NAME} in {self.path} belongs to an index without records, but "
+                f"{newer[-1].name} lies beside it; {_ways_out(newer)}"
+            )
+
+    def tidy(self, manifest: Manifest) -> None:
+        """Delete what a crash left: shards that were never named, and those before this one.
+
+        Args:
+            manifest: The folder's; `check_shards` has passed, and its shard is loaded.
+        """
+        for entry in self._shards(finished=False):
+            if _is_unfinished(entry, manifest) or _generation(entry) < manifest.generation:
+                # a process that outlived its parent may still write there: then the rest goes later
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def _shards(self, *, finished: bool = True) -> list[Path]:
+        """Folders that are called like shards, the newest last; `finished` leaves `.new` out."""
+        held = [e for e in self.path.iterdir() if _SHARD.fullmatch(e.name) and not e.is_symlink()]
+        if finished:
+            held = [entry for entry in held if not entry.name.endswith(".new")]
+        return sorted((entry for entry in held if entry.is_dir()), key=_generation)
+
+    def place_for(self, manifest: Manifest) -> Path:
+        """Where the manifest's shard is made: a name that no crashed attempt has had."""
+        return self.path / f"{manifest.shard}.{secrets.token_hex(4)}.new"
+
+    def switch(self, made: Path, manifest: Manifest) -> None:
+        """Make a finished shard the index's: after this it is, whatever crashes.
+
+        Args:
+            made: From `place_for`; all of it is on disk.
+            manifest: Names the shard.
+        """
+        (made / UNNAMED).touch()
+        sync_folder(made)
+        made.replace(self.path / manifest.shard)
+        sync_folder(self.path)
+        self.write(manifest)
+
+    def name(self, manifest: Manifest) -> None:
+        """Make a shard ready to be written to: the manifest names it, and it loads."""
+        shard = self.path / manifest.shard
+        if (shard / UNNAMED).exists():
+            (shard / UNNAMED).unlink()
+            sync_folder(shard)
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no index could begin, before anything is made.
+
+    Args:
+        path: A folder, or where it is to be made.
+
+    Raises:
+        StoreError: Something else is in the way, or the place cannot be written to.
+    """
+    try:
+        there = next(parent for parent in (path, *path.parents) if parent.exists())
+    except OSError as error:  # a name that is too long; a folder that may not be looked into
+        raise unwritable(path, error) from error
+    if not there.is_dir():
+        raise StoreError(f"{there} is a file; an index needs a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise unwritable(path, _refusal(there))
+    check_outside(path)
+    if there == path:
+        _check_ours(path)
+
+
+def check_empty(path: Path) -> None:
+    """Make a folder where there is none; raise `StoreError` for one that holds something."""
+    _make(path)
+    if held := names_in(path):
+        raise StoreError(f"{path} already holds {held[:3]}; choose a new or empty folder")
+
+
+def names_in(path: Path) -> list[str]:
+    """Names of what a folder holds, but for what systems put there; sorted."""
+    return sorted(entry.name for entry in path.iterdir() if not is_systems(entry.name))
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes that a folder's files take, not what they claim."""
+    found = 0
+    for parent, _, names in os.walk(path):  # passes over what is removed meanwhile
+        for name in names:
+            try:
+                status = (Path(parent) / name).stat()
+            except FileNotFoundError:
+                continue
+            found += getattr(status, "st_blocks", status.st_size // 512) * 512
+    return found
+
+
+def _generation(shard: Path) -> int:
+    found = _SHARD.fullmatch(shard.name)
+    assert found is not None
+    return int(found[1])
+
+
+def _is_unfinished(shard: Path, manifest: Manifest) -> bool:
+    """Whether a shard was never the index: it holds nothing that the manifest's does not."""
+    follows = _generation(shard) == manifest.generation + 1
+    return shard.name.endswith(".new") or (follows and (shard / UNNAMED).exists())
+
+
+def _ways_out(found: Sequence[Path]) -> str:
+    """What to do about shards that the manifest does not name."""
+    if not found:
+        return "restore a backup"
+    newest = found[-1]
+    return (
+        f"it may be an older {NAME}, or a copy that was made while the index was compacted. "
+        f'Nothing was deleted. Restore a backup; or write "generation": {_generation(newest)} into '
+        f"{NAME} to open {newest.name}, or move {newest.name} elsewhere to do without it"
+    )
+
+
+def _make(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file; an index needs a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def _check_ours(path: Path) -> None:
+    if (path / NAME).exists():
+        return
+    held = [entry.name for entry in path.iterdir() if not entry.name.startswith(HOLDER)]
+    foreign = sorted(name for name in set(held) - _OURS if not is_systems(name))
+    if any(_SHARD.fullmatch(name) for name in foreign):
+        raise StoreError(
+            f"{path} holds {foreign[:3]} but no {NAME}, which says what they are; restore it from "
+            "a backup, or choose a new folder"
+        )
+    if foreign:
+        raise StoreError(
+            f"{path} is no index, but holds {foreign[:3]}; choose a new or empty folder"
+        )
+
+
+def _refusal(folder: Path) -> OSError:
+    read_only = getattr(os, "ST_RDONLY", 0)
+    if read_only and os.statvfs(folder).f_flag & read_only:
+        return OSError(errno.EROFS, os.strerror(errno.EROFS))
+    return PermissionError(errno.EACCES, os.strerror(errno.EACCES))

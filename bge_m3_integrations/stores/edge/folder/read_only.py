@@ -1,0 +1,198 @@
+"""An index that is only read: its folder stays as it is, and others may read it too.
+
+The engine opens most of its files for writing, and makes new ones, whatever is asked of it. So it
+gets a folder of its own among the temporary files, with copies of what it opens for writing and
+links to the rest. Dense vectors before `optimize` and token vectors, by far the largest, are among
+the former. The engine passes over symbolic links to them, so they are hard links where temporary
+files are on the same disk and this process may write to them, though it never does; else copies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Final, Literal
+
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.folder.checksums import SINCE, SUMS, Sums
+from bge_m3_integrations.stores.edge.folder.claims import claim
+from bge_m3_integrations.stores.edge.folder.disk_space import check_room
+from bge_m3_integrations.stores.edge.folder.file_copy import copy_file, reason_of
+from bge_m3_integrations.stores.edge.folder.folder import Folder
+from bge_m3_integrations.stores.edge.folder.holder import NAME as HOLDER
+from bge_m3_integrations.stores.edge.folder.manifest import Manifest
+from bge_m3_integrations.stores.edge.folder.path_identity import Seen
+
+TEMPORARY: Final = "BGE_M3_TMPDIR"
+"""The environment variable by which a process of ours hears where temporary files are made, where
+`TMPDIR` is another place that its socket fits in."""
+_LINKED = 1 << 20
+"""Bytes from which a file is worth a link."""
+_READ = ("matrix.dat", "inverted_index.dat", "*.bin")
+"""What the engine opens for reading alone."""
+_VECTORS = "chunk_*.mmap"
+"""What it opens for writing, and only writes to when records come."""
+_LOG = "wal"
+_FIX = (
+    "free some space, or name another place in the environment variable TMPDIR, on the disk of the "
+    "index if you can: then the largest files are linked"
+)
+Way = Literal["folder", "copy", "symbolic", "hard"]
+
+
+def read_only_error(path: Path) -> StoreError:
+    """Describe that nothing is written to an index that is only read."""
+    return StoreError(
+        f"the index in {path} was opened with read_only=True and cannot be changed; open it "
+        "without, in one process, to write to it"
+    )
+
+
+class ReadFolder(Folder):
+    """A folder that this process and others read, and nobody writes to, until `release`.
+
+    Args:
+        path: A folder that holds an index.
+
+    Raises:
+        StoreError: A process holds it for writing.
+    """
+
+    read_only = True
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._pid = path, os.getpid()
+        self._rewriting = threading.RLock()
+        try:
+            self._claims = (claim(path, shared=True),)
+            if (path / "lock").exists():  # for where no folders are locked
+                self._claims += (claim(path / "lock", shared=True),)
+        except BlockingIOError as error:
+            self._unclaim()
+            raise self._in_use() from error
+        self._seen = Seen(path)
+        self._made: list[weakref.finalize[..., object]] = []
+
+    def check_writable(self) -> None:
+        """Raise `StoreError`: nothing is written here."""
+        raise read_only_error(self.path)
+
+    def release(self) -> None:
+        """Let others write to the folder, and delete what was made for the engine."""
+        self._unclaim()
+        self._seen.close()
+        for made in self._made:
+            made()
+
+    def shard(self, manifest: Manifest) -> Path:
+        """Make the folder in which the engine finds a shard.
+
+        Args:
+            manifest: The index's.
+
+        Returns:
+            The shard, as the engine may have it; it goes with `release`, or with this process.
+
+        Raises:
+            StoreError: There is no room for it among the temporary files.
+        """
+        source = self.path / manifest.shard
+        place = Path(os.environ.get(TEMPORARY) or tempfile.gettempdir())
+        closed = not (self.path / HOLDER).exists() and Sums(source).state == "clean"
+        parts = list(_parts(source, closed=closed, disk=place.stat().st_dev))
+        needed = sum(part.size for part in parts if part.way == "copy")
+        check_room(
+            place,
+            needed,
+            f"opening {self.path} with read_only=True copies files, which",
+            then=_FIX,
+        )
+        made = Path(tempfile.mkdtemp(prefix="bge-m3-reading-", dir=place))
+        self._made.append(weakref.finalize(self, _delete, made, os.getpid()))
+        try:
+            for part in parts:
+                part.place(source, made / manifest.shard)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} cannot be opened with read_only=True: {reason_of(error)}; the "
+                "environment variable TMPDIR says where temporary files are made"
+            ) from error
+        return made / manifest.shard
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file or a folder of a shard.
+
+    Attributes:
+        name: Below the shard.
+        way: How it comes into the engine's folder.
+        size: Bytes on the disk.
+    """
+
+    name: Path
+    way: Way
+    size: int = 0
+
+    def place(self, source: Path, target: Path) -> None:
+        """Link or copy it from one shard into another."""
+        here, there = source / self.name, target / self.name
+        match self.way:
+            case "folder":
+                there.mkdir(parents=True)
+            case "symbolic":
+                there.symlink_to(here)
+            case "hard" if _hard_linked(here, there):
+                pass
+            case _:
+                copy_file(str(here), str(there))
+                there.chmod(0o600)
+
+
+def _hard_linked(here: Path, there: Path) -> bool:
+    try:
+        there.hardlink_to(here)
+    except OSError:  # one disk, mounted twice
+        check_room(there.parent, here.stat().st_size, f"a copy of {here}", then=_FIX)
+        return False
+    return True
+
+
+def _parts(shard: Path, *, closed: bool, disk: int) -> Iterator[_Part]:
+    """All of a shard, folders before what is in them.
+
+    What was closed has all of its log in its files. Otherwise the engine takes up again what is
+    only in the log, which may change any file that is not copied.
+    """
+    for parent, folders, files in os.walk(shard):
+        here = Path(parent)
+        yield _Part(here.relative_to(shard), "folder")
+        if here == shard and closed and _LOG in folders:
+            folders.remove(_LOG)
+        for name in set(files) - {SUMS, SINCE}:
+            state = (here / name).stat()
+            size = getattr(state, "st_blocks", state.st_size // 512) * 512
+            way: Way = "copy"
+            if size >= _LINKED and os.name != "nt":  # where few users may make links
+                way = _way(here / name, closed=closed, same=state.st_dev == disk)
+            yield _Part((here / name).relative_to(shard), way, size)
+
+
+def _way(file: Path, *, closed: bool, same: bool) -> Way:
+    """How the engine gets a large file; `same` says whether the temporary files are on its disk."""
+    if any(fnmatch(file.name, pattern) for pattern in _READ):
+        return "symbolic"
+    written = not closed or not fnmatch(file.name, _VECTORS)
+    return "copy" if written or not same or not os.access(file, os.W_OK) else "hard"
+
+
+def _delete(made: Path, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(made, ignore_errors=True)

@@ -1,0 +1,260 @@
+"""ApartStore: an index in a folder, searched in a process of its own.
+
+The engine holds Python's lock while it is called. In another process it is another lock: what is
+left to this one is to pack what is asked and to unpack what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from bge_m3_integrations.core.display import called
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, Modes, as_modes, ordered_modes
+from bge_m3_integrations.core.filters import PREDICATE, Filter
+from bge_m3_integrations.core.records import Candidate, Record
+from bge_m3_integrations.core.scores import Components
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.base import Capabilities, Page
+from bge_m3_integrations.stores.display import parts_of
+from bge_m3_integrations.stores.edge.folder.discovery import as_folder
+from bge_m3_integrations.stores.edge.folder.holder import note_opens
+from bge_m3_integrations.stores.edge.folder.manifest import Manifest
+from bge_m3_integrations.stores.edge.folder.open_handles import Opened
+from bge_m3_integrations.stores.edge.folder.read_only import read_only_error
+from bge_m3_integrations.stores.edge.folder.reservation import give_up
+from bge_m3_integrations.stores.edge.points import body_of
+from bge_m3_integrations.stores.edge.process.process import Hosting
+from bge_m3_integrations.stores.edge.process.server import Call
+from bge_m3_integrations.stores.edge.process.wire import (
+    plain_filter,
+    plain_ids,
+    plain_records,
+    plain_texts,
+)
+from bge_m3_integrations.stores.edge.store import capabilities_of
+
+_OPENED: Opened[ApartStore, Hosting] = Opened(lambda hosting: None)  # a fork leaves it itself
+
+
+class ApartStore:
+    """An `EdgeStore` that another process holds.
+
+    Methods, numbers and errors are the same, but a filter that holds a Python function is a
+    `FilterError`. The process starts with the first `open` and ends with the last `close`, or with
+    this process, however that ends. Should it be killed itself, calls raise `StoreError` until the
+    index is opened again; no write that returned is lost.
+
+    Made by `open`.
+    """
+
+    def __init__(
+        self, path: Path, hosting: Hosting, manifest: Manifest, *, read_only: bool
+    ) -> None:
+        self._path, self._hosting, self._manifest = path, hosting, manifest
+        self.read_only = read_only
+        self._opens: list[None] = []  # as many as are not closed: changed without a lock
+
+    @classmethod
+    def open(cls, path: str | Path, **options: Any) -> ApartStore:
+        """Open a folder's index, or begin one; a second `open` in this process shares the first.
+
+        Args:
+            path: The folder. It is made if it does not exist.
+            **options: Those of `EdgeStore.open`.
+
+        Returns:
+            The store; `close` it as often as it was opened.
+
+        Raises:
+            StoreError: See `EdgeStore.open`; also where the process cannot be started.
+            InputError: See `EdgeStore.open`.
+        """
+        place = as_folder(path)
+        if options.get("filter_fields") is not None:
+            options["filter_fields"] = plain_ids(options["filter_fields"])
+        asked = Call("open", options=options)
+        with _OPENED.turn(place):
+            store = _OPENED.at(place)
+            if store is not None and store._hosting.alive:
+                store._hosting.ask(asked)
+            else:
+                give_up(place)
+                store = cls._started(place, asked)
+            store._opens.append(None)
+            store._note_opens()
+            return store
+
+    @classmethod
+    def _started(cls, place: Path, asked: Call) -> ApartStore:
+        hosting = Hosting(place)
+        try:
+            manifest, _ = hosting.ask(asked)
+        except BaseException:
+            hosting.close()
+            raise
+        store = cls(place, hosting, manifest, read_only=bool(asked.options.get("read_only")))
+        _OPENED.put(place, store, hosting)
+        return store
+
+    @staticmethod
+    def is_open(path: str | Path) -> bool:
+        """Whether this process has the folder's index open in a process of its own."""
+        place = as_folder(path)
+        with _OPENED.turn(place):
+            return _OPENED.at(place) is not None
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the folder says of itself; what it said last, once closed."""
+        with suppress(StoreError):
+            self._manifest = self._ask("manifest")
+        return self._manifest
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything but Python functions, in the modes it keeps.
+
+        What a function is about is read into this process first, by the index.
+        """
+        held = capabilities_of(self._manifest)
+        return replace(held, operators=held.operators - {PREDICATE})
+
+    def check_records(self, records: Sequence[Record]) -> None:
+        """See `EdgeStore.check_records`."""
+        if self.read_only:
+            raise read_only_error(self._path)
+        for record in records:
+            body_of(record)
+
+    def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
+        """See `EdgeStore.upsert`."""
+        self._ask("upsert", plain_records(records), embeddings)
+
+    def rewrite(self, records: Sequence[Record]) -> None:
+        """See `EdgeStore.rewrite`."""
+        self._ask("rewrite", plain_records(records))
+
+    def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
+        """See `Store.text_hashes`."""
+        return self._items("text_hashes", plain_ids(ids))
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
+        """See `Store.delete`."""
+        listed = None if ids is None else plain_ids(ids)
+        return int(self._ask("delete", ids=listed, where=plain_filter(where)))
+
+    def get(self, ids: Sequence[str]) -> list[Record | None]:
+        """See `Store.get`."""
+        return self._items("get", plain_ids(ids))
+
+    def scroll(
+        self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
+    ) -> Page:
+        """See `Store.scroll`."""
+        call = Call("scroll", (plain_filter(where),), {"after": after, "limit": limit})
+        page: Page
+        page, records = self._hosting.ask(call)
+        return replace(page, records=records)
+
+    def ids(self, where: Filter | None = None) -> Iterator[str]:
+        """See `Store.ids`; of the moment of the call."""
+        return iter(self._items("ids", plain_filter(where)))
+
+    def find(
+        self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
+    ) -> list[list[Candidate]]:
+        """See `EdgeStore.find`."""
+        return self._items(
+            "find", queries, plain_texts([mode])[0], limit=limit, where=plain_filter(where)
+        )
+
+    def score(
+        self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
+    ) -> list[Components]:
+        """See `EdgeStore.score`."""
+        wanted = [plain_ids(row) for row in ids]
+        return self._items("score", queries, wanted, _modes(modes))
+
+    def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
+        """See `EdgeStore.vectors`."""
+        found: EmbeddingBatch = self._ask("vectors", plain_ids(ids), _modes(modes))
+        return found
+
+    def count(self, where: Filter | None = None) -> int:
+        """See `Store.count`."""
+        return int(self._ask("count", plain_filter(where)))
+
+    def __repr__(self) -> str:
+        return called(self, lambda: parts_of(self))  # no number: only the other process knows it
+
+    def flush(self) -> None:
+        """See `Store.flush`: what was written survives a power cut."""
+        self._ask("flush")
+
+    def optimize(
+        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """See `EdgeStore.optimize`; if not `apart`, only calls of this index wait for it."""
+        self._change("optimize", progress, apart=apart)
+
+    def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
+        """See `EdgeStore.compact`."""
+        self._change("compact", progress)
+
+    def set_filter_fields(
+        self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
+    ) -> None:
+        """See `EdgeStore.set_filter_fields`."""
+        named = None if fields is None else plain_ids(fields)
+        self._change("set_filter_fields", progress, fields=named)
+
+    def backup(self, path: str | Path) -> None:
+        """See `EdgeStore.backup`."""
+        self._ask("backup", as_folder(path))
+
+    def close(self) -> None:
+        """See `Store.close`: the last of its users' handles closes it, and ends the process."""
+        if self._hosting.inherited:
+            return
+        with _OPENED.turn(self._path):
+            self.forget()
+            if not self._opens:
+                _OPENED.close(self._path, self._hosting)
+
+    def forget(self) -> None:
+        """See `EdgeStore.forget`."""
+        if self._hosting.inherited:
+            return
+        with suppress(IndexError):
+            self._opens.pop()
+            if self._opens:
+                self._note_opens()
+
+    def _note_opens(self) -> None:
+        if not self.read_only:
+            note_opens(self._path, len(self._opens))
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a handle on one collection: frameworks copy the objects that hold it
+
+    def _change(self, name: str, progress: Callable[[str], None] | None, **options: Any) -> None:
+        self._hosting.ask(Call(name, options=options, told=True), progress)
+
+    def _ask(self, name: str, *arguments: Any, **options: Any) -> Any:
+        return self._hosting.ask(Call(name, arguments, options))[0]
+
+    def _items(self, name: str, *arguments: Any, **options: Any) -> list[Any]:
+        return self._hosting.ask(Call(name, arguments, options))[1]
+
+
+def _modes(modes: Modes) -> list[str]:
+    return plain_texts(ordered_modes(as_modes(modes)))

@@ -1,0 +1,276 @@
+"""The caller's side of a process that holds an index: starting it, asking it, noticing its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any
+
+from bge_m3_integrations._internal.channel import Failure, how_ended, receive, send
+from bge_m3_integrations._internal.subprocesses import command, environment
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.folder.open_handles import check_own
+from bge_m3_integrations.stores.edge.folder.read_only import TEMPORARY
+from bge_m3_integrations.stores.edge.process.server import Call, Done, Part, Told
+
+_PROGRAM = "bge_m3_integrations.stores.edge.process.server_main"
+_DYING = 1.0
+"""Seconds between a process' last word and its end."""
+_GRACE = 60.0
+"""Seconds that it may take to bring everything to disk before it is left to itself."""
+_SOCKET_BYTES = 103 - len("/pymp-12345678/listener-12345678")
+"""What the name of a folder may have: the least that systems allow a socket, less its own name."""
+_WRITES = frozenset({"upsert", "rewrite", "delete", "set_filter_fields"})
+"""Calls whose end is waited for even when the caller is interrupted: what it writes next comes
+after them."""
+
+
+_STARTED: weakref.WeakSet[Hosting] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for hosting in list(_STARTED):
+        hosting.leave()
+    _STARTED.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+class Hosting:
+    """A process that holds the index of a folder.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        StoreError: It cannot be started.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._pid = path, os.getpid()
+        self._state = threading.Condition()
+        self._asking: dict[object, int] = {}
+        self._ended = False
+        self._idle: list[Connection] = []
+        self._key = secrets.token_bytes(32)
+        try:
+            self._process = subprocess.Popen(
+                command(_PROGRAM, str(path), str(self._pid)),
+                env=_with_short_names(environment()),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        except OSError as error:
+            raise StoreError(f"no process can be started for {path}: {error}") from error
+        _STARTED.add(self)
+        self._stop = weakref.finalize(self, _stop, self._process, self._pid)  # also at exit
+        try:
+            self._address = self._greeted()
+        except BaseException:
+            self._stop()
+            raise
+
+    def ask(
+        self, call: Call, progress: Callable[[str], None] | None = None
+    ) -> tuple[Any, list[Any]]:
+        """Have something done; several threads may ask at once.
+
+        Args:
+            call: What.
+            progress: Is told what happens meanwhile, where the call has that; what it raises ends
+                the call.
+
+        Returns:
+            The answer, and the items of an answer that is a list.
+
+        Raises:
+            StoreError: The process ended, or this one is a fork of the one that started it, or
+                `close` was called. Also whatever the store raises.
+        """
+        check_own(self._path, self._pid)
+        with self._running():
+            return self._asked(call, progress)
+
+    def close(self) -> None:
+        """Refuse further calls, wait for those that run, then close the store and the process."""
+        try:
+            with self._state:
+                self._ended = True
+                self._state.wait_for(self._is_quiet)
+            if self.alive:
+                self._asked(Call("close"), None)
+        except StoreError:
+            if self.alive:
+                raise  # the store's own; else there is nothing left to close
+        finally:
+            for connection in self._idle:
+                connection.close()
+            self._stop()
+
+    def leave(self) -> None:
+        """In a forked child: let go of the parent's process, which ends when nobody holds it."""
+        for held in (self._process.stdin, *self._idle):
+            if held is not None:
+                with suppress(OSError):
+                    held.close()
+        self._idle.clear()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    @property
+    def inherited(self) -> bool:
+        """Whether a process that this one was forked from started it."""
+        return self._pid != os.getpid()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        call = object()
+        try:
+            with self._state:
+                if self._ended:
+                    raise StoreError(f"the index in {self._path} is closed; open it again")
+                self._asking[call] = threading.get_ident()
+            yield
+        finally:
+            with self._state:
+                self._asking.pop(call, None)
+                self._state.notify_all()
+
+    def _is_quiet(self) -> bool:
+        """Whether no other thread's call runs; one's own is under way where `progress` closes."""
+        return set(self._asking.values()) <= {threading.get_ident()}
+
+    def _asked(self, call: Call, progress: Callable[[str], None] | None) -> tuple[Any, list[Any]]:
+        connection = self._connected()
+        try:
+            send(connection, call)
+            answer, items = _answer(connection, progress)
+        except BaseException as error:  # in the middle of a conversation
+            if call.name in _WRITES:
+                _let_end(connection)
+            connection.close()
+            if isinstance(error, _OfProgressError):
+                raise error.raised from None
+            if isinstance(error, EOFError | OSError) and self._is_of_the_end(error):
+                raise StoreError(self._obituary(error)) from error
+            raise
+        with self._state:
+            self._idle.append(connection)
+        if isinstance(answer, Failure):
+            raise answer.error
+        return answer, items
+
+    def _greeted(self) -> Any:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        with suppress(OSError, ValueError), stdout:
+            stdin.write(self._key.hex() + "\n")
+            stdin.flush()
+            return json.loads(stdout.readline())
+        raise StoreError(self._obituary("it never said where it is"))
+
+    def _connected(self) -> Connection:
+        with self._state:
+            if self._idle:
+                return self._idle.pop()
+        try:
+            connection = Client(self._address)
+            connection.send_bytes(self._key)
+        except (EOFError, OSError) as error:
+            raise StoreError(self._obituary(error)) from error
+        return connection
+
+    def _is_of_the_end(self, error: Exception) -> bool:
+        """Whether it is the connection's error, not that of a signal handler of the caller's."""
+        if isinstance(error, EOFError | ConnectionError):
+            return True
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DYING)
+        return not self.alive
+
+    def _obituary(self, cause: object) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DYING)
+        code = self._process.returncode
+        how = f"does not answer ({cause!r})" if code is None else how_ended(code)
+        return (
+            f"the process that held the index in {self._path} (pid {self._process.pid}) {how}; "
+            "what was written before is kept: close the index and open it again"
+        )
+
+
+class _OfProgressError(Exception):
+    """What `progress` raised: no end of the process, whatever it is."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__()
+        self.raised = raised
+
+
+def _with_short_names(variables: dict[str, str]) -> dict[str, str]:
+    """An environment whose folder of temporary files leaves room for the name of a socket."""
+    folder = tempfile.gettempdir()
+    if os.name != "nt" and len(os.fsencode(folder)) > _SOCKET_BYTES:
+        variables = {**variables, TEMPORARY: folder}
+        folder = "/tmp"  # multiprocessing makes a folder there that is this user's alone
+    return {**variables, "TMPDIR": folder}
+
+
+def _let_end(connection: Connection) -> None:
+    """Say that no more comes, and wait until a call that came whole is done."""
+    # errors: the process is gone; or it is a pipe of Windows, which has no such word
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_WR)
+        while end.recv(1 << 16):
+            pass
+
+
+def _answer(
+    connection: Connection, progress: Callable[[str], None] | None
+) -> tuple[Any, list[Any]]:
+    items: list[Any] = []
+    while True:
+        match receive(connection):
+            case Part(items=more):
+                items += more
+            case Told(text=text):
+                _pass_on(text, progress)
+            case Done(value=value):
+                return value, items
+            case Failure() as failure:
+                return failure, items
+
+
+def _pass_on(text: str, progress: Callable[[str], None] | None) -> None:
+    if progress is not None:
+        try:
+            progress(text)
+        except BaseException as error:
+            raise _OfProgressError(error) from error
+
+
+def _stop(process: subprocess.Popen[str], owner: int) -> None:
+    if os.getpid() != owner:  # a fork has the objects, but the process is not its child
+        return
+    if process.stdin is not None:
+        with suppress(OSError):
+            process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):  # it goes on alone, and loses nothing
+        process.wait(_GRACE)

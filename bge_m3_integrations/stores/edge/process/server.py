@@ -1,0 +1,218 @@
+"""An index held for another process: what `hosted`, the program behind `apart.ApartStore`, does.
+
+It lives as long as the other process keeps its standard input open, and answers calls on any number
+of connections, each by a thread of its own.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any
+
+from bge_m3_integrations._internal.channel import Failure, receive, send
+from bge_m3_integrations.stores.base import Page
+from bge_m3_integrations.stores.edge.folder.folder import Folder
+from bge_m3_integrations.stores.edge.folder.manifest import Manifest
+from bge_m3_integrations.stores.edge.store import EdgeStore
+
+_AT_ONCE = 100
+"""Items of one message: unpacking it holds the caller's lock for about a millisecond."""
+_WAITING = 64
+"""Connections that may wait to be welcomed."""
+_NOT_FOR_US = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+"""Ctrl-C and service managers reach whole groups of processes; the caller may still need the index
+while it ends, and with it this ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked of the store.
+
+    Attributes:
+        name: The method, or a property.
+        arguments: By position.
+        options: By name.
+        told: Whether the method takes `progress`; its texts are sent, and a caller that is gone
+            ends it.
+    """
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What happens now."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some items of an answer that is a list."""
+
+    items: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer; the last message of a call that did not fail."""
+
+    value: Any = None
+
+
+class Host:
+    """The one store of this process.
+
+    Args:
+        path: Its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._store: EdgeStore | None = None
+
+    def open(self, **options: Any) -> Manifest:
+        """Open the store; later calls check that it is what they ask for.
+
+        Args:
+            **options: Those of `EdgeStore.open`.
+
+        Returns:
+            What the folder says of itself.
+        """
+        with self._lock:
+            store = EdgeStore.open(self._path, **options)
+            if self._store is None:
+                self._store = store
+            else:
+                store.close()  # that handle; the first one stays
+            return store.manifest
+
+    def answer(self, call: Call, tell: Callable[[str], None]) -> Any:
+        """What a call gives; it raises what the store raises."""
+        if call.name == "open":
+            return self.open(**call.options)
+        if call.name == "close":
+            return self.close()
+        options = {**call.options, "progress": tell} if call.told else call.options
+        found = getattr(self._store, call.name)
+        return found(*call.arguments, **options) if callable(found) else found
+
+    def close(self) -> None:
+        """Close the store, if it is open."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+
+
+def serve(connection: Connection, host: Host) -> None:
+    """Answer one call after the other, until the other end is closed.
+
+    Args:
+        connection: To the caller.
+        host: Has the store.
+    """
+
+    def tell(text: str) -> None:
+        send(connection, Told(text))
+
+    with connection, suppress(EOFError, OSError):  # the caller is gone
+        while True:
+            for message in _answer(connection, host, tell):
+                send(connection, message)
+
+
+def _answer(
+    connection: Connection, host: Host, tell: Callable[[str], None]
+) -> Iterator[Part | Done | Failure]:
+    """The messages that answer the next call; what goes wrong with it is one of them."""
+    try:
+        call: Call = receive(connection)
+    except (EOFError, OSError):
+        raise
+    except Exception as error:  # it came whole, but nothing can be made of it here
+        yield Failure.of(error)
+        return
+    try:
+        value = host.answer(call, tell)
+    except Exception as error:
+        yield Failure.of(error)
+    else:
+        yield from _messages(value)
+
+
+def _messages(value: Any) -> Iterator[Part | Done]:
+    """An answer in messages that are short, however long a list it is."""
+    if isinstance(value, Page):
+        yield from map(Part, _slices(iter(value.records)))
+        yield Done(replace(value, records=[]))
+    elif isinstance(value, list | Iterator):
+        yield from map(Part, _slices(iter(value)))
+        yield Done()
+    else:
+        yield Done(value)
+
+
+def _slices(items: Iterator[Any]) -> Iterator[list[Any]]:
+    while part := list(islice(items, _AT_ONCE)):
+        yield part
+
+
+def _welcome(listener: Listener, key: bytes, host: Host) -> None:
+    while True:
+        try:
+            connection = listener.accept()
+        except OSError:  # too many files, or the listener is closed
+            time.sleep(0.1)
+            continue
+        try:
+            threading.Thread(target=_met, args=(connection, key, host), daemon=True).start()
+        except RuntimeError:  # too many threads
+            connection.close()
+
+
+def _met(connection: Connection, key: bytes, host: Host) -> None:
+    """Serve who knows the key; nothing of anybody else's is unpacked."""
+    with suppress(EOFError, OSError):
+        if hmac.compare_digest(connection.recv_bytes(len(key)), key):
+            serve(connection, host)
+    connection.close()
+
+
+def main(path: str, caller: str) -> None:
+    """The process' whole life.
+
+    Args:
+        path: The index's folder.
+        caller: The id of the process that this one works for.
+    """
+    for name in _NOT_FOR_US:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    key = bytes.fromhex(sys.stdin.readline())
+    Folder.caller = int(caller)
+    host = Host(Path(path))
+    with Listener(backlog=_WAITING) as listener:
+        sys.stdout.write(f"{json.dumps(listener.address)}\n")
+        sys.stdout.flush()
+        with suppress(OSError):
+            os.dup2(2, 1)  # nobody reads what else may be printed
+        threading.Thread(target=_welcome, args=(listener, key, host), daemon=True).start()
+        sys.stdin.read()
+        host.close()

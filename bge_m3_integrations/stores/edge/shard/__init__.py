@@ -1,0 +1,1 @@
+"""Every call of the Qdrant Edge engine, and the checks of its files."""
