@@ -152,7 +152,7 @@ def _measured(store: str, documents: int, repeats: int, frozen: bool) -> list[Ro
 def _index(store: str, place: Path, engine: BGEM3) -> HybridIndex:
     if store == "memory":
         return HybridIndex(engine)
-    return HybridIndex.open(place, engine, colbert="turbo8", apart=store == "apart")
+    return HybridIndex.open(place, engine, colbert="turbo8", isolated=store == "isolated")
 
 
 def _row(store: str, work: str, frozen: bool, gaps: Sequence[Gap]) -> Row:
@@ -190,7 +190,7 @@ def _works(index: HybridIndex, repeats: int) -> Iterator[tuple[str, int, Work]]:
     if index.store.capabilities.durable:
         yield "optimize()", 1, lambda: asyncio.to_thread(index.optimize)
         index.add([Record("more", "one more text")])
-        yield "optimize(apart=True)", 1, lambda: asyncio.to_thread(index.optimize, apart=True)
+        yield "optimize(isolated=True)", 1, lambda: asyncio.to_thread(index.optimize, isolated=True)
         yield "retrieve, optimized", repeats, lambda: retriever.aretrieve("word1 word2 word3")
 
 
@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--documents", type=int, default=10_000, help="in the index")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--model", action="store_true", help="load torch and the demo model first")
-    stores = ["memory", "edge", "apart"]
+    stores = ["memory", "edge", "isolated"]
     parser.add_argument("--stores", nargs="+", choices=stores, default=stores)
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path)

@@ -3,7 +3,7 @@
     python -m benchmarks.holds --folder FOLDER --documents 10000 --repeats 20 --json holds.json
 
 The engine holds Python's lock while it is called, so any other thread stands still; unless the
-index is `apart`, in a process of its own: all rows are measured both ways. One thread sleeps a
+index is `isolated`, in a process of its own: all rows are measured both ways. One thread sleeps a
 millisecond at a time; its longest pause during each call, less the sleep, is a hold. With other
 work on the machine a pause is longer, never shorter: the least and the median say what the call
 does. Embeddings are drawn (`benchmarks/_search/corpus.py`), token vectors are kept as turbo8.
@@ -32,7 +32,7 @@ from benchmarks._search.subjects.ours import batch_of
 from benchmarks._table import markdown, plain
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, TokenVectors, offsets_of
-from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, Manifest
+from bge_m3_integrations.stores.edge import EdgeStore, Manifest, ProcessStore
 from bge_m3_integrations.testing import FakeEncoder
 
 _SLEEP = 0.001
@@ -151,8 +151,8 @@ def measured(folder: Path, corpus: Corpus, repeats: int, *, writes: bool) -> Ite
         One row per kind of call.
     """
     ticker, engine = Ticker(), BGEM3(FakeEncoder(dim=corpus.dim, colbert_dim=corpus.dim))
-    for kind in (EdgeStore, ApartStore):
-        place = "inside" if kind is EdgeStore else "apart"
+    for kind in (EdgeStore, ProcessStore):
+        place = "inside" if kind is EdgeStore else "isolated"
         with HybridIndex(engine, kind.open(folder), modes=_MODES) as index:
             calls = [*_searches(index, corpus, repeats)]
             calls += _writes(index, corpus.dim, place) if writes else []

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from bge_m3_integrations.index.index import HybridIndex
-    from bge_m3_integrations.index.rerank import Given
+    from bge_m3_integrations.index.rerank import RerankDocument
     from bge_m3_integrations.stores.memory.store import MemoryStore
 
 _HOMES = {
@@ -57,7 +57,7 @@ _HOMES = {
         "WorkerError",
     ],
     "index.index": ["HybridIndex"],
-    "index.rerank": ["Given"],
+    "index.rerank": ["RerankDocument"],
     "stores.memory.store": ["MemoryStore"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -73,7 +73,6 @@ __all__ = [
     "EncodingError",
     "FilterError",
     "FilterWarning",
-    "Given",
     "Hit",
     "HybridIndex",
     "InputError",
@@ -84,6 +83,7 @@ __all__ = [
     "Ranked",
     "ReciprocalRank",
     "Record",
+    "RerankDocument",
     "ScaledSum",
     "Scores",
     "StoreError",

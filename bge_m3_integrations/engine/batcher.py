@@ -32,15 +32,15 @@ class Gatherer:
     """Gathers calls that wait at the same time into batches; thread-safe.
 
     Args:
-        gather_ms: Most milliseconds that a call waits for others to join it, when there are
+        batch_window_ms: Most milliseconds that a call waits for others to join it, when there are
             others; 0 gathers only what waits already.
 
     Raises:
-        InputError: `gather_ms` is negative or not finite.
+        InputError: `batch_window_ms` is negative or not finite.
     """
 
-    def __init__(self, *, gather_ms: float) -> None:
-        self.gather_ms = _milliseconds(gather_ms)
+    def __init__(self, *, batch_window_ms: float) -> None:
+        self.batch_window_ms = _milliseconds(batch_window_ms)
         self._renew()
 
     def encode(self, texts: Sequence[str], ask: Ask, run: Run) -> EmbeddingBatch:
@@ -99,7 +99,7 @@ class Gatherer:
         return self._lanes
 
     def _renew(self) -> None:
-        seconds = self.gather_ms / 1000
+        seconds = self.batch_window_ms / 1000
         kinds: tuple[Kind, ...] = ("query", "document")
         small = {(kind, False): _Lane(seconds, MOST_TEXTS) for kind in kinds}
         # large calls that nobody runs in a thread of his own: one after the other
@@ -269,5 +269,5 @@ class _Lane:
 def _milliseconds(value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:
-        raise InputError(f"gather_ms must be a finite number of at least 0, not {value!r}")
+        raise InputError(f"batch_window_ms must be a finite number of at least 0, not {value!r}")
     return float(value)

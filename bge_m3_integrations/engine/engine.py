@@ -112,8 +112,8 @@ class BGEM3:
         spill_bytes: Most bytes of a temporary file for documents that do not fit there before all
             adapters have read them; with 0 they are encoded twice. Not used with `cache`, which
             does the same and more.
-        gather_ms: How long a call may wait for others to join its batch, in milliseconds; 0 joins
-            only calls that wait already. A single call never waits.
+        batch_window_ms: Milliseconds that a call may wait for others to join its batch; 0
+            joins only calls that wait already. A single call never waits.
         cache: Where embeddings are kept on disk: a folder or an `EmbeddingCache`; None keeps none.
         clean: Repair texts before encoding (extra "clean"); see `clean_text`.
         revision: Branch, tag or commit on the hub.
@@ -139,7 +139,7 @@ class BGEM3:
         token_budget: int | None = None,
         memo_bytes: int = MEMO_BYTES,
         spill_bytes: int = SPILL_BYTES,
-        gather_ms: float = GATHER_MS,
+        batch_window_ms: float = GATHER_MS,
         cache: str | Path | EmbeddingCache | None = None,
         clean: bool = False,
         revision: str | None = None,
@@ -172,11 +172,11 @@ class BGEM3:
         if self.over_encoder and self._loading != _Loading():
             raise InputError(
                 f"an encoder ({type(model).__name__}) brings its own options; give them to it, "
-                "and BGEM3 only memo_bytes, spill_bytes, gather_ms, cache and clean"
+                "and BGEM3 only memo_bytes, spill_bytes, batch_window_ms, cache and clean"
             )
         self._memo_bytes = whole("memo_bytes", memo_bytes, least=0)
         self._spill_bytes = whole("spill_bytes", spill_bytes, least=0)
-        self._gatherer = Gatherer(gather_ms=gather_ms)
+        self._gatherer = Gatherer(batch_window_ms=batch_window_ms)
         self._cache = None if cache is None else as_cache(cache)
         self._clean = clean
         self._needs = Needs()
@@ -232,7 +232,7 @@ class BGEM3:
         ours: dict[str, Any] = {
             "memo_bytes": self._memo_bytes,
             "spill_bytes": self._spill_bytes,
-            "gather_ms": self._gatherer.gather_ms,
+            "batch_window_ms": self._gatherer.batch_window_ms,
             "cache": self._cache,
         }
         return _rebuilt, (self._model, {**self.options, **ours})

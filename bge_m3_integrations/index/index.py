@@ -46,7 +46,7 @@ from bge_m3_integrations.index.opening import (
 from bge_m3_integrations.index.plan import Plan, SearchOptions, Stage, make_plan
 from bge_m3_integrations.index.record_inputs import RecordLike
 from bge_m3_integrations.index.reencode import Reencoder
-from bge_m3_integrations.index.rerank import Given, ranked_batch
+from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
 from bge_m3_integrations.index.search import Searcher
 from bge_m3_integrations.stores.base import OffersBackup
 from bge_m3_integrations.stores.display import documents_in, modes_name, place_of
@@ -54,7 +54,7 @@ from bge_m3_integrations.stores.memory.store import MemoryStore
 
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.base import Page, Store
-    from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
+    from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
 
 
 @public_class
@@ -103,8 +103,8 @@ class HybridIndex:
         colbert: str | None = None,
         pooling: int | None = None,
         filter_fields: Sequence[str] | None = None,
-        other_dtype: bool = False,
-        apart: bool = False,
+        allow_dtype_mismatch: bool = False,
+        isolated: bool = False,
         create: bool | None = None,
         read_only: bool = False,
     ) -> Self:
@@ -125,10 +125,11 @@ class HybridIndex:
                 ones), "float32", or "reencode" (not at all).
             pooling: How many token vectors of a document are merged into one; default 1.
             filter_fields: Metadata paths that filters are to be fast on; None is all.
-            other_dtype: Let an engine in int8 search an index made in float, or the reverse.
-            apart: Search in a process of its own, which starts and ends with the index: no thread
-                of this process waits for the engine, which holds Python's lock while it searches.
-                For servers and large indexes; it costs memory and some time, see `docs/index.md`.
+            allow_dtype_mismatch: Let an int8 engine search an index made in float, or the reverse.
+            isolated: Search in a process of its own, which starts and ends with the index: no
+                thread of this process waits for the engine, which holds Python's lock while it
+                searches. For servers and large indexes; it costs memory and some time, see
+                `docs/index.md`.
             create: What happens where there is no index. None begins one with the first `add` or
                 `ingest`, and until then there is no folder and every search is an error; without
                 an engine it is an error at once. True begins an empty index now, which searches
@@ -151,8 +152,8 @@ class HybridIndex:
             colbert=colbert,
             pooling=pooling,
             filter_fields=filter_fields,
-            other_dtype=other_dtype,
-            apart=apart,
+            allow_dtype_mismatch=allow_dtype_mismatch,
+            isolated=isolated,
             create=create,
             read_only=read_only,
         )
@@ -470,7 +471,7 @@ class HybridIndex:
     def rerank(
         self,
         query: str,
-        documents: Sequence[str | Given],
+        documents: Sequence[str | RerankDocument],
         *,
         limit: int | None = None,
         weights: WeightsLike | None = None,
@@ -501,7 +502,7 @@ class HybridIndex:
     def rerank_batch(
         self,
         queries: Sequence[str],
-        documents: Sequence[Sequence[str | Given]],
+        documents: Sequence[Sequence[str | RerankDocument]],
         *,
         limit: int | None = None,
         weights: WeightsLike | None = None,
@@ -578,18 +579,18 @@ class HybridIndex:
         self._store.flush()
 
     def optimize(
-        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+        self, *, isolated: bool = False, progress: Callable[[str], None] | None = None
     ) -> None:
         """Build a graph for fast searches; results are right without it, and it is never automatic.
 
         Args:
-            apart: In a process of its own, where the store can: the index stays searchable, and
+            isolated: In a process of its own, where the store can: the index stays searchable, and
                 refuses writes until it is done. Otherwise this process stands still: 3.4
                 minutes for 100,000 documents, 7.3 with their token vectors, on two cores.
             progress: Called with what happens now.
         """
         with _logged("optimize", self._store):
-            self._store.optimize(apart=apart, progress=progress)
+            self._store.optimize(isolated=isolated, progress=progress)
 
     def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
         """Free the disk space of deleted and replaced records.
@@ -751,7 +752,7 @@ class HybridIndex:
                     self._use(store)
         return self._held
 
-    def _use(self, store: EdgeStore | ApartStore) -> None:
+    def _use(self, store: EdgeStore | ProcessStore) -> None:
         held = store.manifest
         again = "colbert" in set(held.modes) - held.kept
         self._wanted = frozenset(held.modes)
@@ -775,7 +776,7 @@ class HybridIndex:
         """Before the first text is encoded by the model that the index names: is it still that?"""
         store = self._held.store
         if self._unproved and not isinstance(store, _Closed):
-            check_own_model(self._engine, cast("EdgeStore | ApartStore", store))
+            check_own_model(self._engine, cast("EdgeStore | ProcessStore", store))
             self._unproved = False
 
     @property

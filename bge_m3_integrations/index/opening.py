@@ -27,7 +27,7 @@ from bge_m3_integrations.stores.validation import COLBERT_KINDS, as_fields
 if TYPE_CHECKING:
     from bge_m3_integrations.index.index import HybridIndex
     from bge_m3_integrations.stores.base import Capabilities, Store
-    from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, EncoderNote, Manifest
+    from bge_m3_integrations.stores.edge import EdgeStore, EncoderInfo, Manifest, ProcessStore
     from bge_m3_integrations.stores.edge.folder.manifest import Wanted
     from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 
@@ -44,8 +44,8 @@ class Choices:
         colbert: How token vectors are kept.
         pooling: How many of them are merged into one.
         filter_fields: Metadata paths that filters are to be fast on.
-        other_dtype: Let int8 numbers meet float ones.
-        apart: In a process of its own, unless it is open in this one.
+        allow_dtype_mismatch: Let int8 numbers meet float ones.
+        isolated: In a process of its own, unless it is open in this one.
         create: Whether an index may begin: None with the first record, True now, False never.
         read_only: Change nothing in the folder.
 
@@ -57,8 +57,8 @@ class Choices:
     colbert: str | None = None
     pooling: int | None = None
     filter_fields: Sequence[str] | None = None
-    other_dtype: bool = False
-    apart: bool = False
+    allow_dtype_mismatch: bool = False
+    isolated: bool = False
     create: bool | None = None
     read_only: bool = False
 
@@ -85,7 +85,7 @@ class Choices:
             pooling=self.pooling,
             filter_fields=as_fields(fields),
             encoder=None if engine is None else note_of(engine, fingerprint=False),
-            other_dtype=self.other_dtype,
+            allow_dtype_mismatch=self.allow_dtype_mismatch,
         )
 
 
@@ -134,7 +134,7 @@ class NotBegun:
 
         return capabilities_of(self.manifest)
 
-    def opened(self, *, begin: bool) -> EdgeStore | ApartStore | None:
+    def opened(self, *, begin: bool) -> EdgeStore | ProcessStore | None:
         """The store, if there is an index by now; it begins where that is asked for."""
         if not begin and not holds_index(self.path):
             return None
@@ -155,7 +155,7 @@ class NotBegun:
 
 def open_folder(
     path: str | Path, engine: BGEM3 | None, choices: Choices
-) -> tuple[BGEM3, EdgeStore | ApartStore | NotBegun]:
+) -> tuple[BGEM3, EdgeStore | ProcessStore | NotBegun]:
     """Open a folder's store, or wait for the first record; see `HybridIndex.open`.
 
     Args:
@@ -239,7 +239,7 @@ def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation |
 
 def open_store(
     path: Path, engine: BGEM3 | None, choices: Choices
-) -> tuple[BGEM3, EdgeStore | ApartStore]:
+) -> tuple[BGEM3, EdgeStore | ProcessStore]:
     """Open a folder's store for an engine, now.
 
     Args:
@@ -254,7 +254,7 @@ def open_store(
         StoreError: See `EdgeStore.open`; also an index whose model cannot be loaded by name.
         InputError: The engine lacks a mode.
     """
-    from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, Manifest
+    from bge_m3_integrations.stores.edge import EdgeStore, Manifest, ProcessStore
 
     held = Manifest.read(path)
     its_own = engine is None
@@ -264,8 +264,8 @@ def open_store(
     try:
         # an index's own model is compared before it encodes: it may not be on this machine yet
         wanted = choices.wanted(engine) if its_own else _wanted(engine, choices, held=held)
-        apart = ApartStore.is_open(path) or (choices.apart and not EdgeStore.is_open(path))
-        return engine, (ApartStore if apart else EdgeStore).open(
+        isolated = ProcessStore.is_open(path) or (choices.isolated and not EdgeStore.is_open(path))
+        return engine, (ProcessStore if isolated else EdgeStore).open(
             path,
             create=choices.create is not False,
             read_only=choices.read_only,
@@ -276,7 +276,7 @@ def open_store(
             reservation.release()
 
 
-def check_own_model(engine: BGEM3, store: EdgeStore | ApartStore) -> None:
+def check_own_model(engine: BGEM3, store: EdgeStore | ProcessStore) -> None:
     """Compare the model that a manifest names with the one that made the index.
 
     Args:
@@ -389,7 +389,7 @@ def _with_numbers(
     return None
 
 
-def note_of(engine: BGEM3, *, fingerprint: bool = True) -> EncoderNote:
+def note_of(engine: BGEM3, *, fingerprint: bool = True) -> EncoderInfo:
     """What a manifest keeps of an engine.
 
     Args:
@@ -399,10 +399,10 @@ def note_of(engine: BGEM3, *, fingerprint: bool = True) -> EncoderNote:
     Returns:
         The note.
     """
-    from bge_m3_integrations.stores.edge import EncoderNote
+    from bge_m3_integrations.stores.edge import EncoderInfo
 
     options = engine.options
-    return EncoderNote(
+    return EncoderInfo(
         fingerprint=engine.fingerprint if fingerprint else "",
         model=None if engine.over_encoder else _place_of(engine.name),
         revision=options["revision"],
@@ -416,7 +416,7 @@ def note_of(engine: BGEM3, *, fingerprint: bool = True) -> EncoderNote:
     )
 
 
-def _note_for(engine: BGEM3, held: Manifest | None) -> EncoderNote:
+def _note_for(engine: BGEM3, held: Manifest | None) -> EncoderInfo:
     """The engine's note, under the fingerprint that an earlier version wrote if it is its own."""
     mine = note_of(engine)
     its = None if held is None or held.encoder is None else held.encoder.fingerprint

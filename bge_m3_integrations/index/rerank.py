@@ -29,7 +29,7 @@ from bge_m3_integrations.index.search import Searcher
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Given(Shown):
+class RerankDocument(Shown):
     """A document to score.
 
     Attributes:
@@ -50,11 +50,11 @@ class Given(Shown):
 class _Table:
     """One query's scores, filled in parts; NaN is not known yet."""
 
-    documents: Sequence[Given]
+    documents: Sequence[RerankDocument]
     scores: dict[Mode, FloatArray]
 
     @classmethod
-    def of(cls, documents: Sequence[Given], modes: Modes) -> _Table:
+    def of(cls, documents: Sequence[RerankDocument], modes: Modes) -> _Table:
         return cls(documents, {m: np.full(len(documents), np.nan, np.float32) for m in modes})
 
     @property
@@ -77,7 +77,7 @@ def ranked_batch(
     engine: BGEM3,
     searcher: Searcher | None,
     queries: Sequence[str],
-    documents: Sequence[Sequence[str | Given]],
+    documents: Sequence[Sequence[str | RerankDocument]],
     weights: Weights,
     *,
     limit: int | None = None,
@@ -119,7 +119,7 @@ def _scored(
     engine: BGEM3,
     searcher: Searcher | None,
     queries: list[str],
-    rows: Sequence[Sequence[Given]],
+    rows: Sequence[Sequence[RerankDocument]],
     weights: Weights,
 ) -> list[Components]:
     parts: list[Components] = []
@@ -136,7 +136,7 @@ def scores_of(
     engine: BGEM3,
     searcher: Searcher | None,
     queries: EmbeddingBatch,
-    documents: Sequence[Sequence[Given]],
+    documents: Sequence[Sequence[RerankDocument]],
 ) -> list[Components]:
     """Score each query's own documents, in every mode of the queries.
 
@@ -225,7 +225,7 @@ def _documents(engine: BGEM3, texts: list[str], piece: slice, modes: Modes) -> E
         raise EncodingError(error.reason, error.position, name) from error
 
 
-def as_given(document: str | Given, *, surrogates: bool) -> Given:
+def as_given(document: str | RerankDocument, *, surrogates: bool) -> RerankDocument:
     """Check one document that is to be scored.
 
     Args:
@@ -238,8 +238,10 @@ def as_given(document: str | Given, *, surrogates: bool) -> Given:
     Raises:
         InputError: It is neither, or its text cannot be encoded.
     """
-    given = document if isinstance(document, Given) else Given(document)
+    given = document if isinstance(document, RerankDocument) else RerankDocument(document)
     if not isinstance(given.text, str):
-        raise InputError(f"a document must be a text or a Given, not {type(document).__name__}")
+        raise InputError(
+            f"a document must be a text or a RerankDocument, not {type(document).__name__}"
+        )
     check_text(given.text, name="a document to be ranked", surrogates=surrogates)
     return given

@@ -77,8 +77,8 @@ class StoreOptions(TypedDict, total=False):
     colbert: str | None
     pooling: int | None
     filter_fields: Sequence[str] | None
-    other_dtype: bool
-    apart: bool
+    allow_dtype_mismatch: bool
+    isolated: bool
     create: bool | None
     read_only: bool
     embedding_id: str | None

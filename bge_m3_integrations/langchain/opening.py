@@ -24,7 +24,7 @@ from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.stores.edge.folder.discovery import as_folder, no_index
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.stores.edge import EncoderNote
+    from bge_m3_integrations.stores.edge import EncoderInfo
     from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 
 
@@ -205,7 +205,7 @@ def _has_width(
     return True
 
 
-def _check_name(foreign: EmbeddingsEncoder, its: EncoderNote, path: Path) -> None:
+def _check_name(foreign: EmbeddingsEncoder, its: EncoderInfo, path: Path) -> None:
     """Refuse a folder of foreign vectors by another name, and say how to keep that name."""
     mine = foreign.fingerprint
     if its.name is not None and mine != its.fingerprint == fingerprint_of(its.name, foreign.dim):

@@ -30,7 +30,7 @@ from bge_m3_integrations.index.arguments import (
     index_of,
 )
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.rerank import Given, ranked_batch, score_details
+from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch, score_details
 from bge_m3_integrations.langchain.documents import SCORES_KEY, several
 from bge_m3_integrations.langchain.embeddings import engine_of
 from bge_m3_integrations.langchain.keywords import RerankerOptions
@@ -393,7 +393,7 @@ def _question(inputs: object) -> tuple[str, list[Document]]:
     return inputs["query"], documents
 
 
-def _given(document: str | Document) -> Given:
+def _given(document: str | Document) -> RerankDocument:
     if isinstance(document, Document):
-        return Given(document.page_content, document.id)
-    return Given(document)
+        return RerankDocument(document.page_content, document.id)
+    return RerankDocument(document)

@@ -22,7 +22,7 @@ from bge_m3_integrations.index.opening import for_reading, reserve
 from bge_m3_integrations.stores.edge.folder.discovery import as_folder, no_index
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.stores.edge import EncoderNote
+    from bge_m3_integrations.stores.edge import EncoderInfo
 
 
 class Source:
@@ -200,7 +200,7 @@ def _in_folder(folder: Path, role: str) -> Source:
     return Source(folder=folder, role=role)
 
 
-def _note(folder: Path) -> EncoderNote | None:
+def _note(folder: Path) -> EncoderInfo | None:
     from bge_m3_integrations.stores.edge import Manifest
 
     held = Manifest.read(folder)

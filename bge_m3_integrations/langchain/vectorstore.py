@@ -78,15 +78,15 @@ class BGEM3VectorStore(SearchingStore):
             `Embeddings`. None over a folder that says which model made it.
         engine: An engine, by the name that it has everywhere else.
         index: An index that you hold, and close.
-        path: A folder; see `HybridIndex.open` for `colbert`, `filter_fields`, `other_dtype` and
-            `apart`.
+        path: A folder; see `HybridIndex.open` for `colbert`, `filter_fields`,
+            `allow_dtype_mismatch` and `isolated`.
         store: Keeps the documents of a new index that is in no folder.
         modes: The modes to keep; None is all that the engine has.
         colbert: How a folder keeps token vectors.
         pooling: How many token vectors of a document are merged into one.
         filter_fields: Metadata paths that filters in a folder are to be fast on.
-        other_dtype: Let an engine in int8 search a folder made in float, or the reverse.
-        apart: Search a folder in a process of its own, so that no thread of this one waits for it.
+        allow_dtype_mismatch: Let an int8 engine search a folder made in float, or the reverse.
+        isolated: Search a folder in a process of its own, so that no thread here waits for it.
         create: What happens where a folder holds no index. None begins one with the first document,
             and until then a search is an error; True lets searches find nothing; False is an error
             now.
@@ -115,8 +115,8 @@ class BGEM3VectorStore(SearchingStore):
         colbert: str | None = None,
         pooling: int | None = None,
         filter_fields: Sequence[str] | None = None,
-        other_dtype: bool = False,
-        apart: bool = False,
+        allow_dtype_mismatch: bool = False,
+        isolated: bool = False,
         create: bool | None = None,
         read_only: bool = False,
         embedding_id: str | None = None,
@@ -132,8 +132,8 @@ class BGEM3VectorStore(SearchingStore):
             colbert=colbert,
             pooling=pooling,
             filter_fields=filter_fields,
-            other_dtype=other_dtype,
-            apart=apart,
+            allow_dtype_mismatch=allow_dtype_mismatch,
+            isolated=isolated,
             create=create,
             read_only=read_only,
         )

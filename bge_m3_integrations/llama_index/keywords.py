@@ -69,8 +69,8 @@ class FolderOptions(TypedDict, total=False):
     colbert: str | None
     pooling: int | None
     filter_fields: Sequence[str] | None
-    other_dtype: bool | None
-    apart: bool | None
+    allow_dtype_mismatch: bool | None
+    isolated: bool | None
     create: bool | None
     read_only: bool | None
 

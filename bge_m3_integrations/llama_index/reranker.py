@@ -31,7 +31,7 @@ from bge_m3_integrations.index.arguments import (
 )
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import for_reading, reserve
-from bge_m3_integrations.index.rerank import Given, ranked_batch, score_details
+from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch, score_details
 from bge_m3_integrations.llama_index.engine_fields import (
     EngineOptions,
     PathText,
@@ -249,7 +249,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     def _ranked(self, questions: Sequence[_Question]) -> list[list[NodeWithScore]]:
         queries = [query.query_str for query, _ in questions]
         given = [
-            [Given(embedded_text(scored.node), scored.node.node_id) for scored in nodes]
+            [RerankDocument(embedded_text(scored.node), scored.node.node_id) for scored in nodes]
             for _, nodes in questions
         ]
         index, weights = self.index, self._engine.weights(self.weights)

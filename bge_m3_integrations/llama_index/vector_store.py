@@ -99,7 +99,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         engine: An engine, by its name. None over a folder that says which model made it.
         path: The folder of an index, which is opened now; `close` releases it.
         **options: What `HybridIndex.open` takes besides (`create`, `colbert`, `pooling`, `modes`,
-            `filter_fields`, `other_dtype`, `apart`, `read_only`), and the declared fields.
+            `filter_fields`, `allow_dtype_mismatch`, `isolated`, `read_only`), and its fields.
 
     Raises:
         InputError: The arguments contradict each other, or there are none.

@@ -118,11 +118,11 @@ class Store(Protocol):
         ...
 
     def optimize(
-        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+        self, *, isolated: bool = False, progress: Callable[[str], None] | None = None
     ) -> None:
         """Build what makes searches fast; never needed for right results.
 
-        `apart` does it in a process of its own, where the store can; `progress` is told what
+        `isolated` does it in a process of its own, where the store can; `progress` is told what
         happens.
         """
         ...

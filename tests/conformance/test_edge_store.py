@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
 from bge_m3_integrations.testing import StoreConformance
 
 
 class EdgeConformance(StoreConformance):
-    kind: type[EdgeStore] | type[ApartStore] = EdgeStore
+    kind: type[EdgeStore] | type[ProcessStore] = EdgeStore
     colbert = "float32"
 
-    def open(self, path: Path) -> EdgeStore | ApartStore:
+    def open(self, path: Path) -> EdgeStore | ProcessStore:
         return self.kind.open(
             path,
             modes=["dense", "sparse", "colbert"],
@@ -24,13 +24,13 @@ class EdgeConformance(StoreConformance):
         )
 
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Iterator[EdgeStore | ApartStore]:
+    def store(self, tmp_path: Path) -> Iterator[EdgeStore | ProcessStore]:
         store = self.open(tmp_path / "index")
         yield store
         store.close()
 
-    def reopen(self, store: Store) -> EdgeStore | ApartStore:
-        assert isinstance(store, EdgeStore | ApartStore)
+    def reopen(self, store: Store) -> EdgeStore | ProcessStore:
+        assert isinstance(store, EdgeStore | ProcessStore)
         store.close()
         return self.kind.open(store.path)
 
@@ -50,4 +50,4 @@ class TestEdgeStoreOfTurbo8(EdgeConformance):
 
 
 class TestApartStore(EdgeConformance):
-    kind = ApartStore
+    kind = ProcessStore

@@ -55,9 +55,9 @@ def test_langchains_store_over_a_mistyped_path_is_an_error_and_reads_no_model(
     assert not typo.exists()
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_langchains_store_begins_with_its_first_text(tmp_path: Path, apart: bool) -> None:
-    with BGEM3VectorStore(fake(), path=tmp_path / "new", apart=apart) as store:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_langchains_store_begins_with_its_first_text(tmp_path: Path, isolated: bool) -> None:
+    with BGEM3VectorStore(fake(), path=tmp_path / "new", isolated=isolated) as store:
         assert store.add_texts([]) == []
         assert not (tmp_path / "new").exists()
         store.add_texts(["a fox", "a bridge"])

@@ -25,7 +25,7 @@ LEXICAL = {"weights": Weights.only("sparse"), "candidates": {"sparse": 100}}
 DENSE = {"weights": Weights.only("dense"), "candidates": {"dense": 100}}
 
 
-@pytest.fixture(scope="module", params=["memory", "folder", "apart"])
+@pytest.fixture(scope="module", params=["memory", "folder", "isolated"])
 def index(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HybridIndex]:
@@ -34,7 +34,7 @@ def index(
     made = (
         HybridIndex(engine)
         if request.param == "memory"
-        else HybridIndex.open(path, engine, apart=request.param == "apart")
+        else HybridIndex.open(path, engine, isolated=request.param == "isolated")
     )
     with made as index:
         index.add(record for record in load_corpus() if record.metadata["lang"] == "zh")

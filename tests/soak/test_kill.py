@@ -10,7 +10,7 @@ ROUNDS = 50
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("via", ["store", "index", "apart"])
+@pytest.mark.parametrize("via", ["store", "index", "isolated"])
 def test_an_index_survives_being_killed_again_and_again(tmp_path: Path, via: str) -> None:
     witness = Witness(tmp_path / "index", via)
     for number in range(ROUNDS):

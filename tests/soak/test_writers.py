@@ -9,14 +9,14 @@ import pytest
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
 from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded
 
 WRITERS, SEARCHERS, COMPACTIONS = 12, 12, 10
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("kind", ["inside", "apart"])
+@pytest.mark.parametrize("kind", ["inside", "isolated"])
 def test_every_acknowledged_write_is_there_after_compactions_under_load(
     tmp_path: Path, kind: str
 ) -> None:
@@ -45,7 +45,7 @@ def test_every_acknowledged_write_is_there_after_compactions_under_load(
 FIRST = [Record(f"first-{i}", f"number{i} fox on the bridge", {"i": i}) for i in range(200)]
 
 
-def written(store: EdgeStore | ApartStore, number: int, stop: threading.Event) -> list[Record]:
+def written(store: EdgeStore | ProcessStore, number: int, stop: threading.Event) -> list[Record]:
     """Records whose write returned; those that were refused meanwhile are tried no more."""
     done, turn = list[Record](), 0
     while not stop.is_set():
@@ -62,7 +62,7 @@ def written(store: EdgeStore | ApartStore, number: int, stop: threading.Event) -
     return done
 
 
-def searched(store: EdgeStore | ApartStore, stop: threading.Event) -> int:
+def searched(store: EdgeStore | ProcessStore, stop: threading.Event) -> int:
     query, times = ENCODER.encode(["fox"], kind="query", modes=ALL_MODES), 0
     while not stop.is_set():
         found = {hit.id for hit in store.find(query, "sparse", limit=1000)[0]}
@@ -71,7 +71,7 @@ def searched(store: EdgeStore | ApartStore, stop: threading.Event) -> int:
     return times
 
 
-def check(store: EdgeStore | ApartStore, acknowledged: list[Record]) -> None:
+def check(store: EdgeStore | ProcessStore, acknowledged: list[Record]) -> None:
     held = store.get([record.id for record in acknowledged])
     assert [r.id for r, found in zip(acknowledged, held, strict=True) if found != r] == []
     assert store.count() == len(FIRST) + len(acknowledged)

@@ -19,7 +19,6 @@ from bge_m3_integrations import (
     EncodingError,
     FilterError,
     FilterWarning,
-    Given,
     Hit,
     HybridIndex,
     InputError,
@@ -30,6 +29,7 @@ from bge_m3_integrations import (
     Ranked,
     ReciprocalRank,
     Record,
+    RerankDocument,
     ScaledSum,
     Scores,
     StoreError,
@@ -116,9 +116,9 @@ def search(engine: BGEM3, folder: Path) -> list[Hit]:
         found = And([Compare("n", "$eq", 1), Or([Not(Compare("n", "$eq", 2))])])
         hits += kept.search_batch(["query"], fusion=WeightedSum(), where=found)[0]
         hits += kept.search_diverse("query", fetch=20, limit=3)
-        print(kept.rerank("query", [Given("a text", id="id"), "another"])[0].score)
+        print(kept.rerank("query", [RerankDocument("a text", id="id"), "another"])[0].score)
         kept.delete(ids=["id"])
-        kept.optimize(apart=True)
+        kept.optimize(isolated=True)
     for hit in hits:
         print(hit.id, hit.text, hit.metadata["n"], hit.score, hit.components["dense"], hit.hybrid)
         print(json.dumps(hit.to_dict()), hit.record.to_dict(), hit.relevance, hit.weights.dense)

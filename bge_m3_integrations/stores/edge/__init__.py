@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 from bge_m3_integrations._internal.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.stores.edge.folder.manifest import REENCODE, EncoderNote, Manifest
+    from bge_m3_integrations.stores.edge.folder.manifest import REENCODE, EncoderInfo, Manifest
     from bge_m3_integrations.stores.edge.lifecycle import restore
-    from bge_m3_integrations.stores.edge.process.client import ApartStore
+    from bge_m3_integrations.stores.edge.process.client import ProcessStore
     from bge_m3_integrations.stores.edge.store import EdgeStore
 
 _HOME_OF = {
-    "ApartStore": "process.client",
+    "ProcessStore": "process.client",
     "EdgeStore": "store",
-    "EncoderNote": "folder.manifest",
+    "EncoderInfo": "folder.manifest",
     "Manifest": "folder.manifest",
     "REENCODE": "folder.manifest",
     "restore": "lifecycle",
 }
 
-__all__ = ["REENCODE", "ApartStore", "EdgeStore", "EncoderNote", "Manifest", "restore"]
+__all__ = ["REENCODE", "EdgeStore", "EncoderInfo", "Manifest", "ProcessStore", "restore"]
 
 
 if not TYPE_CHECKING:  # a checker would take every misspelt name for one of ours

@@ -22,7 +22,7 @@ from bge_m3_integrations.stores.edge.folder.discovery import as_folder, reading
 from bge_m3_integrations.stores.edge.folder.disk_space import Room, check_flush, check_room
 from bge_m3_integrations.stores.edge.folder.folder import Folder, size_on_disk
 from bge_m3_integrations.stores.edge.folder.holder import note_opens
-from bge_m3_integrations.stores.edge.folder.manifest import EncoderNote, Manifest, Wanted
+from bge_m3_integrations.stores.edge.folder.manifest import EncoderInfo, Manifest, Wanted
 from bge_m3_integrations.stores.edge.folder.open_handles import Opened
 from bge_m3_integrations.stores.edge.ids import Names
 from bge_m3_integrations.stores.edge.lifecycle import (
@@ -105,8 +105,8 @@ class EdgeStore:
         colbert: str | None = None,
         pooling: int | None = None,
         filter_fields: Sequence[str] | None = None,
-        encoder: EncoderNote | None = None,
-        other_dtype: bool = False,
+        encoder: EncoderInfo | None = None,
+        allow_dtype_mismatch: bool = False,
         create: bool = True,
         read_only: bool = False,
     ) -> EdgeStore:
@@ -128,7 +128,7 @@ class EdgeStore:
             filter_fields: Metadata paths that filters are to be fast on; by default all. Filters
                 on other paths work and read every record.
             encoder: What makes the numbers; compared with what made those of an old index.
-            other_dtype: Let int8 numbers meet float ones.
+            allow_dtype_mismatch: Let int8 numbers meet float ones.
             create: Begin an index where there is none.
             read_only: Change nothing in the folder, which several processes may then have open.
 
@@ -142,7 +142,14 @@ class EdgeStore:
         """
         fields = as_fields(filter_fields)
         wanted = Wanted(
-            modes, dim, colbert_dim, colbert, pooling, fields, encoder, other_dtype=other_dtype
+            modes,
+            dim,
+            colbert_dim,
+            colbert,
+            pooling,
+            fields,
+            encoder,
+            allow_dtype_mismatch=allow_dtype_mismatch,
         )
         place = as_folder(path)
         opened = _READ if read_only else _OPENED
@@ -374,24 +381,24 @@ class EdgeStore:
                 self._flush(shard)
 
     def optimize(
-        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+        self, *, isolated: bool = False, progress: Callable[[str], None] | None = None
     ) -> None:
         """See `Store.optimize`: builds graphs and gives the room of deleted records back.
 
         The engine holds Python's lock meanwhile, 3.4 minutes for 100,000 documents and 7.3 with
         their token vectors, on two cores: every other thread stands still, unless it happens
-        `apart`.
+        `isolated`.
 
         Args:
-            apart: In a process of its own, on a copy that takes this one's place. Searches go on,
-                writes are refused until it is done.
+            isolated: In a process of its own, on a copy that takes this one's place. Searches go
+                on, writes are refused until it is done.
             progress: Called with what happens now.
 
         Raises:
             StoreError: The disk has no room, or the process failed; the index is as before.
         """
         tell = progress or (lambda _: None)
-        if apart:
+        if isolated:
             self._replace(tell, vacuum=False)
             return
         with self._changing() as shard:

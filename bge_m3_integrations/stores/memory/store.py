@@ -197,10 +197,10 @@ class MemoryStore:
             self._check_open()
 
     def optimize(
-        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+        self, *, isolated: bool = False, progress: Callable[[str], None] | None = None
     ) -> None:
         """See `Store.optimize`: packs what the next search would pack, here and in no time."""
-        del apart, progress
+        del isolated, progress
         self._read()
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def test_every_search_and_write_is_measured(
     held = json.loads(out.read_text(encoding="utf-8"))
     named = [row["work"] for row in held["rows"]]
     assert len(named) == len(set(named)) == 2 * 12
-    assert sum(name.startswith("apart: ") for name in named) == 12
+    assert sum(name.startswith("isolated: ") for name in named) == 12
     assert all(len(row["holds"]) == len(row["took"]) == 2 for row in held["rows"])
     assert "load" in held["machine"]
     assert "least hold ms" in capsys.readouterr().out

@@ -414,14 +414,14 @@ def test_submit_says_at_once_what_is_malformed_and_later_what_the_model_lacks() 
     engine.close()
 
 
-@pytest.mark.parametrize("gather_ms", [-1, float("nan"), float("inf"), "2", None, True])
-def test_a_window_that_is_no_time_is_refused(gather_ms: Any) -> None:
-    with pytest.raises(InputError, match="gather_ms"):
-        BGEM3(FakeEncoder(), gather_ms=gather_ms)
+@pytest.mark.parametrize("batch_window_ms", [-1, float("nan"), float("inf"), "2", None, True])
+def test_a_window_that_is_no_time_is_refused(batch_window_ms: Any) -> None:
+    with pytest.raises(InputError, match="batch_window_ms"):
+        BGEM3(FakeEncoder(), batch_window_ms=batch_window_ms)
 
 
 def test_without_a_window_what_waits_is_gathered(fake: Watched) -> None:
-    engine = BGEM3(fake, gather_ms=0)
+    engine = BGEM3(fake, batch_window_ms=0)
     held(engine, fake)
     waiting = [engine.submit([f"t {i}"]) for i in range(10)]
     fake.go.set()

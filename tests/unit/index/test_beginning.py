@@ -38,7 +38,7 @@ def my_index(tmp_path: Path) -> Path:
     return tmp_path / "my_index"
 
 
-@pytest.mark.parametrize("options", [{}, {"create": False}, {"apart": True}])
+@pytest.mark.parametrize("options", [{}, {"create": False}, {"isolated": True}])
 def test_opening_without_an_engine_begins_no_index_and_makes_no_model(
     my_index: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
@@ -103,18 +103,18 @@ def test_copies_of_a_folder_without_an_index_are_refused(tmp_path: Path) -> None
     assert entries(tmp_path) == []
 
 
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("isolated", [False, True])
 def test_the_first_record_begins_an_index_by_the_choices_of_its_opening(
-    tmp_path: Path, apart: bool
+    tmp_path: Path, isolated: bool
 ) -> None:
     with HybridIndex.open(
-        tmp_path / "new", fake(), colbert="float32", pooling=1, apart=apart
+        tmp_path / "new", fake(), colbert="float32", pooling=1, isolated=isolated
     ) as index:
         assert entries(tmp_path) == []
         index.add(RECORDS)
         assert [hit.id for hit in index.search("fox on the bridge", limit=1)] == ["a"]
         assert index.store.capabilities.colbert_kind == "float32"
-        assert type(index.store).__name__ == ("ApartStore" if apart else "EdgeStore")
+        assert type(index.store).__name__ == ("ProcessStore" if isolated else "EdgeStore")
     with HybridIndex.open(tmp_path / "new", fake(), create=False) as again:
         assert again.count() == 2
 
@@ -125,9 +125,11 @@ def test_an_ingestion_begins_an_index(tmp_path: Path) -> None:
         assert index.count() == 2
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_an_index_that_is_wanted_begins_at_once_and_is_empty(tmp_path: Path, apart: bool) -> None:
-    with HybridIndex.open(tmp_path / "new", fake(), create=True, apart=apart) as index:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_an_index_that_is_wanted_begins_at_once_and_is_empty(
+    tmp_path: Path, isolated: bool
+) -> None:
+    with HybridIndex.open(tmp_path / "new", fake(), create=True, isolated=isolated) as index:
         assert (index.search("fox"), index.count(), index.get(["a"])) == ([], 0, [None])
     with HybridIndex.open(tmp_path / "new", fake(), create=True) as again:
         again.add(RECORDS)

@@ -25,7 +25,7 @@ RECORDS = [
 ] + [Record("9999", "the last fox", {"file_name": "a.pdf"})]
 
 
-@pytest.fixture(params=["memory", "folder", "one field", "apart"])
+@pytest.fixture(params=["memory", "folder", "one field", "isolated"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HybridIndex]:
     engine, kind = BGEM3(FakeEncoder()), request.param
     made = (
@@ -34,7 +34,7 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HybridInde
         else HybridIndex.open(
             tmp_path / "index",
             engine,
-            apart=kind == "apart",
+            isolated=kind == "isolated",
             filter_fields=["n"] if kind == "one field" else None,
         )
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bge_m3_integrations import BGEM3, EncodingError, HybridIndex, InputError, Record, StoreError
-from bge_m3_integrations.index.rerank import Given
+from bge_m3_integrations.index.rerank import RerankDocument
 from bge_m3_integrations.testing import FakeEncoder
 
 TEXTS = {
@@ -39,8 +39,8 @@ def index(
         yield index
 
 
-def given() -> list[Given]:
-    return [Given(text, name) for name, text in TEXTS.items()]
+def given() -> list[RerankDocument]:
+    return [RerankDocument(text, name) for name, text in TEXTS.items()]
 
 
 def test_documents_of_the_index_cost_the_query_alone(
@@ -60,12 +60,12 @@ def test_an_edited_text_a_foreign_id_and_a_bare_text_are_encoded_once_each(
 ) -> None:
     edited, foreign = "the fox sleeps on the bridge", "a fox of elsewhere"
     documents = [
-        Given(TEXTS["a"], "a"),
-        Given(edited, "b"),
-        Given(foreign, "nowhere"),
+        RerankDocument(TEXTS["a"], "a"),
+        RerankDocument(edited, "b"),
+        RerankDocument(foreign, "nowhere"),
         edited,
-        Given(TEXTS["a"], "a"),
-        Given(TEXTS["c"]),
+        RerankDocument(TEXTS["a"], "a"),
+        RerankDocument(TEXTS["c"]),
     ]
     ranked = index.rerank(QUERY, documents)
     texts = [d if isinstance(d, str) else d.text for d in documents]
@@ -90,7 +90,7 @@ def test_what_is_rewritten_while_it_is_scored_is_encoded(
 
     monkeypatch.setattr(index.store, "score", changing)
     encoder.forwards.clear()
-    ranked = index.rerank(QUERY, [Given(TEXTS["a"], "a")])
+    ranked = index.rerank(QUERY, [RerankDocument(TEXTS["a"], "a")])
     assert ranked == BGEM3(FakeEncoder()).rerank(QUERY, [TEXTS["a"]])
     assert encoder.forwards[TEXTS["a"]] == 1
 
@@ -107,7 +107,7 @@ def test_what_is_deleted_while_it_is_scored_is_encoded(
         return score(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(index.store, "score", deleting)
-    ranked = index.rerank(QUERY, [Given(TEXTS["a"], "a"), Given(TEXTS["b"], "b")])
+    ranked = index.rerank(QUERY, [RerankDocument(TEXTS["a"], "a"), RerankDocument(TEXTS["b"], "b")])
     expected = BGEM3(FakeEncoder()).rerank(QUERY, [TEXTS["a"], TEXTS["b"]])
     assert [one.index for one in ranked] == [one.index for one in expected]
 

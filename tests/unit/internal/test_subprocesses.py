@@ -38,7 +38,7 @@ def test_optimising_apart_runs_nothing_that_lies_in_the_working_directory(
 ) -> None:
     store = open_store(tmp_path / "index")
     store.upsert(RECORDS, encoded(RECORDS))
-    store.optimize(apart=True)
+    store.optimize(isolated=True)
     assert store.count() == 3
     store.close()
     assert not trap.exists()

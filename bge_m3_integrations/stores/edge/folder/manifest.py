@@ -28,7 +28,7 @@ _GUARDED_NOTES = ("document_instruction", "query_instruction", "clean")
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderNote:
+class EncoderInfo:
     """Which encoder made an index's numbers.
 
     Attributes:
@@ -89,7 +89,7 @@ class Manifest:
     pooling: int = 1
     filter_fields: tuple[str, ...] | None = None
     generation: int = 0
-    encoder: EncoderNote | None = None
+    encoder: EncoderInfo | None = None
     format: int = FORMAT
     kind: str = KIND
 
@@ -176,7 +176,7 @@ class Manifest:
                     **held,
                     "modes": tuple(ordered_modes(as_modes(held["modes"]))),
                     "filter_fields": None if fields_of is None else tuple(sorted(fields_of)),
-                    "encoder": None if note is None else EncoderNote(**note),
+                    "encoder": None if note is None else EncoderInfo(**note),
                 }
             )
             if not isinstance(fields_of, list | None):
@@ -215,8 +215,8 @@ class Wanted:
     colbert: str | None = None
     pooling: int | None = None
     filter_fields: tuple[str, ...] | None = None
-    encoder: EncoderNote | None = None
-    other_dtype: bool = False
+    encoder: EncoderInfo | None = None
+    allow_dtype_mismatch: bool = False
 
     def check(self, held: Manifest, folder: Path) -> None:
         """Compare with an index that is there.
@@ -229,7 +229,9 @@ class Wanted:
             StoreError: The two contradict each other; the message names both sides.
         """
         if self.encoder is not None and held.encoder is not None:
-            _check_encoder(self.encoder, held.encoder, folder, other_dtype=self.other_dtype)
+            _check_encoder(
+                self.encoder, held.encoder, folder, allow_dtype_mismatch=self.allow_dtype_mismatch
+            )
         for name, mine, its in self._pairs(held):
             if mine is not None and its is not None and mine != its:
                 fields = name == "filter_fields"
@@ -347,17 +349,20 @@ def replace_file(path: Path, text: str) -> None:
         raise StoreError(f"{path} cannot be written: {error}; it is as before") from error
 
 
-def _check_encoder(mine: EncoderNote, its: EncoderNote, folder: Path, *, other_dtype: bool) -> None:
+def _check_encoder(
+    mine: EncoderInfo, its: EncoderInfo, folder: Path, *, allow_dtype_mismatch: bool
+) -> None:
     if mine.fingerprint and mine.fingerprint != its.fingerprint:
         raise StoreError(
             f"the index in {folder} was made by {_described(its)}, but {_described(mine)} is to "
             "search it: their numbers cannot be compared; open it with its own model, or build "
             "another index"
         )
-    if (mine.dtype == "int8") != (its.dtype == "int8") and not other_dtype:
+    if (mine.dtype == "int8") != (its.dtype == "int8") and not allow_dtype_mismatch:
         raise StoreError(
             f"the index in {folder} was made in {its.dtype}, but {mine.dtype} is to search it: "
-            "8 bits move every score; load the model in the same dtype, or pass other_dtype=True"
+            "8 bits move every score; load the model in the same dtype, or pass "
+            "allow_dtype_mismatch=True"
         )
     if mine.max_length != its.max_length:
         raise StoreError(
@@ -367,5 +372,5 @@ def _check_encoder(mine: EncoderNote, its: EncoderNote, folder: Path, *, other_d
         )
 
 
-def _described(note: EncoderNote) -> str:
+def _described(note: EncoderInfo) -> str:
     return f"{note.model or note.name or 'a model'} (fingerprint {note.fingerprint[:12]})"

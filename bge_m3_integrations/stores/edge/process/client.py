@@ -1,4 +1,4 @@
-"""ApartStore: an index in a folder, searched in a process of its own.
+"""ProcessStore: an index in a folder, searched in a process of its own.
 
 The engine holds Python's lock while it is called. In another process it is another lock: what is
 left to this one is to pack what is asked and to unpack what comes back.
@@ -37,10 +37,10 @@ from bge_m3_integrations.stores.edge.process.wire import (
 )
 from bge_m3_integrations.stores.edge.store import capabilities_of
 
-_OPENED: Opened[ApartStore, Hosting] = Opened(lambda hosting: None)  # a fork leaves it itself
+_OPENED: Opened[ProcessStore, Hosting] = Opened(lambda hosting: None)  # a fork leaves it itself
 
 
-class ApartStore:
+class ProcessStore:
     """An `EdgeStore` that another process holds.
 
     Methods, numbers and errors are the same, but a filter that holds a Python function is a
@@ -59,7 +59,7 @@ class ApartStore:
         self._opens: list[None] = []  # as many as are not closed: changed without a lock
 
     @classmethod
-    def open(cls, path: str | Path, **options: Any) -> ApartStore:
+    def open(cls, path: str | Path, **options: Any) -> ProcessStore:
         """Open a folder's index, or begin one; a second `open` in this process shares the first.
 
         Args:
@@ -89,7 +89,7 @@ class ApartStore:
             return store
 
     @classmethod
-    def _started(cls, place: Path, asked: Call) -> ApartStore:
+    def _started(cls, place: Path, asked: Call) -> ProcessStore:
         hosting = Hosting(place)
         try:
             manifest, _ = hosting.ask(asked)
@@ -201,10 +201,10 @@ class ApartStore:
         self._ask("flush")
 
     def optimize(
-        self, *, apart: bool = False, progress: Callable[[str], None] | None = None
+        self, *, isolated: bool = False, progress: Callable[[str], None] | None = None
     ) -> None:
-        """See `EdgeStore.optimize`; if not `apart`, only calls of this index wait for it."""
-        self._change("optimize", progress, apart=apart)
+        """See `EdgeStore.optimize`; if not `isolated`, only calls of this index wait for it."""
+        self._change("optimize", progress, isolated=isolated)
 
     def compact(self, *, progress: Callable[[str], None] | None = None) -> None:
         """See `EdgeStore.compact`."""

@@ -1,4 +1,4 @@
-"""An index held for another process: what `hosted`, the program behind `apart.ApartStore`, does.
+"""An index held for another process: what `hosted`, the program behind `apart.ProcessStore`, does.
 
 It lives as long as the other process keeps its standard input open, and answers calls on any number
 of connections, each by a thread of its own.

@@ -15,19 +15,19 @@ from pathlib import Path
 
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
 from tests.unit.stores.edge.programs import OPEN, encoded
 
 SECONDS = 60
 SOME = [Record("child", "a text of the child's")]
 
 
-def add(store: EdgeStore | ApartStore, first: int) -> None:
+def add(store: EdgeStore | ProcessStore, first: int) -> None:
     records = [Record(f"{i:03}", f"text {i}", {"n": i}) for i in range(first, first + 50)]
     store.upsert(records, encoded(records))
 
 
-def use(store: EdgeStore | ApartStore) -> None:
+def use(store: EdgeStore | ProcessStore) -> None:
     numbers = encoded(SOME)
     tried: list[Callable[[], object]] = [
         store.count,
@@ -45,13 +45,13 @@ def use(store: EdgeStore | ApartStore) -> None:
         told(attempt)
 
 
-def close(store: EdgeStore | ApartStore) -> None:
+def close(store: EdgeStore | ProcessStore) -> None:
     store.close()
     store.close()
     told(lambda: EdgeStore.open(store.path))
 
 
-def open_later(store: EdgeStore | ApartStore) -> None:
+def open_later(store: EdgeStore | ProcessStore) -> None:
     path = store.path
     store.close()
     told(lambda: add(type(store).open(path), 150))

@@ -26,11 +26,11 @@ from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
 from bge_m3_integrations.testing import FakeEncoder
 
 ENCODER = FakeEncoder(dim=8, colbert_dim=4)
-MOMENTS = ("add", "apart", "optimize", "flush", "rewrite", "delete")
+MOMENTS = ("add", "isolated", "optimize", "flush", "rewrite", "delete")
 """What a process is killed in the middle of."""
 OPTIONS: dict[str, Any] = {
     "modes": ["dense", "sparse", "colbert"],
@@ -38,7 +38,7 @@ OPTIONS: dict[str, Any] = {
     "colbert_dim": 4,
     "colbert": "float32",
 }
-_SECONDS = {"apart": 1.5, "optimize": 0.04, "add": 0.02}
+_SECONDS = {"isolated": 1.5, "optimize": 0.04, "add": 0.02}
 _IDS = 300
 _MANY = 1200
 """Records that must be replaced before the engine finds anything to optimise."""
@@ -76,13 +76,13 @@ def open_store(folder: Path) -> EdgeStore:
     return EdgeStore.open(folder, **OPTIONS)
 
 
-def open_apart(folder: Path) -> ApartStore:
-    return ApartStore.open(folder, **OPTIONS)
+def open_apart(folder: Path) -> ProcessStore:
+    return ProcessStore.open(folder, **OPTIONS)
 
 
-OPEN: dict[str, Callable[[Path], EdgeStore | ApartStore]] = {
+OPEN: dict[str, Callable[[Path], EdgeStore | ProcessStore]] = {
     "inside": open_store,
-    "apart": open_apart,
+    "isolated": open_apart,
 }
 
 
@@ -96,13 +96,13 @@ class Writer:
 
     def __init__(self, folder: Path, via: str) -> None:
         self._index: HybridIndex | None = None
-        self.store: EdgeStore | ApartStore
+        self.store: EdgeStore | ProcessStore
         if via == "index":
             self._index = HybridIndex.open(folder, BGEM3(ENCODER), colbert="float32", create=True)
             assert isinstance(self._index.store, EdgeStore)
             self.store = self._index.store
         else:
-            self.store = OPEN["apart" if via == "apart" else "inside"](folder)
+            self.store = OPEN["isolated" if via == "isolated" else "inside"](folder)
 
     def run(self, step: Step) -> None:
         match step.name:
@@ -116,7 +116,7 @@ class Writer:
             case "flush":
                 self.store.flush()
             case _:
-                self.store.optimize(apart=step.name == "apart")
+                self.store.optimize(isolated=step.name == "isolated")
 
     def close(self) -> None:
         (self._index or self.store).close()
@@ -232,7 +232,7 @@ def _killed(
         try:
             _await(log, moment, chance.randint(1, 3), child)
             time.sleep(chance.uniform(0, _SECONDS.get(moment, 0.01)))
-            if via == "apart" and number % 2:
+            if via == "isolated" and number % 2:
                 # the process of the index; its caller ends by the error that says so
                 os.kill(holder_of(folder), signal.SIGKILL)
                 assert "was killed by SIGKILL" in child.communicate(timeout=60)[1]
@@ -253,7 +253,7 @@ def _await(log: Path, moment: str, times: int, child: subprocess.Popen[str]) -> 
 
 def _steps(number: int, moment: str) -> Iterator[Step]:
     chance = random.Random(number)
-    if moment in {"apart", "optimize"}:
+    if moment in {"isolated", "optimize"}:
         yield Step("add", range(_MANY), f"{number}.many")
     for turn in range(1_000_000):
         start = chance.randrange(_IDS)
@@ -261,7 +261,7 @@ def _steps(number: int, moment: str) -> Iterator[Step]:
         name = moment if turn % 3 == 2 else chance.choice(MOMENTS)
         if name == "delete" and moment == "optimize":
             ids = range(start, start + 300)
-        name = "flush" if name == "apart" != moment else name
+        name = "flush" if name == "isolated" != moment else name
         changes = name in {"add", "rewrite", "delete"}
         yield Step(name, ids if changes else (), f"{number}.{turn}")
 

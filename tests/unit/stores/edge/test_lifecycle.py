@@ -21,15 +21,15 @@ from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.langchain import BGEM3VectorStore
-from bge_m3_integrations.stores.edge import ApartStore, EdgeStore, Manifest
+from bge_m3_integrations.stores.edge import EdgeStore, Manifest, ProcessStore
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded, open_store
 
 ROOT = Path(__file__).parents[4]
 OLD = [Record(f"old-{i}", f"fox number{i}", {"i": i}) for i in range(10)]
 NEW = [Record(f"new-{i}", f"stone number{i}", {"i": i}) for i in range(5)]
-Store = EdgeStore | ApartStore
-KINDS = pytest.mark.parametrize("kind", ["inside", "apart"])
+Store = EdgeStore | ProcessStore
+KINDS = pytest.mark.parametrize("kind", ["inside", "isolated"])
 
 
 def deleted(index: Path) -> None:
@@ -197,16 +197,17 @@ def test_a_store_that_nobody_has_releases_its_folder(tmp_path: Path, kind: str) 
     del same
     gc.collect()
     assert not EdgeStore.is_open(tmp_path / "index")
-    assert not ApartStore.is_open(tmp_path / "index")
+    assert not ProcessStore.is_open(tmp_path / "index")
     assert not (tmp_path / "index" / "holder.json").exists()
     assert run(tmp_path / "index", "pass") == "10"
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_an_index_that_nobody_has_gives_back_one_open(tmp_path: Path, apart: bool) -> None:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_an_index_that_nobody_has_gives_back_one_open(tmp_path: Path, isolated: bool) -> None:
     engine = BGEM3(FakeEncoder())
     first, second, third = (
-        HybridIndex.open(tmp_path / "index", engine, apart=apart, create=True) for _ in range(3)
+        HybridIndex.open(tmp_path / "index", engine, isolated=isolated, create=True)
+        for _ in range(3)
     )
     first.add(OLD)
     first.close()
@@ -219,7 +220,7 @@ def test_an_index_that_nobody_has_gives_back_one_open(tmp_path: Path, apart: boo
     del third, first
     gc.collect()
     assert not EdgeStore.is_open(tmp_path / "index")
-    assert not ApartStore.is_open(tmp_path / "index")
+    assert not ProcessStore.is_open(tmp_path / "index")
     with HybridIndex.open(tmp_path / "index", engine) as again:
         assert again.count() == len(OLD)
 

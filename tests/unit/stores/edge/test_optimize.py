@@ -70,7 +70,7 @@ def test_optimising_apart_replaces_the_shard_while_searches_go_on(store: EdgeSto
             lambda: store.rewrite(RECORDS[:1]),
             lambda: store.delete(ids=["0"]),
             store.optimize,
-            lambda: store.optimize(apart=True),
+            lambda: store.optimize(isolated=True),
             store.compact,
         ):
             with pytest.raises(StoreError, match="is being optimised and cannot be written to"):
@@ -82,7 +82,7 @@ def test_optimising_apart_replaces_the_shard_while_searches_go_on(store: EdgeSto
     threads = [threading.Thread(target=search) for _ in range(2)]
     for thread in threads:
         thread.start()
-    store.optimize(apart=True, progress=progress)
+    store.optimize(isolated=True, progress=progress)
     stop.set()
     for thread in threads:
         thread.join()
@@ -127,7 +127,7 @@ def test_a_process_that_fails_leaves_the_index_as_it_was(
 
     monkeypatch.setattr(lifecycle.subprocess, "Popen", failing)
     with pytest.raises(StoreError, match=f"{said}.*the index is as before"):
-        store.optimize(apart=True)
+        store.optimize(isolated=True)
     assert shards(store) == ["shard-0001"]
     assert Manifest.read(store.path) == store.manifest
     check_holds_all(store)
@@ -143,7 +143,7 @@ def test_a_progress_that_raises_stops_it_and_leaves_the_index_as_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.optimize(apart=True, progress=progress)
+        store.optimize(isolated=True, progress=progress)
     assert shards(store) == ["shard-0001"]
     check_holds_all(store)
     store.upsert(RECORDS, encoded(RECORDS))
@@ -157,7 +157,7 @@ def test_a_copy_that_fails_leaves_the_index_as_it_was(
 
     monkeypatch.setattr(lifecycle.shutil, "copytree", full)
     with pytest.raises(StoreError, match=r"No space left.*as before"):
-        store.optimize(apart=True)
+        store.optimize(isolated=True)
     assert shards(store) == ["shard-0001"]
     check_holds_all(store)
 
@@ -196,7 +196,7 @@ def test_closing_waits_for_an_optimisation_that_runs(store: EdgeStore) -> None:
         if what == "done":
             states.append(closer.is_alive())
 
-    store.optimize(apart=True, progress=progress)
+    store.optimize(isolated=True, progress=progress)
     closer.join()
     assert states == [True]
     again = EdgeStore.open(store.path)
@@ -205,7 +205,7 @@ def test_closing_waits_for_an_optimisation_that_runs(store: EdgeStore) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills by signal")
-@pytest.mark.parametrize("via", ["store", "index", "apart"])
+@pytest.mark.parametrize("via", ["store", "index", "isolated"])
 def test_an_index_survives_being_killed(tmp_path: Path, via: str) -> None:
     witness = Witness(tmp_path / "index", via)
     for number, moment in enumerate(MOMENTS[:3]):
@@ -222,7 +222,7 @@ def test_a_copy_that_cannot_be_loaded_leaves_the_old_shard_in_force(
     with monkeypatch.context() as patched:
         patched.setattr(lifecycle, "Shard", refuse)
         with pytest.raises(StoreError, match="unreadable"):
-            store.optimize(apart=True)
+            store.optimize(isolated=True)
     assert shards(store) == ["shard-0001"]
     later = Record("later", "number41 fox")
     store.upsert([later], encoded([later]))
@@ -231,7 +231,7 @@ def test_a_copy_that_cannot_be_loaded_leaves_the_old_shard_in_force(
     again = EdgeStore.open(path)
     try:
         assert again.get(["0", "later"]) == [RECORDS[0], later]
-        again.optimize(apart=True)
+        again.optimize(isolated=True)
         assert again.get(["later"]) == [later]
     finally:
         again.close()

@@ -69,7 +69,7 @@ def test_a_write_between_its_look_at_the_shard_and_its_check_is_refused_or_kept(
             if what == "done":
                 switched.set()
 
-        store.optimize(apart=True, progress=progress)
+        store.optimize(isolated=True, progress=progress)
         acknowledged = answers[0].result()
     found = store.get(["late", "1"])
     changed = {
@@ -127,7 +127,7 @@ def test_a_flush_waits_for_a_backup(
 
 def test_filter_fields_that_were_set_stay_when_the_shard_is_replaced(store: EdgeStore) -> None:
     store.set_filter_fields(["i"])
-    store.optimize(apart=True)
+    store.optimize(isolated=True)
     store.set_filter_fields([])
     store.compact()
     held = Manifest.read(store.path)
@@ -167,7 +167,7 @@ def test_two_threads_that_optimise_apart_are_one_that_does_and_one_that_hears_of
     store: EdgeStore,
 ) -> None:
     with ThreadPoolExecutor(4) as threads:
-        runs = [threads.submit(store.optimize, apart=True) for _ in range(4)]
+        runs = [threads.submit(store.optimize, isolated=True) for _ in range(4)]
     errors = [str(error) for run in runs if (error := run.exception()) is not None]
     assert all("is being optimised" in error for error in errors)
     assert store.manifest.generation == 1 + len(runs) - len(errors)
@@ -206,7 +206,7 @@ def test_a_progress_that_closes_the_index_that_is_optimised_apart_is_refused(
         with pytest.raises(StoreError, match="being changed by this thread"):
             store.close()
 
-    store.optimize(apart=True, progress=progress)
+    store.optimize(isolated=True, progress=progress)
     assert store.count() == len(RECORDS)
 
 
@@ -215,7 +215,7 @@ def test_closing_while_others_optimise_apart_ends(tmp_path: Path) -> None:
         store = open_store(tmp_path / "index")
         store.upsert(RECORDS, encoded(RECORDS))
         with ThreadPoolExecutor(3) as threads:
-            runs = [threads.submit(store.optimize, apart=True) for _ in range(2)]
+            runs = [threads.submit(store.optimize, isolated=True) for _ in range(2)]
             closing = threads.submit(store.close)
             closing.result(60)
         for run in runs:

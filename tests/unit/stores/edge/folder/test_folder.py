@@ -17,7 +17,7 @@ import pytest
 from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, EncoderNote, Manifest
+from bge_m3_integrations.stores.edge import EdgeStore, EncoderInfo, Manifest
 from bge_m3_integrations.stores.edge.folder import folder, holder
 from bge_m3_integrations.stores.edge.folder.folder import UNNAMED
 from bge_m3_integrations.stores.edge.folder.manifest import NAME
@@ -216,9 +216,9 @@ def test_a_newer_format_is_refused_and_changes_nothing(index: Path) -> None:
 def test_another_encoder_is_refused_by_its_numbers_and_not_by_its_float_dtype(
     tmp_path: Path,
 ) -> None:
-    note = EncoderNote("f" * 64, model="org/a", dtype="float32")
+    note = EncoderInfo("f" * 64, model="org/a", dtype="float32")
 
-    def opened(encoder: EncoderNote, **options: Any) -> None:
+    def opened(encoder: EncoderInfo, **options: Any) -> None:
         EdgeStore.open(tmp_path / "index", modes=["sparse"], encoder=encoder, **options).close()
 
     opened(note)
@@ -232,7 +232,7 @@ def test_another_encoder_is_refused_by_its_numbers_and_not_by_its_float_dtype(
         with pytest.raises(StoreError, match=message):
             opened(other)
         assert listing(tmp_path / "index") == before
-    opened(replace(note, dtype="int8"), other_dtype=True)
+    opened(replace(note, dtype="int8"), allow_dtype_mismatch=True)
 
 
 def test_an_engine_of_other_widths_is_refused_by_name(tmp_path: Path) -> None:
@@ -494,7 +494,7 @@ def test_no_room_is_said_with_both_numbers_before_anything_is_written(
     for write in (
         lambda: store.upsert([other], encoded([other])),
         store.optimize,
-        lambda: store.optimize(apart=True),
+        lambda: store.optimize(isolated=True),
         lambda: store.backup(tmp_path / "copy"),
     ):
         with pytest.raises(StoreError, match=r"MiB in .*, but only 95 MiB"):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge.folder.manifest import NAME, EncoderNote, Manifest, Wanted
+from bge_m3_integrations.stores.edge.folder.manifest import NAME, EncoderInfo, Manifest, Wanted
 
-NOTE = EncoderNote(
+NOTE = EncoderInfo(
     "f" * 64, "org/name", "main", "float32", 512, "cls", "document: ", "query: ", True
 )
 HELD = Manifest(("dense", "sparse", "colbert"), 8, 4, "turbo8", 2, ("lang", "year"), 3, NOTE)
@@ -182,8 +182,8 @@ def test_another_float_dtype_is_fine(tmp_path: Path, dtype: str | None) -> None:
 
 def test_int8_may_meet_float_where_that_is_allowed(tmp_path: Path) -> None:
     note = replace(NOTE, dtype="int8")
-    Wanted(encoder=note, other_dtype=True).check(HELD, tmp_path)
-    Wanted(encoder=NOTE, other_dtype=True).check(replace(HELD, encoder=note), tmp_path)
+    Wanted(encoder=note, allow_dtype_mismatch=True).check(HELD, tmp_path)
+    Wanted(encoder=NOTE, allow_dtype_mismatch=True).check(replace(HELD, encoder=note), tmp_path)
     with pytest.raises(StoreError, match="was made in int8, but float32"):
         Wanted(encoder=NOTE).check(replace(HELD, encoder=note), tmp_path)
 

@@ -22,7 +22,7 @@ def said(folder: Path, deed: str, kind: str = "inside") -> list[str]:
     return done.stdout.splitlines()
 
 
-KINDS = pytest.mark.parametrize("kind", ["inside", "apart"])
+KINDS = pytest.mark.parametrize("kind", ["inside", "isolated"])
 
 
 @KINDS

@@ -125,10 +125,10 @@ def expected(folder: Path) -> list[Any]:
         (1 << 20, {}),
         (1, {}),
         (1, {"optimized": True}),
-        (1 << 20, {"apart": True}),
-        (1, {"apart": True, "optimized": True}),
+        (1 << 20, {"isolated": True}),
+        (1, {"isolated": True, "optimized": True}),
     ],
-    ids=["copied", "linked", "linked, optimized", "apart", "apart, optimized"],
+    ids=["copied", "linked", "linked, optimized", "isolated", "isolated, optimized"],
 )
 def test_searching_changes_nothing_in_the_folder(
     folder: Path,
@@ -137,14 +137,14 @@ def test_searching_changes_nothing_in_the_folder(
     linked: int,
     changed: dict[str, bool],
 ) -> None:
-    apart = changed.get("apart", False)
+    isolated = changed.get("isolated", False)
     if changed.get("optimized"):
         with HybridIndex.open(folder, engine()) as index:
             index.compact()
     right = expected(folder)
     monkeypatch.setattr(read_only, "_LINKED", linked)
     before = state(folder)
-    with opened(folder, apart=apart) as index, opened(folder, apart=apart) as again:
+    with opened(folder, isolated=isolated) as index, opened(folder, isolated=isolated) as again:
         assert answers(index) == answers(again) == right
         assert index.count() == 39
         assert index.get(["007", "008"]) == [None, RECORDS[8]]
@@ -152,7 +152,7 @@ def test_searching_changes_nothing_in_the_folder(
         assert len(list(temporary.glob("bge-m3-reading-*"))) == 1
         files = [f for f in temporary.rglob("*") if f.is_file() or f.is_symlink()]
         links = [f for f in files if f.is_symlink() or f.stat().st_nlink > 1]
-        assert apart or bool(links) == (linked == 1)
+        assert isolated or bool(links) == (linked == 1)
     assert state(folder) == before
     assert list(temporary.glob("bge-m3-reading-*")) == []
 
@@ -163,7 +163,7 @@ WRITES: dict[str, Callable[[HybridIndex], object]] = {
     "delete": lambda index: index.delete(ids=["001"]),
     "delete where": lambda index: index.delete(where={"n": 1}),
     "optimize": lambda index: index.optimize(),
-    "optimize apart": lambda index: index.optimize(apart=True),
+    "optimize isolated": lambda index: index.optimize(isolated=True),
     "compact": lambda index: index.compact(),
     "set_filter_fields": lambda index: index.set_filter_fields(["n"]),
     "upsert": lambda index: index.store.upsert(
@@ -173,10 +173,10 @@ WRITES: dict[str, Callable[[HybridIndex], object]] = {
 }
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_writes_are_refused_and_nothing_is_encoded_for_them(folder: Path, apart: bool) -> None:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_writes_are_refused_and_nothing_is_encoded_for_them(folder: Path, isolated: bool) -> None:
     before = state(folder)
-    with opened(folder, apart=apart) as index:
+    with opened(folder, isolated=isolated) as index:
         for write in WRITES.values():
             with pytest.raises(StoreError, match=r"opened with read_only=True and cannot be"):
                 write(index)
@@ -266,7 +266,7 @@ def test_a_folder_that_is_written_to_is_refused_with_its_holder(
     with HybridIndex.open(folder, engine()) as index:
         for read in (
             lambda: opened(folder),
-            lambda: opened(folder, apart=True),
+            lambda: opened(folder, isolated=True),
             lambda: HybridIndex.restore(folder, tmp_path / "restored"),
         ):
             with pytest.raises(StoreError, match=f"in use by process {os.getpid()} on "):

@@ -176,10 +176,10 @@ def test_making_an_adapter_loads_neither_torch_nor_the_search_engine(folder: Pat
     assert not (folder / "holder.json").exists()  # given back at the end
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_reserved_folder_is_opened_by_its_own_process(folder: Path, apart: bool) -> None:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_reserved_folder_is_opened_by_its_own_process(folder: Path, isolated: bool) -> None:
     held = Reservation(folder.resolve())
-    with HybridIndex.open(folder, BGEM3(FakeEncoder()), apart=apart) as index:
+    with HybridIndex.open(folder, BGEM3(FakeEncoder()), isolated=isolated) as index:
         again = Reservation(folder.resolve())  # of what this process has open
         assert index.count() == 1
         again.release()

@@ -25,7 +25,7 @@ from bge_m3_integrations.core.filters import Compare, Not, Predicate
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
 from bge_m3_integrations.langchain import BGEM3VectorStore
-from bge_m3_integrations.stores.edge import ApartStore, EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
 from bge_m3_integrations.stores.edge.folder.folder import Folder
 from bge_m3_integrations.stores.edge.process import process
 from bge_m3_integrations.testing import FakeEncoder
@@ -45,7 +45,7 @@ by_signal = pytest.mark.skipif(os.name == "nt", reason="kills by signal")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ApartStore]:
+def store(tmp_path: Path) -> Iterator[ProcessStore]:
     opened = open_apart(tmp_path / "index")
     yield opened
     opened.close()
@@ -55,7 +55,7 @@ def query() -> EmbeddingBatch:
     return ENCODER.encode(["fox"], kind="query", modes=ALL_MODES)
 
 
-def pid_of(store: ApartStore) -> int:
+def pid_of(store: ProcessStore) -> int:
     return store._hosting._process.pid
 
 
@@ -92,20 +92,20 @@ def test_another_process_holds_the_folder_and_ends_with_the_last_handle(tmp_path
     inside.close()
 
 
-def test_a_second_open_must_not_contradict_the_first(store: ApartStore) -> None:
+def test_a_second_open_must_not_contradict_the_first(store: ProcessStore) -> None:
     with pytest.raises(StoreError, match="dim") as caught:
-        ApartStore.open(store.path, dim=9)
+        ProcessStore.open(store.path, dim=9)
     assert any("In the other process" in note for note in caught.value.__notes__)
     store.close()
-    assert not ApartStore.is_open(store.path)  # the refused one holds nothing
+    assert not ProcessStore.is_open(store.path)  # the refused one holds nothing
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_all_opens_of_a_folder_share_what_the_first_opened(tmp_path: Path, apart: bool) -> None:
+@pytest.mark.parametrize("isolated", [True, False])
+def test_all_opens_of_a_folder_share_what_the_first_opened(tmp_path: Path, isolated: bool) -> None:
     engine = BGEM3(FakeEncoder())
-    with HybridIndex.open(tmp_path / "index", engine, apart=apart, create=True) as first:
-        assert isinstance(first.store, ApartStore if apart else EdgeStore)
-        with HybridIndex.open(tmp_path / "index", engine, apart=not apart) as second:
+    with HybridIndex.open(tmp_path / "index", engine, isolated=isolated, create=True) as first:
+        assert isinstance(first.store, ProcessStore if isolated else EdgeStore)
+        with HybridIndex.open(tmp_path / "index", engine, isolated=not isolated) as second:
             assert second.store is first.store
         first.add([Record("a", "fox")])
         assert [hit.id for hit in first.search("fox")] == ["a"]
@@ -125,13 +125,13 @@ def test_an_index_that_cannot_be_opened_leaves_no_process(tmp_path: Path) -> Non
     held = open_store(tmp_path / "index")
     before = psutil.Process().children()
     with pytest.raises(StoreError, match=f"in use by process {os.getpid()}"):
-        ApartStore.open(held.path, **OPTIONS)
+        ProcessStore.open(held.path, **OPTIONS)
     assert psutil.Process().children() == before
     held.close()
     open_apart(tmp_path / "index").close()
 
 
-def test_another_process_hears_who_holds_it_and_for_whom(store: ApartStore) -> None:
+def test_another_process_hears_who_holds_it_and_for_whom(store: ProcessStore) -> None:
     with pytest.raises(StoreError, match=f"process {pid_of(store)} for process {os.getpid()} on"):
         open_store(store.path)
 
@@ -157,7 +157,7 @@ def test_the_folder_of_a_caller_that_is_gone_is_waited_for(
 
 
 def test_a_vector_store_searches_its_folder_apart(tmp_path: Path) -> None:
-    held = BGEM3VectorStore(BGEM3(FakeEncoder()), path=tmp_path / "index", apart=True)
+    held = BGEM3VectorStore(BGEM3(FakeEncoder()), path=tmp_path / "index", isolated=True)
     held.add_texts(["fox", "bridge"], ids=["a", "b"])
     assert holder_of(tmp_path / "index") != os.getpid()
     assert held.similarity_search("fox", k=1)[0].id == "a"
@@ -167,7 +167,9 @@ def test_a_vector_store_searches_its_folder_apart(tmp_path: Path) -> None:
 # -- calls ---------------------------------------------------------------------------------------
 
 
-def test_long_answers_arrive_whole_and_in_order(store: ApartStore) -> None:
+def test_long_answers_arrive_whole_and_in_order(
+    store: ProcessStore,
+) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
     ids = [record.id for record in RECORDS]
     assert list(store.ids()) == ids
@@ -184,11 +186,11 @@ def test_long_answers_arrive_whole_and_in_order(store: ApartStore) -> None:
 def test_its_numbers_are_those_of_the_same_index_inside(tmp_path: Path) -> None:
     path = tmp_path / "index"
     ids = [record.id for record in RECORDS]
-    apart = open_apart(path)
-    apart.upsert(RECORDS, encoded(RECORDS))
-    found = [apart.find(query(), mode, limit=20) for mode in ("dense", "sparse", "colbert")]
-    scores, vectors = apart.score(query(), [ids], ALL_MODES)[0], apart.vectors(ids, ALL_MODES)
-    apart.close()
+    isolated = open_apart(path)
+    isolated.upsert(RECORDS, encoded(RECORDS))
+    found = [isolated.find(query(), mode, limit=20) for mode in ("dense", "sparse", "colbert")]
+    scores, vectors = isolated.score(query(), [ids], ALL_MODES)[0], isolated.vectors(ids, ALL_MODES)
+    isolated.close()
     inside = open_store(path)
     assert [inside.find(query(), m, limit=20) for m in ("dense", "sparse", "colbert")] == found
     for mode, row in inside.score(query(), [ids], ALL_MODES)[0].items():
@@ -201,7 +203,7 @@ def test_its_numbers_are_those_of_the_same_index_inside(tmp_path: Path) -> None:
     inside.close()
 
 
-def test_bad_input_is_the_same_error_and_writes_nothing(store: ApartStore) -> None:
+def test_bad_input_is_the_same_error_and_writes_nothing(store: ProcessStore) -> None:
     with pytest.raises(InputError):
         store.upsert(RECORDS[:2], encoded(RECORDS[:1]))
     with pytest.raises(InputError, match="bytes"):
@@ -214,7 +216,7 @@ def test_bad_input_is_the_same_error_and_writes_nothing(store: ApartStore) -> No
 
 
 def test_a_python_function_looks_at_the_records_in_this_process(tmp_path: Path) -> None:
-    with HybridIndex.open(tmp_path / "index", BGEM3(FakeEncoder()), apart=True) as index:
+    with HybridIndex.open(tmp_path / "index", BGEM3(FakeEncoder()), isolated=True) as index:
         index.add(RECORDS[:10])
         found = index.search("fox", where=lambda metadata: metadata["n"] in {3, 5})
         assert {hit.id for hit in found} == {"0003", "0005"}
@@ -226,7 +228,7 @@ class Lang(StrEnum):
     EN = "en"
 
 
-def test_values_arrive_as_json_has_them_whatever_their_classes(store: ApartStore) -> None:
+def test_values_arrive_as_json_has_them_whatever_their_classes(store: ProcessStore) -> None:
     metadata = MappingProxyType({"lang": Lang.EN, "n": 1})
     store.upsert([Record("a", "fox", metadata)], encoded(RECORDS[:1]))
     assert store.get(["a"]) == [Record("a", "fox", {"lang": "en", "n": 1})]
@@ -236,7 +238,7 @@ def test_values_arrive_as_json_has_them_whatever_their_classes(store: ApartStore
     assert store.vectors(["a"], modes).dense is not None
 
 
-def test_what_the_other_process_cannot_unpack_is_an_error_and_no_end(store: ApartStore) -> None:
+def test_what_the_other_process_cannot_unpack_is_an_error_and_no_end(store: ProcessStore) -> None:
     with pytest.raises(Exception, match="no bytes for you"):
         store._ask("get", Unpackable())
     assert store.count() == 0
@@ -247,7 +249,7 @@ class Unpackable:
         return exec, ("raise ValueError('no bytes for you')",)
 
 
-def test_who_does_not_know_the_key_gets_no_answer(store: ApartStore) -> None:
+def test_who_does_not_know_the_key_gets_no_answer(store: ProcessStore) -> None:
     stranger = Client(store._hosting._address)
     stranger.send_bytes(b"x" * 32)
     with pytest.raises((EOFError, OSError)):
@@ -257,7 +259,7 @@ def test_who_does_not_know_the_key_gets_no_answer(store: ApartStore) -> None:
         assert store.count() == 0
 
 
-def test_many_threads_search_while_one_writes(store: ApartStore) -> None:
+def test_many_threads_search_while_one_writes(store: ProcessStore) -> None:
     store.upsert(RECORDS[:100], encoded(RECORDS[:100]))
     expected = store.find(query(), "sparse", limit=50, where=Compare("n", "$lt", 100))
 
@@ -272,7 +274,9 @@ def test_many_threads_search_while_one_writes(store: ApartStore) -> None:
     assert store.count() == 350
 
 
-def test_what_takes_long_tells_its_progress_and_changes_the_manifest(store: ApartStore) -> None:
+def test_what_takes_long_tells_its_progress_and_changes_the_manifest(
+    store: ProcessStore,
+) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
     told: list[str] = []
     store.set_filter_fields(["n"], progress=told.append)
@@ -286,7 +290,9 @@ def test_what_takes_long_tells_its_progress_and_changes_the_manifest(store: Apar
     assert store.count(Compare("n", "$lt", 10)) == 10
 
 
-def test_an_error_of_progress_is_raised_as_it_was_and_the_index_goes_on(store: ApartStore) -> None:
+def test_an_error_of_progress_is_raised_as_it_is_and_the_index_goes_on(
+    store: ProcessStore,
+) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
 
     def broken(text: str) -> None:
@@ -298,7 +304,7 @@ def test_an_error_of_progress_is_raised_as_it_was_and_the_index_goes_on(store: A
     assert soon(lambda: is_writable(store))
 
 
-def is_writable(store: ApartStore) -> bool:
+def is_writable(store: ProcessStore) -> bool:
     try:
         store.upsert(RECORDS[:1], encoded(RECORDS[:1]))
     except StoreError as error:
@@ -307,7 +313,7 @@ def is_writable(store: ApartStore) -> bool:
 
 
 def test_a_backup_lies_where_the_caller_says(
-    store: ApartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ProcessStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
     monkeypatch.chdir(tmp_path)
@@ -322,7 +328,7 @@ def test_a_backup_lies_where_the_caller_says(
 
 @by_signal
 def test_after_its_process_was_killed_every_call_says_so_and_no_write_is_lost(
-    store: ApartStore,
+    store: ProcessStore,
 ) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
     os.kill(pid_of(store), signal.SIGKILL)
@@ -336,7 +342,9 @@ def test_after_its_process_was_killed_every_call_says_so_and_no_write_is_lost(
 
 
 @by_signal
-def test_a_call_that_waits_hears_of_the_end(store: ApartStore) -> None:
+def test_a_call_that_waits_hears_of_the_end(
+    store: ProcessStore,
+) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
     killer = threading.Timer(0.3, os.kill, (pid_of(store), signal.SIGKILL))
     killer.start()
@@ -345,7 +353,7 @@ def test_a_call_that_waits_hears_of_the_end(store: ApartStore) -> None:
     killer.join()
 
 
-def find_on_and_on(store: ApartStore) -> None:
+def find_on_and_on(store: ProcessStore) -> None:
     while True:
         store.find(query(), "colbert", limit=10)
 
@@ -353,7 +361,7 @@ def find_on_and_on(store: ApartStore) -> None:
 @by_signal
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 def test_what_ends_a_group_of_processes_leaves_it_to_its_caller(
-    store: ApartStore, name: str
+    store: ProcessStore, name: str
 ) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
     os.kill(pid_of(store), getattr(signal, name))
@@ -361,7 +369,7 @@ def test_what_ends_a_group_of_processes_leaves_it_to_its_caller(
     assert store.count() == 350
 
 
-def test_a_closed_one_says_so_and_keeps_its_manifest(store: ApartStore) -> None:
+def test_a_closed_one_says_so_and_keeps_its_manifest(store: ProcessStore) -> None:
     before = store.manifest
     store.close()
     with pytest.raises(StoreError, match="closed; open it again"):
@@ -370,7 +378,7 @@ def test_a_closed_one_says_so_and_keeps_its_manifest(store: ApartStore) -> None:
 
 
 def test_closing_waits_for_calls_that_run(
-    store: ApartStore, monkeypatch: pytest.MonkeyPatch
+    store: ProcessStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
     said: list[str] = []
@@ -398,7 +406,7 @@ def test_closing_waits_for_calls_that_run(
 
 
 def test_what_closes_it_while_it_tells_its_progress_does_not_wait_for_itself(
-    store: ApartStore,
+    store: ProcessStore,
 ) -> None:
     def closing(text: str) -> None:
         store.close()
@@ -408,7 +416,7 @@ def test_what_closes_it_while_it_tells_its_progress_does_not_wait_for_itself(
 
 
 def test_an_error_of_the_callers_own_signal_handler_is_no_end(
-    store: ApartStore, monkeypatch: pytest.MonkeyPatch
+    store: ProcessStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*arguments: Any) -> Any:
         raise TimeoutError("mine")
@@ -421,7 +429,9 @@ def test_an_error_of_the_callers_own_signal_handler_is_no_end(
 
 
 @by_signal
-def test_a_dead_process_is_replaced_for_who_opens_the_index_again(store: ApartStore) -> None:
+def test_a_dead_process_is_replaced_for_who_opens_the_index_again(
+    store: ProcessStore,
+) -> None:
     store.upsert(RECORDS, encoded(RECORDS))
     os.kill(pid_of(store), signal.SIGKILL)
     with pytest.raises(StoreError, match="SIGKILL"):
@@ -444,7 +454,7 @@ def interruptible() -> Iterator[None]:
 @by_signal
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_write_has_ended_when_the_interruption_is_raised(
-    store: ApartStore,
+    store: ProcessStore,
 ) -> None:
     numbers = encoded(LONG)
     for pause in (0.03, 0.05, 0.07, 0.09, 0.11):
@@ -460,7 +470,7 @@ LONG = [Record(f"long-{i}", "fox bridge " * 200) for i in range(60)]
 
 
 def write_on_and_on(
-    store: ApartStore, numbers: EmbeddingBatch, interrupting: threading.Timer
+    store: ProcessStore, numbers: EmbeddingBatch, interrupting: threading.Timer
 ) -> None:
     for number in range(1000):
         store.upsert([replace(record, metadata={"round": number}) for record in LONG], numbers)
