@@ -54,7 +54,7 @@ PROGRAMS = {
     "llama-index-qdrant": LLAMA_INDEX + "import bge_m3_integrations.llama_index.qdrant\n",
     "llama-index-milvus": LLAMA_INDEX + "import bge_m3_integrations.llama_index.milvus\n",
     "flag": """
-from bge_m3_integrations.verify import verify_model
+from bge_m3_integrations.evaluation.parity import verify_model
 report = verify_model(str(folder), device="cpu")
 print(*report.lines(), sep="\\n")
 assert report.passed and sum("FlagEmbedding" in check.name for check in report.checks) == 8

@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
     """This process' environment, with its path of imports but the working directory."""
     path = [str(Path(entry).absolute()) for entry in sys.path if isinstance(entry, str) and entry]
     if PathFinder.find_spec(_PACKAGE, path) is None:  # found by an import hook, or where we stand
-        path.append(str(Path(__file__).parents[1]))
+        path.append(str(Path(__file__).parents[2]))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 

@@ -1,6 +1,6 @@
 """What a packed backbone's layers are computed with: products and normalisation.
 
-By torch's own functions or oneDNN's products, in floats or in 8 bits; `native/parts.py` has the
+By torch's own functions or oneDNN's products, in floats or in 8 bits; `native/layer_ops.py` has the
 same by compiled kernels.
 """
 

@@ -23,7 +23,7 @@ from bge_m3_integrations.engine.cache_sql import FORMAT, opened
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.testing import FakeEncoder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUESTION = Question("print", "float32", "document", "", 512)
 TEXTS = ["red fox", "", "a much longer text about foxes and rivers", "火车"]
 
@@ -281,7 +281,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from threading import Barrier
-from bge_m3_integrations._cachefile import CacheFile, Item
+from bge_m3_integrations.engine.cache_file import CacheFile, Item
 file, name = CacheFile(Path(sys.argv[1]), max_bytes=10**9), sys.argv[2]
 for i in range(int(sys.argv[3])):
     file.write([Item(f"{name} {i}", "p", f"{name} {i}".encode() * 9000) for _ in range(1)])
@@ -333,7 +333,7 @@ FORK = """
 import os, sys
 from pathlib import Path
 from threading import Barrier
-from bge_m3_integrations._cachefile import CacheFile, Item
+from bge_m3_integrations.engine.cache_file import CacheFile, Item
 file = CacheFile(Path(sys.argv[1]), max_bytes=10**9)
 file.write([Item("before", "p", b"1")])
 child = os.fork()

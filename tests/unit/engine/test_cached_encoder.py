@@ -190,8 +190,8 @@ def test_a_full_disk_costs_no_result_and_is_said_once_and_counted(tmp_path: Path
 FULL = """
 import resource, sys, warnings
 from pathlib import Path
-from bge_m3_integrations.caching import EmbeddingCache
-from bge_m3_integrations.encoders.cached import CachedEncoder
+from bge_m3_integrations.engine.cache import EmbeddingCache
+from bge_m3_integrations.engine.cached_encoder import CachedEncoder
 from bge_m3_integrations.testing import FakeEncoder
 encoder = CachedEncoder(FakeEncoder(dim=4096), EmbeddingCache(sys.argv[1]))
 encoder.encode(["first"], kind="document", modes=["dense"])

@@ -309,9 +309,10 @@ def test_a_program_in_a_real_terminal() -> None:
 
     ours, theirs = pty.openpty()
     program = (
-        "from bge_m3_integrations import BGEM3, HybridIndex, _progress\n"
+        "from bge_m3_integrations import BGEM3, HybridIndex\n"
+        "from bge_m3_integrations._internal import progress\n"
         "from bge_m3_integrations.testing import FakeEncoder\n"
-        "_progress.PATIENCE = 1e-9\n"
+        "progress.PATIENCE = 1e-9\n"
         "HybridIndex(BGEM3(FakeEncoder())).add(list('abcdef'), batch_size=2)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], stderr=theirs, check=True)

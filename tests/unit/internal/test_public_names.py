@@ -10,9 +10,9 @@ import pytest
 from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.testing import FakeEncoder
 
-MODULES = ["", ".caching", ".compat", ".demo", ".filters", ".testing"]
+MODULES = ["", ".engine.cache", ".compat", ".demo", ".core.filters", ".testing"]
 ADAPTERS = {
-    "langchain": ["", ".cache", ".qdrant"],
+    "langchain": ["", ".byte_store", ".qdrant"],
     "llama_index": ["", ".qdrant"],
 }
 

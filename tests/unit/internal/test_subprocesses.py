@@ -83,7 +83,7 @@ def test_a_process_finds_what_its_caller_added_to_the_path(
 def test_a_package_that_only_the_working_directory_leads_to_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     monkeypatch.setattr(sys, "path", ["", *(p for p in sys.path if Path(p).resolve() != root)])
     assert environment()["PYTHONPATH"].split(os.pathsep)[-1] == str(root)
 

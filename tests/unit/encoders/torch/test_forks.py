@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(2)
 from bge_m3_integrations.encoders.torch.native import binding
-from bge_m3_integrations import BGEM3, _forking
+from bge_m3_integrations import BGEM3
+from bge_m3_integrations._internal import forks
 if sys.argv[3] == "off":
     binding.LIBRARY = Path("/nowhere")
 engine = BGEM3(sys.argv[1], dtype=sys.argv[2], device="cpu", cache=sys.argv[4] or None)
@@ -79,10 +80,10 @@ assert found == [0] * 8, found
 """
 
 _TORN = """
-_forking.SECONDS = 0.1
+forks.SECONDS = 0.1
 begun, done = threading.Event(), threading.Event()
 def hold():
-    with _forking.between_forks():
+    with forks.between_forks():
         begun.set()
         done.wait()
 thread = threading.Thread(target=hold)

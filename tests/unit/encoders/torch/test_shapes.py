@@ -42,7 +42,7 @@ _MAXSIM = """
 import sys
 import numpy as np, torch
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
-from bge_m3_integrations.types import TokenVectors
+from bge_m3_integrations.core.embeddings import TokenVectors
 def tokens(n):
     return TokenVectors(np.ones((n, 64), np.float32) / 8, np.array([0, n]))
 torch.set_num_threads(1)

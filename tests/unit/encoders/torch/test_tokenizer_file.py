@@ -206,7 +206,7 @@ def test_a_bert_vocabulary_alone_gives_the_ids_of_its_tokenizer_json(
 
 def without_tokenizer_json(folder: Path, vocabulary: str, content: bytes) -> Path:
     (folder / "tokenizer.json").unlink()
-    (folder / tokenizer_file).write_bytes(content)
+    (folder / vocabulary).write_bytes(content)
     return folder
 
 

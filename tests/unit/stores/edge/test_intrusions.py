@@ -252,7 +252,7 @@ def test_a_file_that_may_not_be_read_is_no_damage_but_named(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes that have names")
-@pytest.mark.parametrize("name", ["manifest.json", "shard-0001/checksums.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "shard-0001/sums.json"])
 def test_a_pipe_in_the_place_of_a_file_is_told_and_not_waited_for(
     tmp_path: Path, name: str
 ) -> None:

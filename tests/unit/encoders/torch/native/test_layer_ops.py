@@ -108,7 +108,7 @@ def source_of(folder: Path, dtype: str) -> CheckpointSource:
 
 
 def without(patch: pytest.MonkeyPatch) -> None:
-    for module in ("parts", "attention"):
+    for module in ("layer_ops", "attention"):
         patch.setattr(f"bge_m3_integrations.encoders.torch.native.{module}.runs", lambda _: False)
 
 

@@ -18,7 +18,7 @@ from bge_m3_integrations.stores.edge import EdgeStore, restore
 from bge_m3_integrations.stores.edge.folder.checksums import SINCE, SUMS
 from tests.unit.stores.edge.programs import encoded, open_store
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 RECORDS = [Record(f"id-{i}", f"fox {i} bridge", {"i": i, "lang": "en"}) for i in range(40)]
 
 

@@ -20,7 +20,7 @@ from bge_m3_integrations.stores.edge.folder.folder import size_on_disk
 from tests.unit.stores.edge.fill_by_threads import RECORDS
 from tests.unit.stores.edge.programs import ENCODER, encoded, open_store
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 SOME = [Record(f"id-{i}", f"fox {i}", {"n": i}) for i in range(30)]
 OPENED = """
 import sys

@@ -25,7 +25,7 @@ from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import encoded, open_store
 
 RECORD = Record("a", "fox on the bridge", {"lang": "en"})
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 
 
 def listing(path: Path) -> dict[str, tuple[int, int]]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.stores.edge.forking import SECONDS
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 

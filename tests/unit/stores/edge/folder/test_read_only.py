@@ -23,7 +23,7 @@ from bge_m3_integrations.stores.edge import EdgeStore
 from bge_m3_integrations.stores.edge.folder import read_only
 from bge_m3_integrations.testing import FakeEncoder
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 RECORDS = [
     Record(f"{i:03}", f"document {i} about {'foxes' if i % 2 else 'bridges'}", {"n": i})
     for i in range(40)

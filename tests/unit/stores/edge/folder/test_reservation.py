@@ -25,12 +25,12 @@ from bge_m3_integrations.stores.edge import Manifest
 from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 from bge_m3_integrations.testing import FakeEncoder
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 HOLDER = """
     import sys
     from pathlib import Path
     from bge_m3_integrations.errors import StoreError
-    from bge_m3_integrations.stores.edge.reserving import Reservation
+    from bge_m3_integrations.stores.edge.folder.reservation import Reservation
     try:
         held = Reservation(Path(sys.argv[1]))
         print("held", flush=True)

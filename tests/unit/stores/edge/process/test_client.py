@@ -40,7 +40,7 @@ from tests.unit.stores.edge.programs import (
 
 RECORDS = [Record(f"{i:04}", f"fox number{i}", {"n": i}) for i in range(350)]
 """More than three messages of a list."""
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 by_signal = pytest.mark.skipif(os.name == "nt", reason="kills by signal")
 
 
