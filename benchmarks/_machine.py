@@ -7,7 +7,7 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bge_m3_integrations.encoders.torch.native.binding import why_not
+from bge_m3_integrations.encoders.torch.native.binding import unavailable_reason
 
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
@@ -28,7 +28,7 @@ def machine() -> dict[str, str]:
         "memory": _pairs(Path("/proc/meminfo")).get("MemTotal", "?"),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "kernels": why_not() or "compiled",
+        "kernels": unavailable_reason() or "compiled",
     }
 
 

@@ -241,7 +241,8 @@ class Varlen:
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
         kernel = varlen_attention()
-        assert kernel is not None, "plan() chooses this kernel only where torch has it"
+        if kernel is None:
+            raise RuntimeError("this torch has no packed attention; plan() should not choose it")
         query, key, value = qkv.view(len(qkv), 3, self.heads, -1).unbind(1)
         ends = self.offsets
         out: torch.Tensor = kernel(query, key, value, ends, ends, self.longest, self.longest)

@@ -36,7 +36,7 @@ Role: TypeAlias = Literal["mix", "up", "down"]
 class Norm(Protocol):
     """Layer normalisation (Ba et al. 2016)."""
 
-    def settle(self, states: torch.Tensor) -> None:
+    def normalize_(self, states: torch.Tensor) -> None:
         """Normalise `(t, width) float32` in place."""
         ...
 
@@ -44,7 +44,7 @@ class Norm(Protocol):
 class Parts(Protocol):
     """Makes them from a checkpoint's tensors."""
 
-    def laid_out(self, states: torch.Tensor) -> torch.Tensor:
+    def layout(self, states: torch.Tensor) -> torch.Tensor:
         """`(t, width) float32` as products like it; there may be more rows behind."""
         ...
 
@@ -69,7 +69,7 @@ class TorchNorm:
     bias: torch.Tensor
     eps: float
 
-    def settle(self, states: torch.Tensor) -> None:
+    def normalize_(self, states: torch.Tensor) -> None:
         """See `Norm`."""
         step = _ROWS_IN_CACHE if states.device.type == "cpu" else max(1, len(states))
         for rows in torch.split(states, step):
@@ -77,7 +77,7 @@ class TorchNorm:
 
 
 class _TorchParts:
-    def laid_out(self, states: torch.Tensor) -> torch.Tensor:
+    def layout(self, states: torch.Tensor) -> torch.Tensor:
         """On the CPU with rows of zeros behind, up to one of few sizes."""
         return with_rounded_rows(states)
 

@@ -97,9 +97,9 @@ class Layer:
         step = self.rows if hidden.device.type == "cpu" else max(1, len(hidden))
         for rows, mixed in zip(torch.split(hidden, step), torch.split(attended, step), strict=True):
             self.mix.add_to(rows, mixed)
-            self.mix_norm.settle(rows)
+            self.mix_norm.normalize_(rows)
             self.down.add_to(rows, self.up(rows.to(self.dtype)))
-            self.down_norm.settle(rows)
+            self.down_norm.normalize_(rows)
         return hidden
 
 
@@ -128,28 +128,31 @@ class Embeddings:
     def __call__(self, pack: Pack) -> torch.Tensor:
         """The first layer's input, `(t, width) float32`."""
         words, positions, types = self._tables
-        total = self._rows(words, pack.ids)
-        total += types[0].float()
-        total += self._rows(positions, pack.positions(self._pad))
-        self._norm.settle(total)
+        ids, places = pack.ids, pack.positions(self._pad)
+        if words.device.type != "cpu":
+            ids, places = ids.to(words.device), places.to(words.device)
+            total = embedding(ids, words).float()
+            total += types[0].float()
+            total += embedding(places, positions).float()
+        else:
+            total = torch.empty(len(ids), words.shape[1], dtype=torch.float32, device="cpu")
+            kind = types[0].float()
+            for start in range(0, len(ids), _ROWS):
+                rows, some = total[start : start + _ROWS], slice(start, start + _ROWS)
+                rows.copy_(embedding(ids[some], words))
+                rows += kind
+                rows += embedding(places[some], positions)
+                # a race between threads loses a count and costs a page read again, no number
+                self._rows_read += 2 * len(rows)
+                if self._rows_read >= _ROWS:
+                    self._release()
+        self._norm.normalize_(total)
         return total
 
-    def _rows(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        if table.device.type != "cpu":
-            return embedding(ids.to(table.device), table).float()
-        found = torch.empty(len(ids), table.shape[1], dtype=torch.float32, device="cpu")
-        for part, some in zip(torch.split(found, _ROWS), torch.split(ids, _ROWS), strict=True):
-            part.copy_(embedding(some, table))
-            self._release(len(some))
-        return found
-
-    def _release(self, rows: int) -> None:
-        # a race between threads loses a count and costs a page read again, no number
-        self._rows_read += rows
-        if self._rows_read >= _ROWS:
-            self._rows_read = 0
-            for name in _TABLES:
-                self._weights.release(name)
+    def _release(self) -> None:
+        self._rows_read = 0
+        for name in _TABLES:
+            self._weights.release(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,7 @@ class PackedBackbone:
         """
         dtype = torch.float32 if wide else self._dtype
         parts = InPlace() if wide else self._parts
-        hidden = parts.laid_out(self._embeddings(pack))
+        hidden = parts.layout(self._embeddings(pack))
         heads = self._config.num_attention_heads
         width = self._config.hidden_size // heads
         attend = plan(pack, heads=heads, head_width=width, device=self._device, dtype=dtype)

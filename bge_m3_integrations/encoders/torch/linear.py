@@ -65,11 +65,9 @@ class PlainLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        rows, x = len(x), with_rounded_rows(x)
-        parts = [
-            linear(x, weight.to(x), bias.to(x))
-            for weight, bias in zip(self.weights, self.biases, strict=True)
-        ]
+        rows, parts, x = len(x), [], with_rounded_rows(x)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            parts.append(linear(x, weight.to(x), bias.to(x)))
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return (gelu(out) if self.activated else out)[:rows]
 

@@ -28,7 +28,7 @@ from bge_m3_integrations.encoders.torch.layer_ops import InInt8, Owned, Parts
 from bge_m3_integrations.encoders.torch.layers import PackedBackbone, is_packable
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.native.attention import takes
-from bge_m3_integrations.encoders.torch.native.binding import why_not
+from bge_m3_integrations.encoders.torch.native.binding import unavailable_reason
 from bge_m3_integrations.encoders.torch.native.layer_ops import (
     NativeFloat,
     NativeInt8,
@@ -230,7 +230,7 @@ class CheckpointSource:
             )
         if self.device.type != "cpu":
             return f"torch on {self.device.type}"
-        return f"torch: {why_not() or 'no kernels for this dtype or these widths'}"
+        return f"torch: {unavailable_reason() or 'no kernels for this dtype or these widths'}"
 
     @cached_property
     def config(self) -> Any:

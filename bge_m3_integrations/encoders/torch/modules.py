@@ -99,8 +99,10 @@ class PackOutput:
 
     def numpy(self) -> BatchOutput:
         """Arrays over the memory of tensors that are on the CPU."""
-        held = (self.dense, self.sparse, self.colbert, self.dense_sums, self.colbert_sums)
-        return BatchOutput(*(None if tensor is None else tensor.numpy() for tensor in held))
+        held = []
+        for x in (self.dense, self.sparse, self.colbert, self.dense_sums, self.colbert_sums):
+            held.append(None if x is None else x.numpy())
+        return BatchOutput(*held)
 
 
 @torch.inference_mode()
@@ -126,15 +128,14 @@ def run_pack(
         sparse = modules.sparse(hidden)[:, 0].relu().float()
     if "colbert" in modes and modules.colbert is not None:
         colbert = _colbert(modules.colbert, hidden, pack, wide=wide)
-    return PackOutput(dense, sparse, colbert, _sums(dense), _sums(colbert))
+    # unit rows hold no infinity, so a sum is NaN exactly where a row holds one or had the length 0;
+    # and it is made where the rows are, not by a second walk over them on the host
+    sums = None if dense is None else dense.sum(dim=-1)
+    return PackOutput(
+        dense, sparse, colbert, sums, None if colbert is None else colbert.sum(dim=-1)
+    )
 
 
 def _colbert(head: PlainLinear, hidden: torch.Tensor, pack: Pack, *, wide: bool) -> torch.Tensor:
     rows = hidden[pack.after_first().to(hidden.device)]
     return normalised(head(rows if wide else rows.to(head.weights[0].dtype)))
-
-
-def _sums(rows: torch.Tensor | None) -> torch.Tensor | None:
-    # unit rows hold no infinity, so a sum is NaN exactly where a row holds one or had the length 0;
-    # and it is made where the rows are, not by a second walk over them on the host
-    return None if rows is None else rows.sum(dim=-1)

@@ -61,12 +61,12 @@ class Pack:
         Returns:
             `(t,) int64`.
         """
-        lengths = torch.from_numpy(self.lengths)
+        lengths, first = torch.from_numpy(self.lengths), torch.from_numpy(self.offsets[:-1])
         if pad_token_id is None:
-            return torch.arange(len(self.ids)) - self.first.repeat_interleave(lengths)
+            return torch.arange(len(self.ids)) - first.repeat_interleave(lengths)
         counted = (self.ids != pad_token_id).long()
         total = counted.cumsum(0)
-        before = (total - counted)[self.first].repeat_interleave(lengths)
+        before = (total - counted)[first].repeat_interleave(lengths)
         return (total - before) * counted + pad_token_id
 
 

@@ -24,7 +24,7 @@ from bge_m3_integrations.demo import (
 )
 from bge_m3_integrations.demo.run import to_ask
 from bge_m3_integrations.demo.show import compared, quality_sentence
-from bge_m3_integrations.encoders.torch.native.binding import why_not
+from bge_m3_integrations.encoders.torch.native.binding import unavailable_reason
 from bge_m3_integrations.errors import BGEM3Error, CheckpointError, InputError
 
 
@@ -114,7 +114,9 @@ def test_verify_passes_and_writes_what_it_found(xlm_roberta: Path, tmp_path: Pat
     report = json.loads(out.read_text(encoding="utf-8"))
     assert report["passed"] is True
     assert report["hardware"]["dtype"] == "float32"
-    assert report["hardware"]["computed_by"].startswith("torch: " if why_not() else "compiled")
+    assert report["hardware"]["computed_by"].startswith(
+        "torch: " if unavailable_reason() else "compiled"
+    )
     assert len(report["fingerprint"]) == 64
     assert {"model.safetensors", "colbert_linear.pt", "sparse_linear.pt"} <= report["files"].keys()
     names = [check["name"] for check in report["checks"]]

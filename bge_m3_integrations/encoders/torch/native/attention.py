@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ import torch
 from bge_m3_integrations.core.embeddings import IntArray
 from bge_m3_integrations.encoders.torch.native.binding import (
     AttentionCall,
-    in_rows,
+    KernelArgumentError,
     library,
-    roomy,
+    padded_rows,
     runs,
 )
 
@@ -48,28 +49,29 @@ class NativeAttention:
     @classmethod
     def of(cls, lengths: IntArray, *, heads: int) -> NativeAttention:
         """Split texts of `(n,)` lengths, longest first, so that all threads end together."""
-        ends = np.cumsum(lengths)
-        parts = [
-            (end - length, length, row, min(length, row + _ROWS))
-            for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)
-            for row in range(0, length, _ROWS)
-        ]
-        parts.sort(key=lambda part: -part[1])
+        parts, end = [], 0
+        for length in lengths.tolist():
+            for row in range(0, length, _ROWS):
+                parts.append((end, length, row, min(length, row + _ROWS)))
+            end += length
+        parts.sort(key=itemgetter(1), reverse=True)
         space = torch.empty(torch.get_num_threads(), _SPACE, dtype=torch.uint8, device="cpu")
-        return cls(heads, int(lengths.sum()), np.array(parts, np.int64), space)
+        return cls(heads, end, np.array(parts, np.int64), space)
 
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
-        kernels = library()
-        assert kernels is not None
-        width = qkv.shape[1] // 3
-        assert qkv.shape == (len(qkv), 3 * width)
-        assert len(qkv) >= self.tokens
-        assert width % self.heads == 0
-        assert width // self.heads in WIDTHS
-        assert qkv.dtype in (torch.float32, torch.bfloat16)
-        assert in_rows(qkv)
-        out = roomy(len(qkv), width, qkv.dtype)
+        width = qkv.shape[-1] // 3
+        if not (
+            qkv.shape == (len(qkv), 3 * width)
+            and len(qkv) >= self.tokens
+            and width % self.heads == 0
+            and width // self.heads in WIDTHS
+            and qkv.dtype in (torch.float32, torch.bfloat16)
+            and qkv.is_cpu
+            and qkv.stride(1) == 1
+        ):
+            raise KernelArgumentError(qkv)
+        out = padded_rows(len(qkv), width, qkv.dtype)
         out[self.tokens :] = 0
         call = AttentionCall(
             qkv.data_ptr(),
@@ -83,7 +85,7 @@ class NativeAttention:
             len(self.space),
             self.space.data_ptr(),
         )
-        half = qkv.dtype == torch.bfloat16
+        kernels, half = library(), qkv.dtype == torch.bfloat16
         run = kernels.attention_bfloat16 if half else kernels.attention_float32
         run(ctypes.byref(call))
         return out

@@ -19,7 +19,7 @@ from bge_m3_integrations.encoders.torch.native import build
 from bge_m3_integrations.encoders.torch.native.build import LIBRARY
 
 _BASE, _BFLOAT16, _TILES = 1, 2, 4
-_LINE = 64
+LINE = 64
 
 
 class LinearCall(Structure):
@@ -91,28 +91,33 @@ class LevelsCall(Structure):
     )
 
 
-def roomy(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+def padded_rows(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
     """An empty `(rows, width)` whose rows lie a cache line further apart than they are long.
 
     Rows that are a power of two apart share a few places of a cache, and push each other out.
     """
-    room = width + _LINE // dtype.itemsize
+    room = width + LINE // dtype.itemsize
     return torch.empty(rows, room, dtype=dtype, device="cpu")[:, :width]
 
 
-def in_rows(x: torch.Tensor) -> bool:
-    """Whether kernels may be given its address: `(rows, width)` in the CPU's memory."""
-    return x.dim() == 2 and x.device.type == "cpu" and (x.stride(1) == 1 or x.shape[1] == 1)
+class KernelArgumentError(ValueError):
+    """A tensor whose memory a kernel would misread: a fault of this package, not of a caller."""
+
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        shown = ", ".join(f"{tuple(x.shape)} {x.dtype} {x.device}" for x in tensors)
+        super().__init__(f"a compiled kernel cannot read {shown}; please report this")
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The library, or None where `why_not` has a reason."""
-    return None if why_not() else _loaded()
+def library() -> ctypes.CDLL:
+    """Load the library; an error where it cannot be used, which `runs` tells before."""
+    if reason := unavailable_reason():
+        raise RuntimeError(f"the compiled kernels do not run: {reason}")
+    return _loaded()
 
 
 @cache
-def why_not() -> str:
+def unavailable_reason() -> str:
     """Why torch computes instead, empty where the kernels do."""
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return "torch sees no AVX-512"
@@ -146,10 +151,9 @@ def runs(dtype: torch.dtype) -> bool:
 
     Processors that multiply tiles (AMX) do so through oneDNN.
     """
-    found = library()
-    if found is None or dtype not in (torch.float32, torch.bfloat16, torch.int8):
+    if unavailable_reason() or dtype not in (torch.float32, torch.bfloat16, torch.int8):
         return False
-    has = found.supported()
+    has = library().supported()
     if dtype == torch.bfloat16 and not has & _BFLOAT16:
         return False
     return dtype == torch.float32 or not has & _TILES

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from bge_m3_integrations.encoders.torch import int8
-from bge_m3_integrations.encoders.torch.native.binding import roomy
+from bge_m3_integrations.encoders.torch.native.binding import padded_rows
 from bge_m3_integrations.encoders.torch.native.linear import NativeWeight, to_levels
 
 
@@ -41,13 +41,14 @@ class NativeInt8Linear:
         twice: bool = False,
     ) -> NativeInt8Linear:
         """With its own 8-bit copy of the weights; see `int8.make_int8_linear`."""
-        assert not (twice and (activated or after_gelu))
+        if twice and (activated or after_gelu):
+            raise ValueError("a product beside gelu is not computed twice")
         zero = int8.GELU_ZERO if after_gelu else int8.ZERO
         return cls(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu, twice)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        out = roomy(len(x), self.weight.outputs, torch.float32)
+        out = padded_rows(len(x), self.weight.outputs, torch.float32)
         self._into(out, x, add=False)
         return out
 
@@ -99,11 +100,11 @@ class NativeInt8QueryKeyValue:
         """See `Linear`."""
         found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS, finer=int8.REST_LEVELS)
         between = self.pair.outputs
-        out = roomy(len(x), len(self.bias), self.dtype)
+        out = padded_rows(len(x), len(self.bias), self.dtype)
         self.pair.product(
             found.levels, out[:, :between], bias=self.bias[:between], row_scale=found.scale
         )
-        value = roomy(len(x), self.value.outputs, torch.float32)
+        value = padded_rows(len(x), self.value.outputs, torch.float32)
         self.value.product(found.levels, value, bias=self.bias[between:], row_scale=found.scale)
         self.value.product(found.rest, value, row_scale=found.rest_scale, add=True)
         out[:, between:] = value

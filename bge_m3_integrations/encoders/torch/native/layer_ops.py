@@ -11,34 +11,21 @@ import torch
 from bge_m3_integrations.encoders.torch.int8 import weight_levels
 from bge_m3_integrations.encoders.torch.layer_ops import Norm, Parts, Role
 from bge_m3_integrations.encoders.torch.linear import Adding, Linear
-from bge_m3_integrations.encoders.torch.native.binding import roomy, runs
+from bge_m3_integrations.encoders.torch.native.binding import padded_rows, runs
 from bge_m3_integrations.encoders.torch.native.int8 import (
     NativeInt8Linear,
     NativeInt8QueryKeyValue,
 )
-from bge_m3_integrations.encoders.torch.native.linear import NativeLinear, NativeWeight, normalise
+from bge_m3_integrations.encoders.torch.native.linear import NativeLinear, NativeNorm, NativeWeight
 
 _VECTOR = 16
 
 
-@dataclass(frozen=True, slots=True)
-class NativeNorm:
-    """Rows at a time, each while it is in cache."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    eps: float
-
-    def settle(self, states: torch.Tensor) -> None:
-        """See `Norm`."""
-        normalise(states, self.weight, self.bias, self.eps)
-
-
 class _NativeParts:
-    def laid_out(self, states: torch.Tensor) -> torch.Tensor:
+    def layout(self, states: torch.Tensor) -> torch.Tensor:
         """See `Parts`."""
         rows, width = states.shape
-        return roomy(rows, width, states.dtype).copy_(states)
+        return padded_rows(rows, width, states.dtype).copy_(states)
 
     def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
         """See `Parts`."""

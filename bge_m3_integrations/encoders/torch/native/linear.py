@@ -11,12 +11,13 @@ import torch
 from torch.nn.functional import pad
 
 from bge_m3_integrations.encoders.torch.native.binding import (
+    LINE,
+    KernelArgumentError,
     LevelsCall,
     LinearCall,
     Rows,
-    in_rows,
     library,
-    roomy,
+    padded_rows,
 )
 
 _PANEL = 64
@@ -56,9 +57,7 @@ class NativeWeight:
         scale: torch.Tensor | None = None,
     ) -> NativeWeight:
         """Lay out `(out, in)` of float32, bfloat16 or int8."""
-        kernels = library()
-        assert kernels is not None, "callers ask `runs` before"
-        run = getattr(kernels, f"linear_{_KINDS[weight.dtype]}")
+        run = getattr(library(), f"linear_{_KINDS[weight.dtype]}")
         outputs, inputs = weight.shape
         takes = torch.uint8 if weight.dtype == torch.int8 else weight.dtype
         return cls(_packed(weight), outputs, inputs, run, takes, shift, scale)
@@ -66,31 +65,43 @@ class NativeWeight:
     def product(
         self,
         x: torch.Tensor,
-        out: torch.Tensor,
+        out: torch.Tensor | None = None,
         *,
         bias: torch.Tensor | None = None,
         row_scale: torch.Tensor | None = None,
         gelu: bool = False,
         add: bool = False,
-    ) -> None:
-        """Write, or add, `(m, in)` times the weight and what follows to `(m, out)`.
+    ) -> torch.Tensor:
+        """Write, or add, `(m, in)` times the weight, the bias and gelu to `(m, out)`.
 
         Args:
             x: In the weight's dtype, or levels in uint8; rows may lie apart.
-            out: In float32 or bfloat16; rows may lie apart.
+            out: In float32 or bfloat16; rows may lie apart. None makes it, in `x`'s dtype.
             bias: `(out,) float32`.
             row_scale: `(m,) float32`, of levels only.
             gelu: Whether it follows.
             add: Whether `out`, in float32, is a summand; not with gelu.
+
+        Returns:
+            `out`.
+
+        Raises:
+            KernelArgumentError: The kernel would read or write other memory.
         """
-        assert x.dtype == self.takes
-        assert x.shape == (len(out), self.inputs)
-        assert out.shape[1] == self.outputs
-        assert out.dtype == torch.float32 or (out.dtype == torch.bfloat16 and not add)
-        assert not (add and gelu)
-        assert (self.scale is None) == (row_scale is None)
-        assert in_rows(x)
-        assert in_rows(out)
+        if out is None:  # `padded_rows`, without its call: this runs four times a layer
+            room = self.outputs + LINE // x.dtype.itemsize
+            out = torch.empty(len(x), room, dtype=x.dtype, device="cpu")[:, : self.outputs]
+        if not (
+            x.dtype == self.takes
+            and x.shape == (len(out), self.inputs)
+            and out.shape == (len(out), self.outputs)
+            and (out.dtype == torch.float32 or (out.dtype == torch.bfloat16 and not add))
+            and not (add and gelu)
+            and (self.scale is None) == (row_scale is None)
+            and (x.is_cpu and (x.stride(1) == 1 or self.inputs == 1))
+            and (out.is_cpu and (out.stride(1) == 1 or self.outputs == 1))
+        ):
+            raise KernelArgumentError(x, out)
         call = LinearCall(
             len(x),
             self.outputs,
@@ -98,18 +109,19 @@ class NativeWeight:
             x.data_ptr(),
             x.stride(0),
             self.packed.data_ptr(),
-            _address(bias),
+            None if bias is None else bias.data_ptr(),
             out.data_ptr(),
             out.stride(0),
             out.dtype == torch.bfloat16,
             gelu,
             add,
             torch.get_num_threads(),
-            _address(self.shift),
-            _address(self.scale),
-            _address(row_scale),
+            None if self.shift is None else self.shift.data_ptr(),
+            None if self.scale is None else self.scale.data_ptr(),
+            None if row_scale is None else row_scale.data_ptr(),
         )
         self.run(ctypes.byref(call))
+        return out
 
 
 def _packed(weight: torch.Tensor) -> torch.Tensor:
@@ -119,10 +131,6 @@ def _packed(weight: torch.Tensor) -> torch.Tensor:
         weight = pad(weight, (0, 0, 0, -outputs % _PANEL))
     panels = weight.view(-1, _PANEL, inputs // group, group).transpose(1, 2)
     return panels.contiguous().view(torch.int32).squeeze(-1)
-
-
-def _address(x: torch.Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +149,7 @@ class NativeLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        out = roomy(len(x), self.weight.outputs, x.dtype)
-        self.weight.product(x, out, bias=self.bias, gelu=self.activated)
-        return out
+        return self.weight.product(x, bias=self.bias, gelu=self.activated)
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
         """See `Adding`; for layers without gelu behind."""
@@ -182,9 +188,9 @@ def to_levels(
     Returns:
         The levels.
     """
-    kernels = library()
-    assert kernels is not None
-    levels, rest = (roomy(n, x.shape[1], torch.uint8) for n in (len(x), len(x) if finer else 0))
+    levels, rest = (
+        padded_rows(n, x.shape[1], torch.uint8) for n in (len(x), len(x) if finer else 0)
+    )
     scale, rest_scale = (
         torch.empty(len(x), dtype=torch.float32, device="cpu") for x in (levels, rest)
     )
@@ -199,24 +205,46 @@ def to_levels(
         depth,
         finer,
     )
-    kernels.to_levels(ctypes.byref(_rows(x)), ctypes.byref(call))
+    library().to_levels(ctypes.byref(_rows(x)), ctypes.byref(call))
     return Levels(levels, scale, rest, rest_scale)
 
 
-def normalise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
-    """Layer normalisation (Ba et al. 2016) of `(m, width) float32`, in place."""
-    kernels = library()
-    assert kernels is not None
-    assert x.dtype == weight.dtype == bias.dtype == torch.float32
-    assert weight.shape == bias.shape == x.shape[1:]
-    assert weight.is_contiguous()
-    assert bias.is_contiguous()
-    kernels.normalise(ctypes.byref(_rows(x)), weight.data_ptr(), bias.data_ptr(), eps)
+@dataclass(frozen=True, slots=True)
+class NativeNorm:
+    """Layer normalisation (Ba et al. 2016), rows at a time, each while it is in cache.
+
+    Attributes:
+        weight: `(width,) float32`.
+        bias: The same.
+        eps: Added to the variance.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    eps: float
+
+    def normalize_(self, states: torch.Tensor) -> None:
+        """Normalize `(m, width) float32` in place; see `Norm`."""
+        weight, bias = self.weight, self.bias
+        if not (
+            states.dtype == weight.dtype == bias.dtype == torch.float32
+            and weight.shape == bias.shape == states.shape[1:]
+            and weight.is_contiguous()
+            and bias.is_contiguous()
+        ):
+            raise KernelArgumentError(states, weight, bias)
+        rows = ctypes.byref(_rows(states))
+        library().normalise(rows, weight.data_ptr(), bias.data_ptr(), self.eps)
 
 
 def _rows(x: torch.Tensor) -> Rows:
-    assert x.dtype in (torch.float32, torch.bfloat16)
-    assert x.shape[1] % _VECTOR == 0
-    assert in_rows(x)
+    if not (
+        x.dtype in (torch.float32, torch.bfloat16)
+        and x.dim() == 2
+        and x.shape[1] % _VECTOR == 0
+        and x.is_cpu
+        and x.stride(1) == 1
+    ):
+        raise KernelArgumentError(x)
     half, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
     return Rows(*x.shape, x.data_ptr(), x.stride(0), half, threads)

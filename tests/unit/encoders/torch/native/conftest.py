@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from bge_m3_integrations.encoders.torch.native.binding import why_not
+from bge_m3_integrations.encoders.torch.native.binding import unavailable_reason
 
 BUILDS = (platform.system(), platform.machine()) == ("Linux", "x86_64") and shutil.which("cc")
 
@@ -20,10 +20,10 @@ def needs_compiler() -> None:
 @pytest.fixture(autouse=True)
 def needs_kernels(request: pytest.FixtureRequest) -> None:
     """Skip where the machine is the reason; what was not built though it could be is a failure."""
-    if "anywhere" in request.keywords or not why_not():
+    if "anywhere" in request.keywords or not unavailable_reason():
         return
     if not BUILDS or "AVX512" not in torch.backends.cpu.get_cpu_capability():
-        pytest.skip(why_not())
-    if "processor" in why_not():
-        pytest.skip(why_not())
-    pytest.fail(why_not())
+        pytest.skip(unavailable_reason())
+    if "processor" in unavailable_reason():
+        pytest.skip(unavailable_reason())
+    pytest.fail(unavailable_reason())

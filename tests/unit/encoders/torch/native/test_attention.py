@@ -10,7 +10,7 @@ import torch
 from bge_m3_integrations.encoders.torch.attention import plan
 from bge_m3_integrations.encoders.torch.native import attention
 from bge_m3_integrations.encoders.torch.native.attention import WIDTHS, NativeAttention
-from bge_m3_integrations.encoders.torch.native.binding import runs
+from bge_m3_integrations.encoders.torch.native.binding import KernelArgumentError, runs
 from bge_m3_integrations.encoders.torch.native.build import SOURCES
 from bge_m3_integrations.encoders.torch.packing import Pack
 
@@ -109,7 +109,7 @@ def test_nothing_between_rows_is_read() -> None:
 )
 def test_memory_that_the_kernel_would_misread_never_reaches_it(wrong: Any) -> None:
     attend = NativeAttention.of(np.array([5]), heads=1)
-    with pytest.raises(AssertionError):
+    with pytest.raises(KernelArgumentError, match="cannot read"):
         attend(wrong(drawn([5], 64, torch.float32)))
 
 

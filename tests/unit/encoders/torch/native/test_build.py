@@ -153,18 +153,18 @@ def reasons(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_each_reason_for_torch_has_its_words(reasons: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    why_not = binding.why_not.__wrapped__
-    assert why_not() == ""
+    unavailable_reason = binding.unavailable_reason.__wrapped__
+    assert unavailable_reason() == ""
     reasons.supported = lambda: 0
-    assert "VNNI" in why_not()
+    assert "VNNI" in unavailable_reason()
     reasons.digest = lambda: build.digest() + 1
-    assert "not of these sources" in why_not()
+    assert "not of these sources" in unavailable_reason()
     del reasons.digest
-    assert "does not load" in why_not()
+    assert "does not load" in unavailable_reason()
     monkeypatch.setattr(binding, "LIBRARY", Path(__file__).parent / "none.so")
-    assert f"python -m {build.__name__}" in why_not()
+    assert f"python -m {build.__name__}" in unavailable_reason()
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
-    assert why_not() == "torch sees no AVX-512"
+    assert unavailable_reason() == "torch sees no AVX-512"
 
 
 def test_a_file_that_is_no_library_is_a_reason_too(
@@ -175,7 +175,7 @@ def test_a_file_that_is_no_library_is_a_reason_too(
     monkeypatch.setattr(binding, "LIBRARY", broken)
     monkeypatch.setattr(binding, "_loaded", binding._loaded.__wrapped__)
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
-    assert "does not load" in binding.why_not.__wrapped__()
+    assert "does not load" in binding.unavailable_reason.__wrapped__()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,15 +11,15 @@ from torch.nn.functional import gelu, layer_norm
 
 from bge_m3_integrations.encoders.torch import int8
 from bge_m3_integrations.encoders.torch.int8 import quantised_gelu, quantised_twice
-from bge_m3_integrations.encoders.torch.native.binding import roomy, runs
+from bge_m3_integrations.encoders.torch.native.binding import KernelArgumentError, padded_rows, runs
 from bge_m3_integrations.encoders.torch.native.int8 import (
     NativeInt8Linear,
     NativeInt8QueryKeyValue,
 )
 from bge_m3_integrations.encoders.torch.native.linear import (
     NativeLinear,
+    NativeNorm,
     NativeWeight,
-    normalise,
     to_levels,
 )
 
@@ -137,8 +139,8 @@ def test_normalisation_is_torchs(width: int) -> None:
     x[3] = 1.0  # no variance: only eps keeps it finite
     x[4] *= 1e-3
     expected = layer_norm(x.double(), (width,), weight.double(), bias.double(), 1e-5)
-    states = roomy(37, width, torch.float32).copy_(x)
-    normalise(states, weight, bias, 1e-5)
+    states = padded_rows(37, width, torch.float32).copy_(x)
+    NativeNorm(weight, bias, 1e-5).normalize_(states)
     torch.testing.assert_close(states.double(), expected, atol=2e-6, rtol=1e-5)
 
 
@@ -203,7 +205,7 @@ def test_a_layer_in_8_bits_is_near_the_float_one(
 def test_nothing_between_rows_is_touched_by_normalisation_and_levels() -> None:
     states = torch.full((6, 50), 7.0)
     states[:5, :48] = drawn(5, 48)
-    normalise(states[:5, :48], torch.ones(48), torch.zeros(48), 1e-5)
+    NativeNorm(torch.ones(48), torch.zeros(48), 1e-5).normalize_(states[:5, :48])
     assert (states[:, 48:] == 7).all()
     assert (states[5] == 7).all()
     states[:, 48:] = torch.nan
@@ -222,15 +224,15 @@ def test_nothing_between_rows_is_touched_by_normalisation_and_levels() -> None:
         lambda layer, x: layer.add_to(torch.zeros(len(x), 40, dtype=torch.bfloat16), x),
         lambda layer, x: layer.add_to(torch.zeros(len(x) + 1, 40), x),
         lambda layer, x: layer.add_to(torch.zeros(len(x), 41), x),
-        lambda layer, x: normalise(x.bfloat16(), torch.ones(64), torch.zeros(64), 1e-5),
-        lambda layer, x: normalise(x, torch.ones(63), torch.zeros(63), 1e-5),
+        lambda layer, x: NativeNorm(torch.ones(64), torch.zeros(64), 1e-5).normalize_(x.bfloat16()),
+        lambda layer, x: NativeNorm(torch.ones(63), torch.zeros(63), 1e-5).normalize_(x),
         lambda layer, x: to_levels(x[:, :60], zero=128, most=126),
         lambda layer, x: to_levels(x.double(), zero=128, most=126),
     ],
 )
 def test_memory_that_a_kernel_would_misread_never_reaches_it(wrong: Any) -> None:
     linear, _, _ = layer(40, 64, torch.float32)
-    with pytest.raises(AssertionError):
+    with pytest.raises(KernelArgumentError, match="cannot read"):
         wrong(linear, drawn(9, 64))
 
 
@@ -275,3 +277,22 @@ def test_values_have_twice_the_bits_of_queries_and_keys(dtype: torch.dtype) -> N
     rounding = x.abs() * torch.finfo(dtype).eps
     assert ((query - x).abs() <= 0.51 * step + rounding).all()
     assert ((value - x).abs() <= 0.51 * step / int8.REST_LEVELS + rounding).all()
+
+
+OPTIMIZED = """
+import torch
+from bge_m3_integrations.encoders.torch.native.binding import KernelArgumentError
+from bge_m3_integrations.encoders.torch.native.linear import NativeLinear, NativeWeight
+layer = NativeLinear(NativeWeight.of(torch.ones(64, 64)), torch.zeros(64))
+try:
+    layer(torch.ones(9, 60))
+except KernelArgumentError:
+    print("refused", __debug__)
+"""
+
+
+def test_they_are_refused_by_python_without_asserts_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", OPTIMIZED], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "refused False\n"
