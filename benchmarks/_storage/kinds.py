@@ -8,7 +8,7 @@ import numpy as np
 
 from bge_m3_integrations.core.embeddings import TokenVectors
 from bge_m3_integrations.core.pooling import pooled
-from bge_m3_integrations.stores.edge.shard.shard import COLBERT_TYPES
+from bge_m3_integrations.stores.edge.shard.schema import COLBERT_TYPES
 
 REFERENCE, REENCODE, SIGNS = "float32", "reencode", "sign bits"
 

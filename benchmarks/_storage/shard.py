@@ -17,7 +17,7 @@ from benchmarks._storage.memory import Resident, resident
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, TokenVectors
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.stores.edge import EdgeStore
-from bge_m3_integrations.stores.edge.folder.folder import size_on_disk
+from bge_m3_integrations.stores.edge.folder.files import size_on_disk
 
 CANDIDATES = 100
 _AT_ONCE = 256

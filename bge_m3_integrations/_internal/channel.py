@@ -28,8 +28,8 @@ class Failure:
     error: Exception
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """The error itself where it survives the way, else one that says what it was."""
+    def from_error(cls, error: Exception) -> Failure:
+        """Return the error itself where it survives the way, else one that says what it was."""
         trace = "".join(traceback.format_exception(error))
         try:
             copy = pickle.loads(pickle.dumps(error))
@@ -42,7 +42,7 @@ class Failure:
 
 
 def how_ended(code: int) -> str:
-    """What a process' exit code says, as the end of a sentence that names the process."""
+    """Say how a process ended, by its exit code, as the end of a sentence that names it."""
     if code >= 0:
         return f"ended with exit code {code}; its own output may say why"
     known = {number.value: number.name for number in signal.Signals}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bge_m3_integrations.index.index import HybridIndex
     from bge_m3_integrations.stores.base import Capabilities, Store
     from bge_m3_integrations.stores.edge import EdgeStore, EncoderInfo, Manifest, ProcessStore
-    from bge_m3_integrations.stores.edge.folder.manifest import Wanted
+    from bge_m3_integrations.stores.edge.folder.config import FolderConfig
     from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 
 _COPIED_AT_ONCE = 64
@@ -74,12 +74,12 @@ class Choices:
         if self.create and self.read_only:
             raise InputError("no index begins with read_only=True; leave out create, or read_only")
 
-    def wanted(self, engine: BGEM3 | None = None) -> Wanted:
+    def wanted(self, engine: BGEM3 | None = None) -> FolderConfig:
         """What an index must hold, as far as these choices and an engine's options say it."""
-        from bge_m3_integrations.stores.edge.folder.manifest import Wanted
+        from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 
         fields = self.filter_fields
-        return Wanted(
+        return FolderConfig(
             modes=None if self.modes is None else as_modes(self.modes),
             colbert=self.colbert,
             pooling=self.pooling,
@@ -108,7 +108,7 @@ class NotBegun:
     """
 
     def __init__(self, path: Path, engine: BGEM3, choices: Choices) -> None:
-        from bge_m3_integrations.stores.edge.folder.folder import check_place
+        from bge_m3_integrations.stores.edge.folder.discovery import check_place
 
         check_place(path)
         if engine.over_encoder:
@@ -123,16 +123,13 @@ class NotBegun:
     @cached_property
     def manifest(self) -> Manifest:
         """What the index will say of itself; the first look may read the model's files."""
-        from bge_m3_integrations.stores.edge.lifecycle import begun_by
-
-        return begun_by(_wanted(self._engine, self._choices, held=None, fingerprint=False))
+        wanted = _wanted(self._engine, self._choices, held=None, fingerprint=False)
+        return wanted.new_manifest()
 
     @property
     def capabilities(self) -> Capabilities:
         """What the store will be able to do."""
-        from bge_m3_integrations.stores.edge.store import capabilities_of
-
-        return capabilities_of(self.manifest)
+        return self.manifest.capabilities
 
     def opened(self, *, begin: bool) -> EdgeStore | ProcessStore | None:
         """The store, if there is an index by now; it begins where that is asked for."""
@@ -221,8 +218,7 @@ def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation |
             another index than is asked for.
         InputError: See `Choices`.
     """
-    from bge_m3_integrations.stores.edge.folder.discovery import no_index
-    from bge_m3_integrations.stores.edge.folder.folder import check_place
+    from bge_m3_integrations.stores.edge.folder.discovery import check_place, no_index
     from bge_m3_integrations.stores.edge.folder.manifest import Manifest
     from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 
@@ -286,14 +282,14 @@ def check_own_model(engine: BGEM3, store: EdgeStore | ProcessStore) -> None:
     Raises:
         StoreError: By that name there is another model now.
     """
-    from bge_m3_integrations.stores.edge.folder.manifest import Wanted
+    from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 
-    Wanted(encoder=note_of(engine)).check(store.manifest, store.path)
+    FolderConfig(encoder=note_of(engine)).check(store.manifest, store.path)
 
 
 def _wanted(
     engine: BGEM3, choices: Choices, *, held: Manifest | None, fingerprint: bool = True
-) -> Wanted:
+) -> FolderConfig:
     """What an index must hold to be searched by an engine; reads the model's files."""
     from bge_m3_integrations.stores.edge.folder.manifest import REENCODE
 
@@ -340,9 +336,9 @@ def copy_to_folder(index: HybridIndex, path: str | Path, *, colbert: str) -> Non
             f"{ordered_modes(lacking)} back as numbers; copy its folder by backup()"
         )
     from bge_m3_integrations.stores.edge.folder.discovery import as_folder
-    from bge_m3_integrations.stores.edge.lifecycle import making
+    from bge_m3_integrations.stores.edge.lifecycle import atomic_target
 
-    with making(as_folder(path)) as place:
+    with atomic_target(as_folder(path)) as place:
         choices = Choices(
             modes=index.modes,
             colbert=colbert if "colbert" in index.modes else None,

@@ -45,7 +45,7 @@ class Pointer:
         Args:
             path: Its name; a folder inside its own folder is written down relative to it.
         """
-        from bge_m3_integrations.stores.edge.folder.manifest import sync_folder
+        from bge_m3_integrations.stores.edge.folder.files import sync_folder
 
         here, folder = path.resolve().parent, self.folder.resolve()
         place = folder.relative_to(here) if folder.is_relative_to(here) else folder

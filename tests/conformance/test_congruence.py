@@ -15,7 +15,7 @@ from bge_m3_integrations.core.filters import COMPARISONS, And, Compare, Filter, 
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.stores.edge import EdgeStore, search
-from bge_m3_integrations.stores.edge.shard import shard
+from bge_m3_integrations.stores.edge.shard import schema
 from bge_m3_integrations.stores.memory.store import MemoryStore
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -136,7 +136,7 @@ def test_recall_holds_at_every_selectivity(
 ) -> None:
     """With a graph for all, for what more than 500 documents match, for none."""
     monkeypatch.setattr(search, "_EXACT_UP_TO", exact_up_to)
-    monkeypatch.setattr(shard, "_INDEXED_FROM_KIB", 1)
+    monkeypatch.setattr(schema, "_INDEXED_FROM_KIB", 1)
     draw = np.random.default_rng(3)
     documents, queries = clustered(4000, draw), clustered(100, draw).take(range(30))
     records = [Record(f"{i:04}", "", {"mod": [i % 2, i % 10 + 10]}) for i in range(4000)]

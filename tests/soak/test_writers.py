@@ -54,7 +54,7 @@ def written(store: EdgeStore | ProcessStore, number: int, stop: threading.Event)
         try:
             store.upsert([record], encoded([record]))
         except StoreError as error:
-            if "is being optimised" not in str(error):
+            if "is being optimized" not in str(error):
                 raise
             stop.wait(0.002)
         else:

@@ -114,4 +114,4 @@ def _answer(job: Job, encode: Callable[[Job], EmbeddingBatch]) -> EmbeddingBatch
     try:
         return encode(job)
     except Exception as error:
-        return Failure.of(error)
+        return Failure.from_error(error)

@@ -17,8 +17,8 @@ _REMEMBERED = 1 << 20
 """Ids kept by the engine's id: 200 bytes each."""
 
 
-class Names:
-    """What is known of a shard's ids. Thread-safe."""
+class IdIndex:
+    """The ids of a shard, as far as they were needed. Thread-safe."""
 
     def __init__(self) -> None:
         # by `UUID.int`: Python's garbage collector walks every UUID that is kept, and no integer
@@ -35,7 +35,7 @@ class Names:
         return self._writes
 
     def added(self, ids: Iterable[str]) -> None:
-        """Take note of what was written."""
+        """Add what was written."""
         fresh = set(ids)
         with self._lock:
             self._writes += 1
@@ -44,21 +44,21 @@ class Names:
             self._remember((point_id(record_id).int, record_id) for record_id in fresh)
 
     def deleted(self, ids: Iterable[str]) -> None:
-        """Take note of what was deleted."""
+        """Remove what was deleted."""
         lost = set(ids)
         with self._lock:
             self._writes += 1
             self._new -= lost
             self._gone |= lost
 
-    def unsure(self) -> None:
-        """Take note that a write failed, and may have been half done."""
+    def invalidate(self) -> None:
+        """Forget the order, after a write that failed and may have been half done."""
         with self._lock:
             self._writes += 1
             self._ordered = None
 
-    def of(self, points: Sequence[UUID], shard: Shard) -> dict[UUID, str]:
-        """The ids of points; one that is gone meanwhile is left out."""
+    def by_point(self, points: Sequence[UUID], shard: Shard) -> dict[UUID, str]:
+        """Return the ids of points; one that is gone meanwhile is left out."""
         known = self._by_point
         missing = [point for point in points if point.int not in known]
         if not missing:
@@ -71,7 +71,7 @@ class Names:
         return {point: name for point, name in held if name is not None}
 
     def ordered(self, shard: Shard) -> Sequence[str]:
-        """All ids, ascending; never changed afterwards."""
+        """Return all ids, ascending; the list is never changed afterwards."""
         with self._lock:
             if self._ordered is None:
                 self._new.clear()

@@ -1,65 +1,54 @@
-"""How an index comes to be in its folder: opened, begun, replaced by an optimised copy."""
+"""How an index comes to be in its folder: opened, begun, copied, restored."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-from bge_m3_integrations._internal.subprocesses import command, environment
-from bge_m3_integrations.core.embeddings import Mode, Modes, as_modes, ordered_modes
-from bge_m3_integrations.core.validation import whole
-from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge.folder.checksums import Sums, check_at_rest, forget
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.folder.checksums import Checksums
+from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 from bge_m3_integrations.stores.edge.folder.discovery import (
     as_folder,
+    check_empty,
     check_outside,
+    names_in,
     no_index,
     reading,
-    unwritable,
 )
 from bge_m3_integrations.stores.edge.folder.disk_space import check_opening, check_room
-from bge_m3_integrations.stores.edge.folder.file_copy import copy_folder, reason_of
-from bge_m3_integrations.stores.edge.folder.folder import (
-    Folder,
-    check_empty,
-    names_in,
+from bge_m3_integrations.stores.edge.folder.files import (
+    copy_folder,
+    reason_of,
     size_on_disk,
-)
-from bge_m3_integrations.stores.edge.folder.manifest import (
-    NAME,
-    REENCODE,
-    Manifest,
-    Wanted,
-    shard_name,
+    sync_files,
     sync_folder,
 )
+from bge_m3_integrations.stores.edge.folder.folder import Folder
+from bge_m3_integrations.stores.edge.folder.locks import unwritable
+from bge_m3_integrations.stores.edge.folder.manifest import NAME, Manifest, shard_name
 from bge_m3_integrations.stores.edge.folder.read_only import ReadFolder
 from bge_m3_integrations.stores.edge.folder.reservation import handed_over
-from bge_m3_integrations.stores.edge.shard.checked import WatchedShard as Shard
-from bge_m3_integrations.stores.edge.shard.shard import COLBERT_TYPES, Layout, sync_files
-from bge_m3_integrations.stores.edge.shard.shard import Shard as UnwatchedShard
+from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
+from bge_m3_integrations.stores.edge.shard.schema import Layout
+from bge_m3_integrations.stores.edge.shard.shard import Shard
 
-_TURBO8_FROM = 1024
-"""Width of token vectors from which one byte per number is exact enough to be the default."""
-_OPTIMISE = "bge_m3_integrations.stores.edge.optimize_main"
 _EMPTY = 100 << 20
 """Bytes of an empty shard, its log above all."""
 
 
-def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Manifest, Shard]:
+def open_folder(
+    path: Path, config: FolderConfig, *, create: bool
+) -> tuple[Folder, Manifest, CheckedShard]:
     """Take hold of a folder and load its shard, a new one if there is none.
 
     Args:
         path: The folder.
-        wanted: What it must hold.
+        config: What it must hold.
         create: Whether an index may begin there.
 
     Returns:
@@ -69,34 +58,16 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
         StoreError: See `EdgeStore.open`.
         InputError: See `EdgeStore.open`.
     """
-    begun = Manifest.read(path)
-    if begun is None and not create:
-        raise no_index(path)
     new = None
-    if begun is None:
+    if Manifest.read(path) is None:
+        if not create:
+            raise no_index(path)
         check_outside(path)
-        new = begun_by(wanted)
-    folder = handed_over(path)
-    if folder is not None and folder.change():  # it was reserved, and made anew since
-        folder.release()
-        folder = None
-    folder, shard = folder or Folder(path), None
+        new = config.new_manifest()
+    folder, shard = handed_over(path) or Folder(path), None
     try:
-        # again, now that nobody else changes it
-        manifest = Manifest.read(path) or new
-        assert manifest is not None
-        if manifest.generation:
-            check_opening(path)
-        else:
-            check_room(path, _EMPTY, "a new index")
-        if manifest is new:
-            manifest.write(path)
-        wanted.check(manifest, path)
-        folder.check_shards(manifest)
-        if not manifest.generation:
-            folder.tidy(manifest)  # it may be the beginning that was cut
-            manifest = _with_shard(folder, manifest)
-        shard = Shard(path / manifest.shard, layout_of(manifest))
+        manifest = _begun(folder, config, new)
+        shard = CheckedShard(path / manifest.shard, Layout.from_manifest(manifest))
         folder.name(manifest)
         folder.see(manifest)
         folder.tidy(manifest)  # not before: the index is open and whole
@@ -108,12 +79,37 @@ def open_folder(path: Path, wanted: Wanted, *, create: bool) -> tuple[Folder, Ma
         raise
 
 
-def read_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
+def _begun(folder: Folder, config: FolderConfig, new: Manifest | None) -> Manifest:
+    """Return the manifest of a folder that nobody else changes now; its shard is there."""
+    path = folder.path
+    manifest = Manifest.read(path) or new
+    if manifest is None:  # it was deleted meanwhile
+        raise no_index(path)
+    if manifest.generation:
+        check_opening(path)
+    else:
+        check_room(path, _EMPTY, "a new index")
+    if manifest is new:
+        manifest.write(path)
+    config.check(manifest, path)
+    folder.check_shards(manifest)
+    if manifest.generation:
+        return manifest
+    folder.tidy(manifest)  # it may be the beginning that was cut
+    manifest = manifest.next()
+    made = folder.place_for(manifest)
+    Shard.create(made, Layout.from_manifest(manifest))
+    sync_files(made)
+    folder.switch(made, manifest)
+    return manifest
+
+
+def read_folder(path: Path, config: FolderConfig) -> tuple[Folder, Manifest, CheckedShard]:
     """Load a folder's shard without changing anything in the folder.
 
     Args:
         path: The folder.
-        wanted: What it must hold.
+        config: What it must hold.
 
     Returns:
         Folder, manifest and shard; the shard's own folder goes with the folder's release.
@@ -128,130 +124,22 @@ def read_folder(path: Path, wanted: Wanted) -> tuple[Folder, Manifest, Shard]:
         manifest = Manifest.read(path)  # again, now that nobody changes it
         if manifest is None or not manifest.generation:
             raise no_index(path)
-        wanted.check(manifest, path)
+        config.check(manifest, path)
         folder.check_shards(manifest)
-        sums = Sums(path / manifest.shard)
-        sums.check()
-        shard = UnwatchedShard(folder.shard(manifest), layout_of(manifest), warm=True)
+        checksums = Checksums(path / manifest.shard)
+        checksums.check()
+        shard = Shard(folder.shard(manifest), Layout.from_manifest(manifest), warm=True)
         try:
-            sums.check_records(shard.count(None))
+            checksums.check_records(shard.count(None))
             folder.see(manifest)
         except BaseException:
             shard.close()
             raise
         # nothing asks it for what it lacks: its folder refuses all changes
-        return folder, manifest, cast("Shard", shard)
+        return folder, manifest, cast("CheckedShard", shard)
     except BaseException:
         folder.release()
         raise
-
-
-def optimised_copy(
-    folder: Folder, manifest: Manifest, tell: Callable[[str], None], *, vacuum: bool
-) -> Path:
-    """Copy the shard and optimise the copy in another process.
-
-    Args:
-        folder: Held; nothing writes to its shard meanwhile, and all of it is on disk.
-        manifest: The folder's.
-        tell: Is told what happens.
-        vacuum: See `Shard`.
-
-    Returns:
-        Where the copy lies, for `switched`.
-
-    Raises:
-        StoreError: The disk has no room, or the process failed; the index is as before.
-    """
-    old, new = folder.path / manifest.shard, folder.place_for(manifest.next())
-    size = size_on_disk(old)
-    check_room(folder.path, 3 * size, "an optimised copy")
-    try:
-        tell(f"copying {size / 2**20:,.0f} MiB")
-        copy_folder(old, new)
-        forget(new)
-        _optimize_in_child(new, layout_of(manifest), tell, vacuum=vacuum)
-        sync_files(new)
-    except BaseException as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        raise StoreError(
-            f"no optimised copy: {reason_of(error)}; the index is as before"
-        ) from error
-    return new
-
-
-def switched(folder: Folder, made: Path, manifest: Manifest) -> tuple[Shard, Manifest]:
-    """Make a copy the index's and load it; where that fails, the old shard counts as before.
-
-    Args:
-        folder: Held; nobody writes to its shard.
-        made: From `optimised_copy`.
-        manifest: The folder's.
-
-    Returns:
-        The new shard, loaded, and the manifest that names it.
-
-    Raises:
-        StoreError: The copy cannot be loaded, or the folder cannot be written to.
-    """
-    following, shard = manifest.next(), None
-    try:
-        folder.switch(made, following)
-        shard = Shard(folder.path / following.shard, layout_of(following))
-        folder.name(following)
-    except BaseException as error:
-        if shard is not None:
-            shard.close()
-        # or writes to the old shard would be lost with the next open
-        folder.write(manifest)
-        shutil.rmtree(folder.path / following.shard, ignore_errors=True)
-        shutil.rmtree(made, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        raise StoreError(f"no optimised copy: {error}; the index is as before") from error
-    return shard, following
-
-
-def _with_shard(folder: Folder, begun: Manifest) -> Manifest:
-    manifest = begun.next()
-    made = folder.place_for(manifest)
-    Shard.create(made, layout_of(manifest))
-    sync_files(made)
-    folder.switch(made, manifest)
-    return manifest
-
-
-def _optimize_in_child(
-    shard: Path, layout: Layout, tell: Callable[[str], None], *, vacuum: bool
-) -> None:
-    given = [str(shard), json.dumps(asdict(layout)), "vacuum" if vacuum else "keep"]
-    start = time.monotonic()
-    # not this process' own input: where that is a pipe being read, Windows' Python waits for it
-    with subprocess.Popen(
-        command(_OPTIMISE, *given),
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        try:
-            while True:
-                tell(f"building, {time.monotonic() - start:.0f} s")
-                try:
-                    _, said = child.communicate(timeout=1)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode:
-        raise StoreError(
-            f"the process that optimised the index ended with {child.returncode}: "
-            f"{said.strip()[-500:]}; the index is as before"
-        )
 
 
 def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
@@ -265,7 +153,7 @@ def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
     Raises:
         StoreError: The target holds something, or the disk has no room.
     """
-    with making(target) as place:
+    with atomic_target(target) as place:
         check_room(target, size_on_disk(folder.path / manifest.shard), "a copy of the index")
         place.mkdir()
         copy_folder(folder.path / manifest.shard, place / manifest.shard)
@@ -273,7 +161,7 @@ def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
 
 
 @contextmanager
-def making(target: Path) -> Iterator[Path]:
+def atomic_target(target: Path) -> Iterator[Path]:
     """A place for an index that becomes the target's when the block ends, whole or not at all.
 
     The place is inside the target, which may be a disk of its own; a cut copy is no index there.
@@ -313,7 +201,8 @@ def making(target: Path) -> Iterator[Path]:
 def _settle(place: Path, target: Path) -> None:
     """Move a closed index up into the folder that it lies in."""
     manifest = Manifest.read(place)
-    assert manifest is not None
+    if manifest is None:
+        raise no_index(place)
     made, shard = place / manifest.shard, target / manifest.shard
     sync_files(made)
     if held := [name for name in names_in(target) if name != place.name]:
@@ -351,58 +240,7 @@ def restore(backup: str | Path, target: str | Path) -> None:
     try:
         with reading(source):
             folder.check_shards(manifest)
-            check_at_rest(source / manifest.shard)
+            Checksums(source / manifest.shard).check()
         back_up(folder, manifest, place)
     finally:
         folder.release()
-
-
-def begun_by(wanted: Wanted) -> Manifest:
-    """Make the manifest of a new index.
-
-    Args:
-        wanted: What it is to hold.
-
-    Returns:
-        A manifest, not written yet.
-
-    Raises:
-        InputError: A width is missing, or a value makes no sense.
-    """
-    colbert = _usual(wanted.colbert_dim) if wanted.colbert is None else wanted.colbert
-    if colbert not in {*COLBERT_TYPES, REENCODE}:
-        raise InputError(f"colbert={colbert!r} is not one of {sorted({*COLBERT_TYPES, REENCODE})}")
-    widths: dict[Mode, int | None] = {"dense": wanted.dim, "colbert": wanted.colbert_dim}
-    given = frozenset(mode for mode, width in widths.items() if width is not None)
-    modes = as_modes(given | {"sparse"} if wanted.modes is None else wanted.modes)
-    without: Modes = ["colbert"] if colbert == REENCODE else []
-    kept: frozenset[Mode] = modes.difference(without)
-    if missing := [mode for mode in widths if mode in kept and widths[mode] is None]:
-        raise InputError(
-            f"a new index by {ordered_modes(modes)} needs the width of {missing}: dim= and "
-            "colbert_dim=, as the encoder has them"
-        )
-    return Manifest(
-        modes=tuple(ordered_modes(modes)),
-        dim=wanted.dim if "dense" in kept else None,
-        colbert_dim=wanted.colbert_dim if "colbert" in kept else None,
-        colbert=colbert if "colbert" in modes else None,
-        pooling=1 if wanted.pooling is None else whole("pooling", wanted.pooling),
-        filter_fields=wanted.filter_fields,
-        encoder=wanted.encoder,
-    )
-
-
-def _usual(width: int | None) -> str:
-    """The cheapest kind whose scores are within 0.0003 of float32's: see `docs/storage.md`."""
-    return "turbo8" if width is None or width >= _TURBO8_FROM else "float16"
-
-
-def layout_of(manifest: Manifest) -> Layout:
-    """What the shard of an index holds."""
-    return Layout(
-        manifest.dim,
-        "sparse" in manifest.kept,
-        manifest.colbert_dim,
-        manifest.colbert or "turbo8",
-    )

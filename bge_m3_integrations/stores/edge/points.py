@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeAlias
 from uuid import UUID
 
 import numpy as np
@@ -91,9 +91,64 @@ def numbers_of(payload: Payload) -> set[str]:
     return {name for name in payload if name.startswith("n_")}
 
 
-def text_bytes(payloads: Sequence[Payload]) -> int:
+def text_bytes(payloads: Iterable[Payload]) -> int:
     """An upper estimate of what payloads take on disk: in the log, in the store, in the indexes."""
     return sum(4 * len(str(payload)) for payload in payloads)
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadBatch:
+    """Payloads for the current filter fields, which may change before the write.
+
+    Attributes:
+        fields: The metadata paths that they can be found by; None is all.
+        payloads: Of `payload_of`, one per record.
+        numbers: The keys that are filtered by as numbers.
+        size: An upper estimate of the bytes that the batch takes on disk: in the log, in the
+            store, in the indexes.
+    """
+
+    fields: frozenset[str] | None
+    payloads: Sequence[dict[str, Any]]
+    numbers: set[str]
+    size: int
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Sequence[Record],
+        embeddings: EmbeddingBatch | None,
+        fields: frozenset[str] | None,
+    ) -> Self:
+        """Build the payloads of records.
+
+        Args:
+            records: Any.
+            embeddings: What is written with them.
+            fields: See `PayloadBatch`.
+
+        Returns:
+            The batch.
+
+        Raises:
+            InputError: See `payload_of`.
+        """
+        payloads = [payload_of(record, fields) for record in records]
+        numbers = set().union(*map(numbers_of, payloads))
+        return cls(fields, payloads, numbers, text_bytes(payloads) + _bytes_of(embeddings))
+
+
+def _bytes_of(embeddings: EmbeddingBatch | None) -> int:
+    if embeddings is None:
+        return 0
+    numbers = 0
+    if embeddings.dense is not None:
+        numbers += embeddings.dense.size
+    if embeddings.colbert is not None:
+        numbers += embeddings.colbert.vectors.size
+    if embeddings.sparse is not None:
+        numbers += 4 * len(embeddings.sparse.token_ids)
+    return 9 * numbers
 
 
 def name_of(payload: Payload) -> str:

@@ -1,4 +1,4 @@
-"""Which records a filter means: by the engine where it can say so exactly, else by reading them."""
+"""The records that a filter means: by the engine where that is exact, else by reading them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bge_m3_integrations.core.filters import (
     operators,
 )
 from bge_m3_integrations.stores.edge.filters import compile_filter
-from bge_m3_integrations.stores.edge.ids import Names, ascending
+from bge_m3_integrations.stores.edge.ids import IdIndex, ascending
 from bge_m3_integrations.stores.edge.points import metadata_of, name_of, point_id
 from bge_m3_integrations.stores.edge.shard.shard import Shard
 
@@ -32,8 +32,8 @@ _ALL = And(())
 
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
-    """What a filter means at one moment.
+class _Resolved:
+    """The meaning of a filter at one moment.
 
     Attributes:
         condition: For the engine, exact; None for all records.
@@ -46,51 +46,51 @@ class _Chosen:
     count: int | None = None
 
 
-class Choosing:
-    """Filters over one shard. Thread-safe.
+class FilterResolver:
+    """Finds which records of one shard pass a filter. Thread-safe.
 
     Args:
         fields: The metadata paths that the engine filters by; None is all.
-        names: The shard's ids.
+        index: The shard's ids.
     """
 
-    def __init__(self, fields: frozenset[str] | None, names: Names) -> None:
-        self._fields, self._names = fields, names
-        self._results: dict[tuple[Hashable, int], _Chosen] = {}
+    def __init__(self, fields: frozenset[str] | None, index: IdIndex) -> None:
+        self._fields, self.index = fields, index
+        self._results: dict[tuple[Hashable, int], _Resolved] = {}
         self._lock = threading.Lock()
 
     def condition(self, where: Filter | None, shard: Shard) -> engine.Filter | None:
         """The filter for the engine, exact; None for all records."""
-        return None if where is None else self._chosen(where, shard).condition
+        return None if where is None else self._resolved(where, shard).condition
 
     def ids(self, where: Filter | None, shard: Shard) -> Sequence[str]:
         """The ids of matching records, ascending."""
         if where is None:
-            return self._names.ordered(shard)
-        version = self._names.version
-        chosen = self._chosen(where, shard)
-        if chosen.ids is not None:
-            return chosen.ids
-        pages = shard.pages(chosen.condition, ["name"])
+            return self.index.ordered(shard)
+        version = self.index.version
+        resolved = self._resolved(where, shard)
+        if resolved.ids is not None:
+            return resolved.ids
+        pages = shard.pages(resolved.condition, ["name"])
         ids = ascending([name_of(payload) for _, payload in page] for page in pages)
-        self._remember(where, version, _Chosen(chosen.condition, ids, len(ids)))
+        self._remember(where, version, _Resolved(resolved.condition, ids, len(ids)))
         return ids
 
     def count(self, where: Filter | None, shard: Shard) -> int:
         """How many records match."""
-        version = self._names.version
-        chosen = self._chosen(_ALL if where is None else where, shard)
-        if chosen.count is None:
-            chosen = replace(chosen, count=shard.count(chosen.condition))
-            self._remember(_ALL if where is None else where, version, chosen)
-        assert chosen.count is not None
-        return chosen.count
+        version = self.index.version
+        resolved = self._resolved(_ALL if where is None else where, shard)
+        if resolved.count is None:
+            resolved = replace(resolved, count=shard.count(resolved.condition))
+            self._remember(_ALL if where is None else where, version, resolved)
+        assert resolved.count is not None
+        return resolved.count
 
-    def _chosen(self, where: Filter, shard: Shard) -> _Chosen:
-        version = self._names.version
+    def _resolved(self, where: Filter, shard: Shard) -> _Resolved:
+        version = self.index.version
         known = self._results.get((_key(where), version))
         if known is None:
-            known = _Chosen(self._exact(where, shard))
+            known = _Resolved(self._exact(where, shard))
             self._remember(where, version, known)
         return known
 
@@ -108,13 +108,13 @@ class Choosing:
             ]
         )
 
-    def _remember(self, where: Filter, version: int, chosen: _Chosen) -> None:
+    def _remember(self, where: Filter, version: int, resolved: _Resolved) -> None:
         if PREDICATE in operators(where):
             return  # what a function answers may change
         with self._lock:
             while len(self._results) >= _REMEMBERED:
                 del self._results[next(iter(self._results))]
-            self._results[_key(where), version] = chosen
+            self._results[_key(where), version] = resolved
 
 
 def _key(where: Filter) -> Hashable:

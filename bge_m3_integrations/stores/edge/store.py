@@ -2,73 +2,47 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, Modes, as_modes, ordered_modes
-from bge_m3_integrations.core.filters import OPERATORS, Filter
+from bge_m3_integrations.core.filters import Filter
 from bge_m3_integrations.core.records import Candidate, Record
 from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.display import parts_of
+from bge_m3_integrations.stores.edge import writes
+from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 from bge_m3_integrations.stores.edge.folder.discovery import as_folder, reading
-from bge_m3_integrations.stores.edge.folder.disk_space import Room, check_flush, check_room
-from bge_m3_integrations.stores.edge.folder.folder import Folder, size_on_disk
-from bge_m3_integrations.stores.edge.folder.holder import note_opens
-from bge_m3_integrations.stores.edge.folder.manifest import EncoderInfo, Manifest, Wanted
-from bge_m3_integrations.stores.edge.folder.open_handles import Opened
-from bge_m3_integrations.stores.edge.ids import Names
-from bge_m3_integrations.stores.edge.lifecycle import (
-    back_up,
-    open_folder,
-    optimised_copy,
-    read_folder,
-    switched,
-)
-from bge_m3_integrations.stores.edge.payloads import Filed
-from bge_m3_integrations.stores.edge.points import (
-    body_of,
-    embeddings_of,
-    point_id,
-    record_of,
-    spans_of,
-    upsert_of,
-)
-from bge_m3_integrations.stores.edge.resources import Held
-from bge_m3_integrations.stores.edge.rewrite import refile
-from bge_m3_integrations.stores.edge.search import Searching, components
-from bge_m3_integrations.stores.edge.selection import Choosing
-from bge_m3_integrations.stores.edge.shard.checked import WatchedShard as Shard
+from bge_m3_integrations.stores.edge.folder.disk_space import check_room
+from bge_m3_integrations.stores.edge.folder.files import size_on_disk
+from bge_m3_integrations.stores.edge.folder.folder import Folder
+from bge_m3_integrations.stores.edge.folder.manifest import EncoderInfo, Manifest
+from bge_m3_integrations.stores.edge.folder.open_handles import OpenHandles, SharedHandle
+from bge_m3_integrations.stores.edge.lifecycle import back_up, open_folder, read_folder
+from bge_m3_integrations.stores.edge.open_index import OpenIndex
+from bge_m3_integrations.stores.edge.points import body_of, embeddings_of, point_id, record_of
+from bge_m3_integrations.stores.edge.rewrite import set_filter_fields
+from bge_m3_integrations.stores.edge.search import components, find
+from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
 from bge_m3_integrations.stores.validation import (
     as_fields,
     check_after,
-    check_batch,
-    check_fits,
     check_holds,
     check_limit,
-    check_same_texts,
     checked_queries,
     id_list,
 )
 
-_LOG_BYTES = 512 << 20
-"""Bytes written before they are flushed unasked: the engine's log keeps them until then, token
-vectors in float32."""
-
-
-_OPENED: Opened[EdgeStore, Held] = Opened(Held.leave)
-_READ: Opened[EdgeStore, Held] = Opened(Held.leave)
+_OPENED: OpenHandles[EdgeStore, OpenIndex] = OpenHandles()
+_READ: OpenHandles[EdgeStore, OpenIndex] = OpenHandles()
 """Those that are only read."""
 
 
-class EdgeStore:
+class EdgeStore(SharedHandle):
     """Keeps records and all three representations in a folder, through crashes.
 
     A write survives a killed process once it returns, and a power cut after the next `flush`.
@@ -79,20 +53,10 @@ class EdgeStore:
     Made by `open`.
     """
 
-    def __init__(self, folder: Folder, manifest: Manifest, shard: Shard) -> None:
-        self._folder, self._manifest = folder, manifest
-        self._held = Held(folder, shard)
-        self._names = Names()
-        self._choosing = Choosing(manifest.fields, self._names)
-        self._searching = Searching(self._choosing, self._names)
-        self._writing = threading.RLock()
-        self._replacing = threading.Lock()  # is taken before `_writing`, where both are
-        self._frozen = ""
-        self._changer: int | None = None
-        self._replacer: int | None = None
-        self._room = Room(folder.path)
-        self._opens: list[None] = []  # as many as are not closed: changed without a lock
-        self._opened = _READ if folder.read_only else _OPENED
+    def __init__(self, folder: Folder, manifest: Manifest, shard: CheckedShard) -> None:
+        super().__init__(folder.path, read_only=folder.read_only)
+        self._index = OpenIndex(folder, manifest, shard, self._opens)
+        self._handles = _READ if folder.read_only else _OPENED
 
     @classmethod
     def open(
@@ -140,66 +104,59 @@ class EdgeStore:
                 `create` is False, it contradicts what is asked for, or it cannot be written.
             InputError: A new index lacks a width.
         """
-        fields = as_fields(filter_fields)
-        wanted = Wanted(
-            modes,
-            dim,
-            colbert_dim,
-            colbert,
-            pooling,
-            fields,
-            encoder,
+        config = FolderConfig(
+            modes=modes,
+            dim=dim,
+            colbert_dim=colbert_dim,
+            colbert=colbert,
+            pooling=pooling,
+            filter_fields=as_fields(filter_fields),
+            encoder=encoder,
             allow_dtype_mismatch=allow_dtype_mismatch,
         )
-        place = as_folder(path)
-        opened = _READ if read_only else _OPENED
-        with opened.turn(place), reading(place):
-            if (store := opened.at(place)) is None:
+        return cls._opened(as_folder(path), config, create=create, read_only=read_only)
+
+    @classmethod
+    def _opened(
+        cls, place: Path, config: FolderConfig, *, create: bool, read_only: bool
+    ) -> EdgeStore:
+        handles = _READ if read_only else _OPENED
+        with handles.turn(place), reading(place):
+            if (store := handles.at(place)) is None:
                 if read_only:
-                    store = cls(*read_folder(place, wanted))
+                    store = cls(*read_folder(place, config))
                 else:
-                    store = cls(*open_folder(place, wanted, create=create))
-                opened.put(place, store, store._held)
+                    store = cls(*open_folder(place, config, create=create))
+                handles.put(place, store, store._index)
             else:
-                store._check_same()
-                wanted.check(store.manifest, place)
-            store._opens.append(None)
-            store._note_opens()
+                store._index.check_same()
+                config.check(store.manifest, place)
+            store._use()
             return store
 
     @staticmethod
     def is_open(path: str | Path) -> bool:
         """Whether this process has the folder's index open."""
         place = as_folder(path)
-        for opened in (_OPENED, _READ):
-            with opened.turn(place):
-                if opened.at(place) is not None:
+        for handles in (_OPENED, _READ):
+            with handles.turn(place):
+                if handles.at(place) is not None:
                     return True
         return False
 
     @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._folder.path
-
-    @property
-    def read_only(self) -> bool:
-        """Whether nothing in the folder can be changed by this store."""
-        return self._folder.read_only
-
-    @property
-    def _shard(self) -> Shard:
-        return self._held.shard
+    def _shard(self) -> CheckedShard:
+        return self._index.shard
 
     @property
     def manifest(self) -> Manifest:
         """What the folder says of itself."""
-        return self._manifest
+        return self._index.manifest
 
     @property
     def capabilities(self) -> Capabilities:
         """Everything, in the modes it keeps."""
-        return capabilities_of(self._manifest)
+        return self._index.manifest.capabilities
 
     def check_records(self, records: Sequence[Record]) -> None:
         """Refuse records that JSON would change, before their texts are encoded.
@@ -210,7 +167,7 @@ class EdgeStore:
         Raises:
             InputError: See `upsert`.
         """
-        self._folder.check_writable()
+        self._index.folder.check_writable()
         for record in records:
             body_of(record)
 
@@ -227,30 +184,9 @@ class EdgeStore:
             InputError: The batch contradicts itself, holds numbers that are not finite, or values
                 that JSON would change.
             StoreError: The batch has other modes or widths; the disk has no room; the store is
-                closed or being optimised.
+                closed or being optimized.
         """
-        self._folder.check_writable()
-        check_batch(records, embeddings)
-        with self._reading():
-            if not records:
-                return
-        check_fits(embeddings, self._manifest.kept, self._manifest.widths)
-        filed = self._filed(records, embeddings)
-        ids = [record.id for record in records]
-        each = filed.size // len(records)
-        rounded = self._manifest.colbert != "float32"
-        with self._room.promised(filed.size, f"{len(records)} records") as promise:
-            for rows in spans_of(embeddings):
-                points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
-                with self._changing() as shard:
-                    if (now := self._filed(records, embeddings, filed)) is not filed:
-                        filed = now
-                        points = upsert_of(filed.payloads, ids, embeddings, rows, rounded=rounded)
-                    promise.take(each * len(ids[rows]))
-                    shard.index_numbers(filed.numbers, named=filed.fields is not None)
-                    shard.write(points, filed.numbers)
-                    self._names.added(ids[rows])
-                    self._written(each * len(ids[rows]), shard)
+        writes.upsert(self._index, records, embeddings)
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """Replace what known records hold beside their text; the numbers stay.
@@ -262,43 +198,23 @@ class EdgeStore:
             StoreError: An id is unknown, or its text is another one.
             InputError: A value that JSON would change.
         """
-        self._folder.check_writable()
-        filed = self._filed(records)
-        with self._changing() as shard:
-            points = [point_id(record.id) for record in records]
-            held = shard.payloads(points, ["hash", "tokens", "truncated"])
-            check_same_texts(records, [held.get(p, {}).get("hash") for p in points])
-            filed = self._filed(records, None, filed)
-            check_room(self.path, filed.size, f"{len(records)} records")
-            for point, payload in zip(points, filed.payloads, strict=True):
-                shard.overwrite_payload(point, {**held[point], **payload})
-            self._names.added(record.id for record in records)
-            self._written(filed.size, shard)
+        writes.rewrite(self._index, records)
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
         """The `Record.text_hash` of what is kept under each id; None for an unknown id."""
         points = [point_id(record_id) for record_id in id_list(ids)]
-        with self._reading() as shard:
+        with self._index.reading() as shard:
             held = shard.payloads(points, ["hash"])
         return [held[point]["hash"] if point in held else None for point in points]
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """See `Store.delete`."""
-        if (ids is None) == (where is None):
-            raise InputError("delete needs ids or where, exactly one of them")
-        with self._changing() as shard:
-            chosen = id_list(ids) if ids is not None else self._choosing.ids(where, shard)
-            known = shard.payloads([point_id(key) for key in set(chosen)], [])
-            check_room(self.path, 64 * len(known), f"deleting {len(known)} records")
-            shard.delete(list(known))
-            self._names.deleted(key for key in chosen if point_id(key) in known)
-            self._written(64 * len(known), shard)
-        return len(known)
+        return writes.delete(self._index, ids, where)
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
         """See `Store.get`."""
         points = [point_id(record_id) for record_id in id_list(ids)]
-        with self._reading() as shard:
+        with self._index.reading() as shard:
             held = shard.payloads(points, ["name", "body"])
         found = {point: record_of(payload) for point, payload in held.items()}
         return [found.get(point) for point in points]
@@ -309,8 +225,8 @@ class EdgeStore:
         """See `Store.scroll`."""
         check_limit(limit)
         check_after(after)
-        with self._reading() as shard:
-            ids = self._choosing.ids(where, shard)
+        with self._index.reading() as shard:
+            ids = self._index.filters.ids(where, shard)
         start = 0 if after is None else bisect_right(ids, after)
         page = ids[start : start + limit]
         records = [record for record in self.get(page) if record is not None]
@@ -318,8 +234,8 @@ class EdgeStore:
 
     def ids(self, where: Filter | None = None) -> Iterator[str]:
         """See `Store.ids`; of the moment of the call."""
-        with self._reading() as shard:
-            return iter(self._choosing.ids(where, shard))
+        with self._index.reading() as shard:
+            return iter(self._index.filters.ids(where, shard))
 
     def find(
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
@@ -329,11 +245,13 @@ class EdgeStore:
         By token vectors every matching document is scored: minutes, where there are many.
         """
         check_limit(limit)
-        with self._reading() as shard:
+        with self._index.reading() as shard:
             checked = self._checked(queries, [mode])
             each = [checked.take([i]) for i in range(len(checked))]
+            filters = self._index.filters
             return [
-                self._searching.find(q, mode, limit=limit, where=where, shard=shard) for q in each
+                find(query, mode, limit=limit, where=where, filters=filters, shard=shard)
+                for query in each
             ]
 
     def score(
@@ -342,7 +260,7 @@ class EdgeStore:
         """See `Store.score`; token vectors are scored in the engine, as they are kept."""
         if len(ids) != len(queries):
             raise InputError(f"{len(ids)} lists of ids for {len(queries)} queries")
-        with self._reading() as shard:
+        with self._index.reading() as shard:
             queries = self._checked(queries, modes)
             return [
                 components(queries.take([i]), id_list(wanted), shard)
@@ -351,34 +269,30 @@ class EdgeStore:
 
     def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
         """See `Store.vectors`; token vectors as they are kept."""
-        check_holds(as_modes(modes), self._manifest.kept)
+        check_holds(as_modes(modes), self.manifest.kept)
         ids = id_list(ids)
         points = [point_id(record_id) for record_id in ids]
-        with self._reading() as shard:
+        with self._index.reading() as shard:
             held = shard.with_vectors(list(dict.fromkeys(points)), ordered_modes(modes))
         if unknown := [i for i, point in zip(ids, points, strict=True) if point not in held]:
             raise StoreError(f"no vectors for unknown ids {unknown[:5]}; ask get() which are there")
-        return embeddings_of([held[point] for point in points], modes, self._manifest.widths)
+        return embeddings_of([held[point] for point in points], modes, self.manifest.widths)
 
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
-        with self._reading() as shard:
-            return self._choosing.count(where, shard)
+        with self._index.reading() as shard:
+            return self._index.filters.count(where, shard)
 
     def count_now(self) -> int | None:
         """See `stores.shown.CountsNow`."""
-        return None if self._folder.inherited else self._shard.count_now()
+        return None if self._inherited else self._shard.count_now()
 
     def __repr__(self) -> str:
         return called(self, lambda: parts_of(self, closed=self._shard.closed))
 
     def flush(self) -> None:
         """See `Store.flush`: what was written survives a power cut."""
-        self._folder.check_own()
-        # the engine must not write while its files are copied
-        with self._writing, self._reading() as shard:
-            if not self._frozen:  # else all of it was flushed before
-                self._flush(shard)
+        self._index.flush_unfrozen()
 
     def optimize(
         self, *, isolated: bool = False, progress: Callable[[str], None] | None = None
@@ -397,12 +311,12 @@ class EdgeStore:
         Raises:
             StoreError: The disk has no room, or the process failed; the index is as before.
         """
-        tell = progress or (lambda _: None)
+        tell = progress or _ignore
         if isolated:
-            self._replace(tell, vacuum=False)
+            self._index.replace(tell, vacuum=False)
             return
-        with self._changing() as shard:
-            check_room(self.path, size_on_disk(self.path), "optimising")
+        with self._index.changing() as shard:
+            check_room(self.path, size_on_disk(self.path), "optimizing")
             tell("building")
             shard.optimize()
             shard.flush()
@@ -418,7 +332,7 @@ class EdgeStore:
             StoreError: The disk has no room for a copy, or the process failed; the index is as
                 before.
         """
-        self._replace(progress or (lambda _: None), vacuum=True)
+        self._index.replace(progress or _ignore, vacuum=True)
 
     def set_filter_fields(
         self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
@@ -437,35 +351,7 @@ class EdgeStore:
             InputError: These are no paths.
             StoreError: The disk has no room.
         """
-        named = as_fields(fields)
-        tell = progress or (lambda _: None)
-        with self._changing() as shard:
-            old, manifest = self._manifest.fields, replace(self._manifest, filter_fields=named)
-            new = manifest.fields
-            if old is not None and (new is None or not new <= old):
-                # of both: searches go by the old ones meanwhile
-                refile(shard, None if new is None else old | new, tell)
-            self._go_by(manifest, shard)
-            shard.outlast_users()  # they go by the old fields: no write may come before they end
-        tell("done")
-
-    def _go_by(self, manifest: Manifest, shard: Shard) -> None:
-        """Write a manifest of other filter fields, and filter by them from then on."""
-        choosing = Choosing(manifest.fields, self._names)
-        searching = Searching(choosing, self._names)
-        with self._folder.rewriting():
-            self._check_same()
-            shard.expect(manifest)
-            written = False
-            try:
-                self._folder.write(manifest)
-                written = True
-            except BaseException:  # of a signal too, which may come once it is written
-                written = self._folder.holds(manifest)
-                raise
-            finally:
-                if written:
-                    self._manifest, self._choosing, self._searching = manifest, choosing, searching
+        set_filter_fields(self._index, as_fields(fields), progress or _ignore)
 
     def backup(self, path: str | Path) -> None:
         """Copy the index as it is now; searches go on meanwhile, writes wait.
@@ -478,13 +364,13 @@ class EdgeStore:
         """
         target = as_folder(path)
         if self.read_only:
-            with self._reading():
-                back_up(self._folder, self._manifest, target)
+            with self._index.reading():
+                back_up(self._index.folder, self._index.manifest, target)
             return
-        with self._changing() as shard:
-            self._flush(shard)
+        with self._index.changing() as shard:
+            self._index.flush(shard)
             shard.seal()
-            back_up(self._folder, self._manifest, target)
+            back_up(self._index.folder, self._index.manifest, target)
 
     def close(self) -> None:
         """See `Store.close`: the last of its users' handles closes it.
@@ -495,179 +381,19 @@ class EdgeStore:
             StoreError: It is called by the `progress` of a change that it would have to wait for;
                 or the disk is full, then nothing is lost, and the index stays open.
         """
-        if self._folder.inherited:
+        if self._inherited:
             return
-        if threading.get_ident() in {self._changer, self._replacer}:
-            raise self._within()
-        with self._opened.turn(self.path):
+        self._index.check_not_within()
+        with self._handles.turn(self._path):
             self.forget()
-            if not self._opens and self._opened.at(self.path) is self:
-                with self._replacing, self._writing:
-                    self._check_closing()
-                    self._opened.close(self.path, self._held)
-
-    def forget(self) -> None:
-        """Count an open no more whose user is gone; what nobody has any more is closed.
-
-        It waits for nothing, so it may be called while garbage is collected.
-        """
-        if self._folder.inherited:
-            return
-        with suppress(IndexError):
-            self._opens.pop()
-            if self._opens:
-                self._note_opens()
-
-    def _note_opens(self) -> None:
-        if not self.read_only:
-            note_opens(self.path, len(self._opens))
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self  # a handle on one collection: frameworks copy the objects that hold it
-
-    def _check_closing(self) -> None:
-        """Refuse to close where the engine would find no room, which would kill the process.
-
-        Who uses the shard is waited for here, where a signal that ends the wait closes nothing.
-        """
-        try:
-            self._shard.outlast_users()
-        except BaseException:
-            self._opens.append(None)
-            raise
-        if not self._held.in_log or self._folder.change():
-            return  # nothing will be flushed
-        try:
-            check_flush(self.path, self._held.in_log)
-        except StoreError:
-            self._opens.append(None)
-            self._shard.keep()
-            raise
-
-    def _written(self, size: int, shard: Shard) -> None:
-        """Take note of a write that is in the engine's log."""
-        self._held.in_log += size
-        if self._held.in_log > _LOG_BYTES:
-            self._flush(shard)
-
-    def _flush(self, shard: Shard) -> None:
-        check_flush(self.path, self._held.in_log)
-        shard.flush()
-        self._held.in_log = 0
-
-    @contextmanager
-    def _changing(self) -> Iterator[Shard]:
-        """One write at a time, and none while the shard is being replaced.
-
-        Who has `_writing` has the shard of now to the end of the block: others take its place, and
-        `_frozen` is set, under that lock alone.
-        """
-        self._folder.check_own()  # in a forked child nobody would give the lock back
-        self._folder.check_writable()
-        with self._writing, self._reading() as shard:
-            self._check_writable()
-            self._changer = threading.get_ident()
-            try:
-                yield shard
-            except BaseException:
-                self._names.unsure()
-                raise
-            finally:
-                self._changer = None
-
-    @contextmanager
-    def _reading(self) -> Iterator[Shard]:
-        """The shard of now, kept open to the end of the block even if another takes its place."""
-        self._check_same()
-        with ExitStack() as stack:
-            while True:
-                shard = self._shard
-                try:
-                    stack.enter_context(shard.in_use())
-                    break
-                except StoreError:
-                    if shard is self._shard:
-                        raise
-            yield shard
-
-    def _replace(self, tell: Callable[[str], None], *, vacuum: bool) -> None:
-        """Put an optimised copy in the shard's place."""
-        self._folder.check_own()
-        self._folder.check_writable()
-        if not self._replacing.acquire(blocking=False):
-            raise self._busy("being optimised")
-        try:  # nobody closes it meanwhile
-            with self._changing() as old:
-                self._flush(old)
-                self._frozen = "being optimised"
-            try:
-                self._replacer = threading.get_ident()
-                made = optimised_copy(self._folder, self._manifest, tell, vacuum=vacuum)
-                with self._writing, self._folder.rewriting():
-                    self._check_same()
-                    self._held.shard, self._manifest = switched(self._folder, made, self._manifest)
-            finally:
-                self._frozen = ""
-            old.close()
-            self._folder.tidy(self._manifest)
-            tell("done")
-        finally:
-            self._replacer = None
-            self._replacing.release()
-
-    def _filed(
-        self,
-        records: Sequence[Record],
-        embeddings: EmbeddingBatch | None = None,
-        before: Filed | None = None,
-    ) -> Filed:
-        """A batch by the filter fields of now, which the disk has room for.
-
-        Filed `before` the write has the lock, it is that one still, unless the fields changed while
-        the write waited.
-        """
-        fields = self._manifest.fields
-        if before is not None and before.fields == fields:
-            return before
-        filed = Filed.of(records, embeddings, fields)
-        check_room(self.path, filed.size, f"{len(records)} records")
-        return filed
-
-    def _check_writable(self) -> None:
-        if self._frozen:
-            raise self._busy(self._frozen)
-        if self._changer is not None:  # whoever sees it has the lock, so it is this thread
-            raise self._within()
-
-    def _check_same(self) -> None:
-        """Raise `StoreError` where a fork came by the index, or others changed its folder."""
-        self._folder.check_own()
-        if change := self._folder.change():
-            times = f" {len(self._opens)} times" if len(self._opens) > 1 else ""
-            raise StoreError(
-                f"the index in {self.path} was deleted, moved, restored or recreated while it was "
-                f"open here: {change}. Nothing was read or written, because this process knows "
-                f"only the old index. Close it{times}, as often as it was opened, and open it again"
-            )
-
-    def _busy(self, what: str) -> StoreError:
-        return StoreError(
-            f"the index in {self.path} is {what} and cannot be written to until that is done; try "
-            "again then"
-        )
-
-    def _within(self) -> StoreError:
-        return StoreError(
-            f"the index in {self.path} is being changed by this thread, which called this from its "
-            "progress function; wait until that call has returned"
-        )
+            if not self._opens and self._handles.at(self._path) is self:
+                with self._index.closing():
+                    self._handles.close(self._path, self._index)
 
     def _checked(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
-        return checked_queries(queries, modes, self._manifest.kept, self._manifest.widths)
+        manifest = self._index.manifest
+        return checked_queries(queries, modes, manifest.kept, manifest.widths)
 
 
-def capabilities_of(manifest: Manifest) -> Capabilities:
-    """What a store of such a folder can do."""
-    modes = manifest.kept
-    kind = manifest.colbert if "colbert" in modes else None
-    return Capabilities(modes, modes, modes, OPERATORS, durable=True, colbert_kind=kind)
+def _ignore(_: str) -> None:
+    """Tell nobody."""

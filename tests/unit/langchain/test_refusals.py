@@ -19,7 +19,7 @@ from bge_m3_integrations.langchain import (
 )
 from bge_m3_integrations.langchain.byte_store import BGEM3ByteStore
 from bge_m3_integrations.stores.edge import REENCODE
-from bge_m3_integrations.stores.edge.shard.shard import COLBERT_TYPES
+from bge_m3_integrations.stores.edge.shard.schema import COLBERT_TYPES
 from bge_m3_integrations.stores.validation import COLBERT_KINDS
 from bge_m3_integrations.testing import FakeEncoder
 

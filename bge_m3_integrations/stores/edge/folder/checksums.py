@@ -28,8 +28,13 @@ from typing import Any, Literal, TypeAlias
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.discovery import is_systems
-from bge_m3_integrations.stores.edge.folder.file_copy import blocks_of
-from bge_m3_integrations.stores.edge.folder.manifest import NAME, guard_of, read_file, replace_file
+from bge_m3_integrations.stores.edge.folder.files import (
+    blocks_of,
+    bytes_on_disk,
+    read_file,
+    replace_file,
+)
+from bge_m3_integrations.stores.edge.folder.manifest import NAME, guard_of
 
 SUMS = "sums.json"
 SINCE = "since.json"
@@ -86,8 +91,8 @@ class _Sums:
     files: Mapping[str, Entry] = field(default_factory=dict)
 
 
-class Sums:
-    """What is known of one shard's files.
+class Checksums:
+    """The checksums of one shard's files, and how far the files may have moved on since.
 
     Args:
         shard: Its folder.
@@ -271,18 +276,6 @@ class Sums:
         )
 
 
-def check_at_rest(shard: Path) -> None:
-    """Compare the files of a shard that nobody has open.
-
-    Args:
-        shard: Its folder.
-
-    Raises:
-        StoreError: See `Sums.check`.
-    """
-    Sums(shard).check()
-
-
 def forget(shard: Path) -> None:
     """Delete the sums of a copy that is going to be changed."""
     for name in (SUMS, SINCE):
@@ -307,7 +300,7 @@ def sum_of(file: str | os.DirEntry[str]) -> int:
 
 def _entry(file: os.DirEntry[str], old: Entry | None, summed: bool) -> Entry:
     status = file.stat()
-    if summed and getattr(status, "st_blocks", status.st_size // 512) * 512 <= _MOST:
+    if summed and bytes_on_disk(status) <= _MOST:
         return status.st_size, sum_of(file)
     return old if old is not None and old[0] == status.st_size else (status.st_size, None)
 

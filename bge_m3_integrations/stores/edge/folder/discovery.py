@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,9 +13,10 @@ from pathlib import Path
 
 from bge_m3_integrations.core.validation import as_path
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge.folder.manifest import KIND, NAME
+from bge_m3_integrations.stores.edge.folder.files import read_object
+from bge_m3_integrations.stores.edge.folder.locks import HOLDER, unwritable
+from bge_m3_integrations.stores.edge.folder.manifest import KIND, NAME, SHARD
 
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 _NO_FOLDER = re.compile(r":memory:$|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 """Addresses, and the usual name for "in memory": a new folder of such a name is not meant."""
 _SYSTEMS = re.compile(
@@ -25,6 +25,8 @@ _SYSTEMS = re.compile(
     r"\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+|\.gitignore|\.gitkeep",
     re.IGNORECASE,
 )
+_OURS = frozenset({"lock", f"{NAME}.new"})
+"""What may lie in a folder before there is a manifest, which is written before any shard."""
 _LOOKED_AT = 1000
 """Most entries of a folder that are looked at for an index that may be meant."""
 
@@ -105,23 +107,6 @@ def check_outside(path: Path) -> None:
             )
 
 
-def unwritable(path: Path, error: Exception) -> StoreError:
-    """Describe that a folder cannot be written to, or has no locks, and what to do about it."""
-    if isinstance(error, NotImplementedError) or (
-        isinstance(error, OSError) and error.errno in _NO_LOCKS
-    ):
-        return StoreError(
-            f"the file system of {path} has no locks ({getattr(error, 'strerror', None) or error}),"
-            " like NFS without its lock service and some network and FUSE file systems. An index "
-            "needs locks, because only one process at a time may write; copy the folder to a local "
-            "disk, or open it with read_only=True"
-        )
-    return StoreError(
-        f"{path} cannot be written to ({getattr(error, 'strerror', None) or error}); an index "
-        "needs a writable folder, unless it is opened with read_only=True"
-    )
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """A block in which the system's errors become ours: files that this user may not read.
@@ -138,25 +123,72 @@ def reading(path: Path) -> Iterator[None]:
         raise StoreError(f"the index in {path} cannot be opened: {error}") from error
 
 
-def no_locks(file: Path) -> OSError | None:
-    """Ask the system why a lock was not given: older versions of filelock take all for "in use".
+def check_place(path: Path) -> None:
+    """Refuse a place where no index could begin, before anything is made.
 
     Args:
-        file: The lock.
+        path: A folder, or where it is to be made.
 
-    Returns:
-        The error of a file system without locks; None where somebody holds it.
+    Raises:
+        StoreError: Something else is in the way, or the place cannot be written to.
     """
-    if os.name == "nt":
-        return None
-    import fcntl
-
     try:
-        with file.open("rb") as held:
-            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        there = next(parent for parent in (path, *path.parents) if parent.exists())
+    except OSError as error:  # a name that is too long; a folder that may not be looked into
+        raise unwritable(path, error) from error
+    if not there.is_dir():
+        raise StoreError(f"{there} is a file; an index needs a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise unwritable(path, _refusal(there))
+    check_outside(path)
+    if there == path:
+        check_ours(path)
+
+
+def check_empty(path: Path) -> None:
+    """Make a folder where there is none; raise `StoreError` for one that holds something."""
+    make_folder(path)
+    if held := names_in(path):
+        raise StoreError(f"{path} already holds {held[:3]}; choose a new or empty folder")
+
+
+def names_in(path: Path) -> list[str]:
+    """Names of what a folder holds, but for what systems put there; sorted."""
+    return sorted(entry.name for entry in path.iterdir() if not is_systems(entry.name))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there; raise `StoreError` where that cannot be."""
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file; an index needs a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return error if error.errno in _NO_LOCKS else None
-    return None
+        raise unwritable(path, error) from error
+
+
+def check_ours(path: Path) -> None:
+    """Raise `StoreError` for a folder of something else, or of shards without a manifest."""
+    if (path / NAME).exists():
+        return
+    held = [entry.name for entry in path.iterdir() if not entry.name.startswith(HOLDER)]
+    foreign = sorted(name for name in set(held) - _OURS if not is_systems(name))
+    if any(SHARD.fullmatch(name) for name in foreign):
+        raise StoreError(
+            f"{path} holds {foreign[:3]} but no {NAME}, which says what they are; restore it from "
+            "a backup, or choose a new folder"
+        )
+    if foreign:
+        raise StoreError(
+            f"{path} is no index, but holds {foreign[:3]}; choose a new or empty folder"
+        )
+
+
+def _refusal(folder: Path) -> OSError:
+    read_only = getattr(os, "ST_RDONLY", 0)
+    if read_only and os.statvfs(folder).f_flag & read_only:
+        return OSError(errno.EROFS, os.strerror(errno.EROFS))
+    return PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _state(path: Path) -> str:
@@ -188,10 +220,4 @@ def _indexes(folder: Path) -> Iterator[Path]:
 
 
 def _is_index(folder: Path) -> bool:
-    try:
-        if not (folder / NAME).is_file():
-            return False
-        held = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(held, dict) and held.get("kind") == KIND
+    return read_object(folder / NAME).get("kind") == KIND

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def check_flush(path: Path, in_log: int) -> None:
     check_room(path, _FLUSHING + in_log // 16, "bringing writes to disk", spare=0, then=then)
 
 
-class Room:
+class DiskBudget:
     """The room of an index's disk, promised to writes that are under way.
 
     Args:
@@ -75,7 +75,7 @@ class Room:
         self._lock = threading.Lock()
 
     @contextmanager
-    def promised(self, size: int, what: str) -> Iterator[Promise]:
+    def promised(self, size: int, what: str) -> Iterator[Callable[[int], None]]:
         """Keep room for a write until the block ends, beside that of all other writes.
 
         Args:
@@ -83,7 +83,8 @@ class Room:
             what: Is going to be written.
 
         Yields:
-            The promise, to take from.
+            Takes a part of it, so many bytes, under the lock of all writes; it raises `StoreError`
+            where others have filled the disk since.
 
         Raises:
             StoreError: There is not so much.
@@ -91,48 +92,24 @@ class Room:
         with self._lock:
             check_room(self._path, size + self._promised, what)
             self._promised += size
-        promise = Promise(self, size, what)
+        left = size
+
+        def take(part: int) -> None:
+            nonlocal left
+            cut = "the first records of the batch were written, the others not: free some space"
+            check_room(self._path, part, what, then=cut if left < size else _WRITE)
+            part = min(part, left)
+            left -= part
+            self._give_back(part)
+
         try:
-            yield promise
+            yield take
         finally:
-            self._give_back(promise.left)
+            self._give_back(left)
 
     def _give_back(self, size: int) -> None:
         with self._lock:
             self._promised -= size
-
-
-class Promise:
-    """The room of one write.
-
-    Args:
-        room: Has promised it.
-        size: Bytes.
-        what: Is going to be written.
-
-    Attributes:
-        left: Bytes that are not taken yet.
-    """
-
-    def __init__(self, room: Room, size: int, what: str) -> None:
-        self._room, self._size, self._what = room, size, what
-        self.left = size
-
-    def take(self, size: int) -> None:
-        """Take a part of it, under the lock of all writes: others may have filled the disk since.
-
-        Args:
-            size: Bytes, at most those left.
-
-        Raises:
-            StoreError: They are gone.
-        """
-        begun = self.left < self._size
-        cut = "the first records of the batch were written, the others not: free some space"
-        check_room(self._room._path, size, self._what, then=cut if begun else _WRITE)
-        size = min(size, self.left)
-        self.left -= size
-        self._room._give_back(size)
 
 
 def _mib(count: int) -> str:

@@ -7,10 +7,8 @@ of a crash is ever deleted, and only once the index is open: see `UNNAMED`.
 
 from __future__ import annotations
 
-import errno
 import inspect
 import os
-import re
 import secrets
 import shutil
 import threading
@@ -22,27 +20,23 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge.folder.claims import claim, unclaim
-from bge_m3_integrations.stores.edge.folder.discovery import (
-    check_outside,
-    is_systems,
-    no_locks,
-    unwritable,
-)
-from bge_m3_integrations.stores.edge.folder.holder import NAME as HOLDER
-from bge_m3_integrations.stores.edge.folder.holder import (
+from bge_m3_integrations.stores.edge.folder.discovery import check_ours, make_folder
+from bge_m3_integrations.stores.edge.folder.files import sync_folder
+from bge_m3_integrations.stores.edge.folder.locks import (
+    HOLDER,
+    claim,
     described_holder,
     is_orphan,
+    no_locks,
     read_holder,
+    unclaim,
+    unwritable,
     write_holder,
 )
-from bge_m3_integrations.stores.edge.folder.manifest import NAME, Manifest, sync_folder
+from bge_m3_integrations.stores.edge.folder.manifest import NAME, SHARD, Manifest
 from bge_m3_integrations.stores.edge.folder.open_handles import check_own
-from bge_m3_integrations.stores.edge.folder.path_identity import Seen
+from bge_m3_integrations.stores.edge.folder.path_identity import FolderIdentity
 
-_OURS = frozenset({"lock", f"{NAME}.new"})
-"""What may lie in a folder before there is a manifest, which is written before any shard."""
-_SHARD = re.compile(r"shard-(\d{4,})(\.([0-9a-f]{8}\.)?new)?")
 UNNAMED = "unnamed"
 """A file in a shard that no manifest has named yet.
 
@@ -82,12 +76,12 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path, self._pid = path, os.getpid()
-        _make(path)
-        _check_ours(path)
+        make_folder(path)
+        check_ours(path)
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False, **_NATIVE)
         self._rewriting = threading.RLock()
         self._take()
-        self._seen = Seen(path)
+        self._identity = FolderIdentity(path)
 
     def _take(self) -> None:
         try:
@@ -156,7 +150,7 @@ class Folder:
             self._nameless()
         self._unclaim()
         self._lock.release()
-        self._seen.close()
+        self._identity.close()
 
     def see(self, manifest: Manifest) -> None:
         """Take note of what lies here now, for `change`.
@@ -167,9 +161,9 @@ class Folder:
         Raises:
             StoreError: The index is gone already.
         """
-        before = self._seen
+        before = self._identity
         try:
-            self._seen = Seen(self.path, NAME, manifest.shard)
+            self._identity = FolderIdentity(self.path, NAME, manifest.shard)
         except OSError as error:
             raise StoreError(
                 f"{self.path} was changed while it was being opened: {error}"
@@ -178,10 +172,10 @@ class Folder:
 
     def change(self) -> str | None:
         """What others have done to the folder meanwhile, in words; None where it is as it was."""
-        if self._seen.change() is None:
+        if self._identity.change() is None:
             return None
         with self._rewriting:  # it may have been this process, which has just written the manifest
-            return self._seen.change()
+            return self._identity.change()
 
     @contextmanager
     def rewriting(self) -> Iterator[None]:
@@ -209,7 +203,7 @@ class Folder:
 
     def log_lock(self) -> os.stat_result | None:
         """What the engine's lock of its log is on, wherever the folder is by now."""
-        return self._seen.within("wal")
+        return self._identity.within("wal")
 
     def check_shards(self, manifest: Manifest) -> None:
         """Refuse a folder where another shard than the manifest's may be the index.
@@ -251,7 +245,7 @@ class Folder:
 
     def _shards(self, *, finished: bool = True) -> list[Path]:
         """Folders that are called like shards, the newest last; `finished` leaves `.new` out."""
-        held = [e for e in self.path.iterdir() if _SHARD.fullmatch(e.name) and not e.is_symlink()]
+        held = [e for e in self.path.iterdir() if SHARD.fullmatch(e.name) and not e.is_symlink()]
         if finished:
             held = [entry for entry in held if not entry.name.endswith(".new")]
         return sorted((entry for entry in held if entry.is_dir()), key=_generation)
@@ -281,55 +275,8 @@ class Folder:
             sync_folder(shard)
 
 
-def check_place(path: Path) -> None:
-    """Refuse a place where no index could begin, before anything is made.
-
-    Args:
-        path: A folder, or where it is to be made.
-
-    Raises:
-        StoreError: Something else is in the way, or the place cannot be written to.
-    """
-    try:
-        there = next(parent for parent in (path, *path.parents) if parent.exists())
-    except OSError as error:  # a name that is too long; a folder that may not be looked into
-        raise unwritable(path, error) from error
-    if not there.is_dir():
-        raise StoreError(f"{there} is a file; an index needs a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise unwritable(path, _refusal(there))
-    check_outside(path)
-    if there == path:
-        _check_ours(path)
-
-
-def check_empty(path: Path) -> None:
-    """Make a folder where there is none; raise `StoreError` for one that holds something."""
-    _make(path)
-    if held := names_in(path):
-        raise StoreError(f"{path} already holds {held[:3]}; choose a new or empty folder")
-
-
-def names_in(path: Path) -> list[str]:
-    """Names of what a folder holds, but for what systems put there; sorted."""
-    return sorted(entry.name for entry in path.iterdir() if not is_systems(entry.name))
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes that a folder's files take, not what they claim."""
-    found = 0
-    for parent, _, names in os.walk(path):  # passes over what is removed meanwhile
-        for name in names:
-            try:
-                status = (Path(parent) / name).stat()
-            except FileNotFoundError:
-                continue
-            found += getattr(status, "st_blocks", status.st_size // 512) * 512
-    return found
-
-
 def _generation(shard: Path) -> int:
-    found = _SHARD.fullmatch(shard.name)
+    found = SHARD.fullmatch(shard.name)
     assert found is not None
     return int(found[1])
 
@@ -350,35 +297,3 @@ def _ways_out(found: Sequence[Path]) -> str:
         f'Nothing was deleted. Restore a backup; or write "generation": {_generation(newest)} into '
         f"{NAME} to open {newest.name}, or move {newest.name} elsewhere to do without it"
     )
-
-
-def _make(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise StoreError(f"{path} is a file; an index needs a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def _check_ours(path: Path) -> None:
-    if (path / NAME).exists():
-        return
-    held = [entry.name for entry in path.iterdir() if not entry.name.startswith(HOLDER)]
-    foreign = sorted(name for name in set(held) - _OURS if not is_systems(name))
-    if any(_SHARD.fullmatch(name) for name in foreign):
-        raise StoreError(
-            f"{path} holds {foreign[:3]} but no {NAME}, which says what they are; restore it from "
-            "a backup, or choose a new folder"
-        )
-    if foreign:
-        raise StoreError(
-            f"{path} is no index, but holds {foreign[:3]}; choose a new or empty folder"
-        )
-
-
-def _refusal(folder: Path) -> OSError:
-    read_only = getattr(os, "ST_RDONLY", 0)
-    if read_only and os.statvfs(folder).f_flag & read_only:
-        return OSError(errno.EROFS, os.strerror(errno.EROFS))
-    return PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import stat
+import re
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,8 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from bge_m3_integrations.core.embeddings import Mode, Modes, as_modes, ordered_modes
+from bge_m3_integrations.core.embeddings import Mode, as_modes, ordered_modes
+from bge_m3_integrations.core.filters import OPERATORS
 from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.base import Capabilities
+from bge_m3_integrations.stores.edge.folder.files import read_file, read_object, replace_file
 from bge_m3_integrations.stores.validation import COLBERT_KINDS
 
 NAME = "manifest.json"
@@ -22,9 +23,11 @@ FORMAT = 1
 REENCODE = "reencode"
 """The kind that keeps no token vectors: candidates are encoded again when they are scored."""
 KIND = "bge-m3-integrations index"
+SHARD = re.compile(r"shard-(\d{4,})(\.([0-9a-f]{8}\.)?new)?")
+"""Names of shards' folders, of finished ones and of others."""
 
 _GUARDED = ("modes", "dim", "colbert_dim", "colbert", "pooling", "filter_fields")
-_GUARDED_NOTES = ("document_instruction", "query_instruction", "clean")
+_GUARDED_ENCODER = ("document_instruction", "query_instruction", "clean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,13 @@ class Manifest:
         return {mode: width for mode, width in held.items() if width is not None}
 
     @property
+    def capabilities(self) -> Capabilities:
+        """The abilities of a store over such a folder."""
+        modes = self.kept
+        kind = self.colbert if "colbert" in modes else None
+        return Capabilities(modes, modes, modes, OPERATORS, durable=True, colbert_kind=kind)
+
+    @property
     def guard(self) -> int:
         """A checksum of what the numbers and filters of the index depend on."""
         return _guard(asdict(self))
@@ -202,58 +212,6 @@ class Manifest:
         return next((name for name in sound if not sound[name]), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a caller expects of an index; None stands for "as it is", and for a default if new.
-
-    Attributes: See `Manifest`.
-    """
-
-    modes: Modes | None = None
-    dim: int | None = None
-    colbert_dim: int | None = None
-    colbert: str | None = None
-    pooling: int | None = None
-    filter_fields: tuple[str, ...] | None = None
-    encoder: EncoderInfo | None = None
-    allow_dtype_mismatch: bool = False
-
-    def check(self, held: Manifest, folder: Path) -> None:
-        """Compare with an index that is there.
-
-        Args:
-            held: What it holds.
-            folder: Where.
-
-        Raises:
-            StoreError: The two contradict each other; the message names both sides.
-        """
-        if self.encoder is not None and held.encoder is not None:
-            _check_encoder(
-                self.encoder, held.encoder, folder, allow_dtype_mismatch=self.allow_dtype_mismatch
-            )
-        for name, mine, its in self._pairs(held):
-            if mine is not None and its is not None and mine != its:
-                fields = name == "filter_fields"
-                remedy = "call its set_filter_fields" if fields else "build another index"
-                raise StoreError(
-                    f"the index in {folder} has {name} {its!r}, but {mine!r} is asked for; leave "
-                    f"{name} out to open it as it is, or {remedy}"
-                )
-
-    def _pairs(self, held: Manifest) -> list[tuple[str, Any, Any]]:
-        wanted = None if self.modes is None else tuple(ordered_modes(self.modes))
-        fields = held.filter_fields
-        return [
-            ("modes", wanted, held.modes),
-            ("dim", self.dim, held.dim),
-            ("colbert_dim", self.colbert_dim, held.colbert_dim),
-            ("colbert", self.colbert, held.colbert or "none"),
-            ("pooling", self.pooling, held.pooling),
-            ("filter_fields", self.filter_fields, "all" if fields is None else fields),
-        ]
-
-
 def _instead(name: str) -> str:
     if name != "colbert":
         return ""
@@ -261,27 +219,19 @@ def _instead(name: str) -> str:
 
 
 def guard_of(folder: Path) -> int | None:
-    """The `Manifest.guard` of the manifest in a folder; None where none can be read.
+    """Return the `Manifest.guard` of the manifest in a folder; None where none can be read.
 
     What only names the model, and what is compared with the engine anyway, may be edited by hand.
-
-    Args:
-        folder: An index's folder.
-
-    Returns:
-        The checksum.
     """
-    try:
-        held = json.loads(read_file(folder / NAME))
-        return _guard(held)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    with suppress(KeyError, TypeError, AttributeError):
+        return _guard(read_object(folder / NAME))
+    return None
 
 
 def _guard(held: Mapping[str, Any]) -> int:
     said = {name: held[name] for name in _GUARDED}
-    note = held["encoder"] or {}
-    said["encoder"] = {name: note.get(name) for name in _GUARDED_NOTES}
+    encoder = held["encoder"] or {}
+    said["encoder"] = {name: encoder.get(name) for name in _GUARDED_ENCODER}
     return zlib.crc32(json.dumps(said, sort_keys=True).encode())
 
 
@@ -290,87 +240,5 @@ def _is_count(value: object, least: int) -> bool:
 
 
 def shard_name(generation: int) -> str:
-    """The folder of a shard."""
+    """Return the name of the folder of a shard."""
     return f"shard-{generation:04}"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read_file(path: Path) -> str:
-    """Read a small file, which somebody may have edited by hand.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its text.
-
-    Raises:
-        OSError: It cannot be read, or is a pipe or a device, whose end would be waited for.
-        ValueError: It is no text.
-    """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OSError(errno.EINVAL, "it is no file but a pipe or a device", str(path))
-    return path.read_text(encoding="utf-8-sig")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file that is the old one or the new one, whatever crashes.
-
-    Args:
-        path: The file.
-        text: Its new content.
-
-    Raises:
-        StoreError: It cannot be written; the old one is there.
-    """
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written: {error}; it is as before") from error
-
-
-def _check_encoder(
-    mine: EncoderInfo, its: EncoderInfo, folder: Path, *, allow_dtype_mismatch: bool
-) -> None:
-    if mine.fingerprint and mine.fingerprint != its.fingerprint:
-        raise StoreError(
-            f"the index in {folder} was made by {_described(its)}, but {_described(mine)} is to "
-            "search it: their numbers cannot be compared; open it with its own model, or build "
-            "another index"
-        )
-    if (mine.dtype == "int8") != (its.dtype == "int8") and not allow_dtype_mismatch:
-        raise StoreError(
-            f"the index in {folder} was made in {its.dtype}, but {mine.dtype} is to search it: "
-            "8 bits move every score; load the model in the same dtype, or pass "
-            "allow_dtype_mismatch=True"
-        )
-    if mine.max_length != its.max_length:
-        raise StoreError(
-            f"documents of the index in {folder} were cut at {its.max_length or 'the full length'} "
-            f"tokens, but the engine cuts at {mine.max_length or 'the full length'}; set the same "
-            "max_length"
-        )
-
-
-def _described(note: EncoderInfo) -> str:
-    return f"{note.model or note.name or 'a model'} (fingerprint {note.fingerprint[:12]})"

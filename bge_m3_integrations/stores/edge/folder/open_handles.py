@@ -1,4 +1,4 @@
-"""What a process has opened: one index per folder, and none of its parent's after a fork."""
+"""The open indexes of a process: one per folder, and none of its parent's after a fork."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.folder.locks import note_opens
 
 _LOG = logging.getLogger(__name__)
 
 
 class Closes(Protocol):
-    """What an open index holds of the system; `close` gives it back, once."""
+    """System resources of an open index."""
 
     def close(self) -> None:
-        """Give it back."""
+        """Give them back, once."""
+
+    def leave(self) -> None:
+        """In a forked child, leave them to the parent."""
 
 
 _Index = TypeVar("_Index")
@@ -36,21 +40,17 @@ class _Entry(Generic[_Index, _Held]):
     held: _Held
 
 
-class Opened(Generic[_Index, _Held]):
+class OpenHandles(Generic[_Index, _Held]):
     """The open indexes of this process; a forked child begins with none.
 
     An index that nobody has any more is closed. That comes at any moment, in any thread, and so it
     waits for no lock: whoever has the folder's turn then closes it at the end of that.
-
-    Args:
-        leave: Is called in a forked child with what each index of its parent holds.
     """
 
-    def __init__(self, leave: Callable[[_Held], None]) -> None:
+    def __init__(self) -> None:
         self._entries: dict[Path, _Entry[_Index, _Held]] = {}
         self._locks: dict[Path, threading.Lock] = {}
         self._lost: dict[_Entry[_Index, _Held], None] = {}
-        self._leave = leave
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
@@ -73,7 +73,7 @@ class Opened(Generic[_Index, _Held]):
         return index
 
     def put(self, place: Path, index: _Index, held: _Held) -> None:
-        """Take note of an index that was opened.
+        """Add an index that was opened.
 
         Args:
             place: Its folder.
@@ -123,7 +123,58 @@ class Opened(Generic[_Index, _Held]):
         self._locks, self._lost = {}, {}  # a thread that stayed in the parent may hold one
         for entry in inherited.values():
             never_free(entry.held)
-            self._leave(entry.held)
+            entry.held.leave()
+
+
+class SharedHandle:
+    """A handle on an open folder that all its users in this process share, and that counts them.
+
+    Args:
+        path: The folder.
+        read_only: Whether nothing in it can be changed by this handle.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool) -> None:
+        self._path, self._read_only, self._pid = path, read_only, os.getpid()
+        self._opens: list[None] = []  # as many as are not closed: changed without a lock
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing in the folder can be changed by this store."""
+        return self._read_only
+
+    @property
+    def _inherited(self) -> bool:
+        return self._pid != os.getpid()
+
+    def _use(self) -> None:
+        """Count an open."""
+        self._opens.append(None)
+        self._note_opens()
+
+    def forget(self) -> None:
+        """Count an open no more whose user is gone; what nobody has any more is closed.
+
+        It waits for nothing, so it may be called while garbage is collected.
+        """
+        if self._inherited:
+            return
+        with suppress(IndexError):
+            self._opens.pop()
+            if self._opens:
+                self._note_opens()
+
+    def _note_opens(self) -> None:
+        if not self._read_only:
+            note_opens(self._path, len(self._opens))
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a handle on one collection: frameworks copy the objects that hold it
 
 
 def check_own(path: Path, opener: int) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 _Mark = tuple[int, ...]
 
 
-class Seen:
-    """What lay in a folder at one moment, by the system's numbers.
+class FolderIdentity:
+    """The identity of a folder, its manifest and its shard at one moment: the system's numbers.
 
     Each thing is kept open until `close`, where the system allows that: the number of one that is
     gone would soon be that of another.

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge.folder.checksums import SINCE, SUMS, Sums
-from bge_m3_integrations.stores.edge.folder.claims import claim
+from bge_m3_integrations.stores.edge.folder.checksums import SINCE, SUMS, Checksums
 from bge_m3_integrations.stores.edge.folder.disk_space import check_room
-from bge_m3_integrations.stores.edge.folder.file_copy import copy_file, reason_of
+from bge_m3_integrations.stores.edge.folder.files import bytes_on_disk, copy_file, reason_of
 from bge_m3_integrations.stores.edge.folder.folder import Folder
-from bge_m3_integrations.stores.edge.folder.holder import NAME as HOLDER
+from bge_m3_integrations.stores.edge.folder.locks import HOLDER, claim
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
-from bge_m3_integrations.stores.edge.folder.path_identity import Seen
+from bge_m3_integrations.stores.edge.folder.path_identity import FolderIdentity
 
 TEMPORARY: Final = "BGE_M3_TMPDIR"
 """The environment variable by which a process of ours hears where temporary files are made, where
@@ -77,7 +76,7 @@ class ReadFolder(Folder):
         except BlockingIOError as error:
             self._unclaim()
             raise self._in_use() from error
-        self._seen = Seen(path)
+        self._identity = FolderIdentity(path)
         self._made: list[weakref.finalize[..., object]] = []
 
     def check_writable(self) -> None:
@@ -87,7 +86,7 @@ class ReadFolder(Folder):
     def release(self) -> None:
         """Let others write to the folder, and delete what was made for the engine."""
         self._unclaim()
-        self._seen.close()
+        self._identity.close()
         for made in self._made:
             made()
 
@@ -105,7 +104,7 @@ class ReadFolder(Folder):
         """
         source = self.path / manifest.shard
         place = Path(os.environ.get(TEMPORARY) or tempfile.gettempdir())
-        closed = not (self.path / HOLDER).exists() and Sums(source).state == "clean"
+        closed = not (self.path / HOLDER).exists() and Checksums(source).state == "clean"
         parts = list(_parts(source, closed=closed, disk=place.stat().st_dev))
         needed = sum(part.size for part in parts if part.way == "copy")
         check_room(
@@ -178,7 +177,7 @@ def _parts(shard: Path, *, closed: bool, disk: int) -> Iterator[_Part]:
             folders.remove(_LOG)
         for name in set(files) - {SUMS, SINCE}:
             state = (here / name).stat()
-            size = getattr(state, "st_blocks", state.st_size // 512) * 512
+            size = bytes_on_disk(state)
             way: Way = "copy"
             if size >= _LINKED and os.name != "nt":  # where few users may make links
                 way = _way(here / name, closed=closed, same=state.st_dev == disk)

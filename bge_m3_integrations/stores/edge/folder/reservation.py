@@ -15,7 +15,7 @@ from typing import Self
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.folder import Folder
-from bge_m3_integrations.stores.edge.folder.holder import is_held_for
+from bge_m3_integrations.stores.edge.folder.locks import is_held_for
 from bge_m3_integrations.stores.edge.folder.read_only import ReadFolder
 
 _lock = threading.RLock()  # the garbage collector may let go of one while another is made
@@ -67,17 +67,25 @@ def handed_over(path: Path) -> Folder | None:
         path: The folder.
 
     Returns:
-        The folder, held, where it was reserved.
+        The folder, held, where it was reserved and is still the same.
     """
-    with _lock:
-        held = _reserved.pop(path, None)
-    return None if held is None else held[0]
+    folder = _unreserved(path)
+    if folder is not None and folder.change():  # it was made anew since
+        folder.release()
+        return None
+    return folder
 
 
 def give_up(path: Path) -> None:
     """End a folder's reservations: another process is to open it."""
-    if (folder := handed_over(path)) is not None:
+    if (folder := _unreserved(path)) is not None:
         folder.release()
+
+
+def _unreserved(path: Path) -> Folder | None:
+    with _lock:
+        held = _reserved.pop(path, None)
+    return None if held is None else held[0]
 
 
 def _taken(path: Path) -> Folder | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, Modes, as_modes, ordered_modes
@@ -21,26 +21,24 @@ from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.display import parts_of
 from bge_m3_integrations.stores.edge.folder.discovery import as_folder
-from bge_m3_integrations.stores.edge.folder.holder import note_opens
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
-from bge_m3_integrations.stores.edge.folder.open_handles import Opened
+from bge_m3_integrations.stores.edge.folder.open_handles import OpenHandles, SharedHandle
 from bge_m3_integrations.stores.edge.folder.read_only import read_only_error
 from bge_m3_integrations.stores.edge.folder.reservation import give_up
 from bge_m3_integrations.stores.edge.points import body_of
-from bge_m3_integrations.stores.edge.process.process import Hosting
-from bge_m3_integrations.stores.edge.process.server import Call
+from bge_m3_integrations.stores.edge.process.index_process import IndexProcess
 from bge_m3_integrations.stores.edge.process.wire import (
-    plain_filter,
-    plain_ids,
-    plain_records,
-    plain_texts,
+    Call,
+    to_builtin_filter,
+    to_builtin_ids,
+    to_builtin_records,
+    to_builtin_texts,
 )
-from bge_m3_integrations.stores.edge.store import capabilities_of
 
-_OPENED: Opened[ProcessStore, Hosting] = Opened(lambda hosting: None)  # a fork leaves it itself
+_OPENED: OpenHandles[ProcessStore, IndexProcess] = OpenHandles()
 
 
-class ProcessStore:
+class ProcessStore(SharedHandle):
     """An `EdgeStore` that another process holds.
 
     Methods, numbers and errors are the same, but a filter that holds a Python function is a
@@ -52,11 +50,10 @@ class ProcessStore:
     """
 
     def __init__(
-        self, path: Path, hosting: Hosting, manifest: Manifest, *, read_only: bool
+        self, path: Path, process: IndexProcess, manifest: Manifest, *, read_only: bool
     ) -> None:
-        self._path, self._hosting, self._manifest = path, hosting, manifest
-        self.read_only = read_only
-        self._opens: list[None] = []  # as many as are not closed: changed without a lock
+        super().__init__(path, read_only=read_only)
+        self._process, self._manifest = process, manifest
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> ProcessStore:
@@ -75,29 +72,28 @@ class ProcessStore:
         """
         place = as_folder(path)
         if options.get("filter_fields") is not None:
-            options["filter_fields"] = plain_ids(options["filter_fields"])
+            options["filter_fields"] = to_builtin_ids(options["filter_fields"])
         asked = Call("open", options=options)
         with _OPENED.turn(place):
             store = _OPENED.at(place)
-            if store is not None and store._hosting.alive:
-                store._hosting.ask(asked)
+            if store is not None and store._process.alive:
+                store._process.ask(asked)
             else:
                 give_up(place)
                 store = cls._started(place, asked)
-            store._opens.append(None)
-            store._note_opens()
+            store._use()
             return store
 
     @classmethod
     def _started(cls, place: Path, asked: Call) -> ProcessStore:
-        hosting = Hosting(place)
+        process = IndexProcess(place)
         try:
-            manifest, _ = hosting.ask(asked)
+            manifest, _ = process.ask(asked)
         except BaseException:
-            hosting.close()
+            process.close()
             raise
-        store = cls(place, hosting, manifest, read_only=bool(asked.options.get("read_only")))
-        _OPENED.put(place, store, hosting)
+        store = cls(place, process, manifest, read_only=bool(asked.options.get("read_only")))
+        _OPENED.put(place, store, process)
         return store
 
     @staticmethod
@@ -106,11 +102,6 @@ class ProcessStore:
         place = as_folder(path)
         with _OPENED.turn(place):
             return _OPENED.at(place) is not None
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._path
 
     @property
     def manifest(self) -> Manifest:
@@ -125,73 +116,77 @@ class ProcessStore:
 
         What a function is about is read into this process first, by the index.
         """
-        held = capabilities_of(self._manifest)
+        held = self._manifest.capabilities
         return replace(held, operators=held.operators - {PREDICATE})
 
     def check_records(self, records: Sequence[Record]) -> None:
         """See `EdgeStore.check_records`."""
-        if self.read_only:
+        if self._read_only:
             raise read_only_error(self._path)
         for record in records:
             body_of(record)
 
     def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
         """See `EdgeStore.upsert`."""
-        self._ask("upsert", plain_records(records), embeddings)
+        self._ask("upsert", to_builtin_records(records), embeddings)
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """See `EdgeStore.rewrite`."""
-        self._ask("rewrite", plain_records(records))
+        self._ask("rewrite", to_builtin_records(records))
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
         """See `Store.text_hashes`."""
-        return self._items("text_hashes", plain_ids(ids))
+        return self._items("text_hashes", to_builtin_ids(ids))
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """See `Store.delete`."""
-        listed = None if ids is None else plain_ids(ids)
-        return int(self._ask("delete", ids=listed, where=plain_filter(where)))
+        listed = None if ids is None else to_builtin_ids(ids)
+        return int(self._ask("delete", ids=listed, where=to_builtin_filter(where)))
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
         """See `Store.get`."""
-        return self._items("get", plain_ids(ids))
+        return self._items("get", to_builtin_ids(ids))
 
     def scroll(
         self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """See `Store.scroll`."""
-        call = Call("scroll", (plain_filter(where),), {"after": after, "limit": limit})
+        call = Call("scroll", (to_builtin_filter(where),), {"after": after, "limit": limit})
         page: Page
-        page, records = self._hosting.ask(call)
+        page, records = self._process.ask(call)
         return replace(page, records=records)
 
     def ids(self, where: Filter | None = None) -> Iterator[str]:
         """See `Store.ids`; of the moment of the call."""
-        return iter(self._items("ids", plain_filter(where)))
+        return iter(self._items("ids", to_builtin_filter(where)))
 
     def find(
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
     ) -> list[list[Candidate]]:
         """See `EdgeStore.find`."""
         return self._items(
-            "find", queries, plain_texts([mode])[0], limit=limit, where=plain_filter(where)
+            "find",
+            queries,
+            to_builtin_texts([mode])[0],
+            limit=limit,
+            where=to_builtin_filter(where),
         )
 
     def score(
         self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
     ) -> list[Components]:
         """See `EdgeStore.score`."""
-        wanted = [plain_ids(row) for row in ids]
+        wanted = [to_builtin_ids(row) for row in ids]
         return self._items("score", queries, wanted, _modes(modes))
 
     def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
         """See `EdgeStore.vectors`."""
-        found: EmbeddingBatch = self._ask("vectors", plain_ids(ids), _modes(modes))
+        found: EmbeddingBatch = self._ask("vectors", to_builtin_ids(ids), _modes(modes))
         return found
 
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
-        return int(self._ask("count", plain_filter(where)))
+        return int(self._ask("count", to_builtin_filter(where)))
 
     def __repr__(self) -> str:
         return called(self, lambda: parts_of(self))  # no number: only the other process knows it
@@ -214,7 +209,7 @@ class ProcessStore:
         self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
     ) -> None:
         """See `EdgeStore.set_filter_fields`."""
-        named = None if fields is None else plain_ids(fields)
+        named = None if fields is None else to_builtin_ids(fields)
         self._change("set_filter_fields", progress, fields=named)
 
     def backup(self, path: str | Path) -> None:
@@ -223,38 +218,22 @@ class ProcessStore:
 
     def close(self) -> None:
         """See `Store.close`: the last of its users' handles closes it, and ends the process."""
-        if self._hosting.inherited:
+        if self._inherited:
             return
         with _OPENED.turn(self._path):
             self.forget()
             if not self._opens:
-                _OPENED.close(self._path, self._hosting)
-
-    def forget(self) -> None:
-        """See `EdgeStore.forget`."""
-        if self._hosting.inherited:
-            return
-        with suppress(IndexError):
-            self._opens.pop()
-            if self._opens:
-                self._note_opens()
-
-    def _note_opens(self) -> None:
-        if not self.read_only:
-            note_opens(self._path, len(self._opens))
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self  # a handle on one collection: frameworks copy the objects that hold it
+                _OPENED.close(self._path, self._process)
 
     def _change(self, name: str, progress: Callable[[str], None] | None, **options: Any) -> None:
-        self._hosting.ask(Call(name, options=options, told=True), progress)
+        self._process.ask(Call(name, options=options, told=True), progress)
 
     def _ask(self, name: str, *arguments: Any, **options: Any) -> Any:
-        return self._hosting.ask(Call(name, arguments, options))[0]
+        return self._process.ask(Call(name, arguments, options))[0]
 
     def _items(self, name: str, *arguments: Any, **options: Any) -> list[Any]:
-        return self._hosting.ask(Call(name, arguments, options))[1]
+        return self._process.ask(Call(name, arguments, options))[1]
 
 
 def _modes(modes: Modes) -> list[str]:
-    return plain_texts(ordered_modes(as_modes(modes)))
+    return to_builtin_texts(ordered_modes(as_modes(modes)))

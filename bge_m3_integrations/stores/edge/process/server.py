@@ -1,4 +1,4 @@
-"""An index held for another process: what `hosted`, the program behind `apart.ProcessStore`, does.
+"""The program that holds an index for another process, behind `client.ProcessStore`.
 
 It lives as long as the other process keeps its standard input open, and answers calls on any number
 of connections, each by a thread of its own.
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -25,6 +25,7 @@ from bge_m3_integrations._internal.channel import Failure, receive, send
 from bge_m3_integrations.stores.base import Page
 from bge_m3_integrations.stores.edge.folder.folder import Folder
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
+from bge_m3_integrations.stores.edge.process.wire import Call, Done, Part, Told
 from bge_m3_integrations.stores.edge.store import EdgeStore
 
 _AT_ONCE = 100
@@ -36,46 +37,7 @@ _NOT_FOR_US = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 while it ends, and with it this ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is asked of the store.
-
-    Attributes:
-        name: The method, or a property.
-        arguments: By position.
-        options: By name.
-        told: Whether the method takes `progress`; its texts are sent, and a caller that is gone
-            ends it.
-    """
-
-    name: str
-    arguments: tuple[Any, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
-    told: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What happens now."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some items of an answer that is a list."""
-
-    items: list[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The answer; the last message of a call that did not fail."""
-
-    value: Any = None
-
-
-class Host:
+class StoreServer:
     """The one store of this process.
 
     Args:
@@ -105,7 +67,7 @@ class Host:
             return store.manifest
 
     def answer(self, call: Call, tell: Callable[[str], None]) -> Any:
-        """What a call gives; it raises what the store raises."""
+        """Return the answer of a call; raise as the store raises."""
         if call.name == "open":
             return self.open(**call.options)
         if call.name == "close":
@@ -121,12 +83,12 @@ class Host:
                 self._store.close()
 
 
-def serve(connection: Connection, host: Host) -> None:
+def serve(connection: Connection, server: StoreServer) -> None:
     """Answer one call after the other, until the other end is closed.
 
     Args:
         connection: To the caller.
-        host: Has the store.
+        server: Has the store.
     """
 
     def tell(text: str) -> None:
@@ -134,12 +96,12 @@ def serve(connection: Connection, host: Host) -> None:
 
     with connection, suppress(EOFError, OSError):  # the caller is gone
         while True:
-            for message in _answer(connection, host, tell):
+            for message in _answer(connection, server, tell):
                 send(connection, message)
 
 
 def _answer(
-    connection: Connection, host: Host, tell: Callable[[str], None]
+    connection: Connection, server: StoreServer, tell: Callable[[str], None]
 ) -> Iterator[Part | Done | Failure]:
     """The messages that answer the next call; what goes wrong with it is one of them."""
     try:
@@ -147,12 +109,12 @@ def _answer(
     except (EOFError, OSError):
         raise
     except Exception as error:  # it came whole, but nothing can be made of it here
-        yield Failure.of(error)
+        yield Failure.from_error(error)
         return
     try:
-        value = host.answer(call, tell)
+        value = server.answer(call, tell)
     except Exception as error:
-        yield Failure.of(error)
+        yield Failure.from_error(error)
     else:
         yield from _messages(value)
 
@@ -174,7 +136,7 @@ def _slices(items: Iterator[Any]) -> Iterator[list[Any]]:
         yield part
 
 
-def _welcome(listener: Listener, key: bytes, host: Host) -> None:
+def _welcome(listener: Listener, key: bytes, server: StoreServer) -> None:
     while True:
         try:
             connection = listener.accept()
@@ -182,16 +144,16 @@ def _welcome(listener: Listener, key: bytes, host: Host) -> None:
             time.sleep(0.1)
             continue
         try:
-            threading.Thread(target=_met, args=(connection, key, host), daemon=True).start()
+            threading.Thread(target=_met, args=(connection, key, server), daemon=True).start()
         except RuntimeError:  # too many threads
             connection.close()
 
 
-def _met(connection: Connection, key: bytes, host: Host) -> None:
+def _met(connection: Connection, key: bytes, server: StoreServer) -> None:
     """Serve who knows the key; nothing of anybody else's is unpacked."""
     with suppress(EOFError, OSError):
         if hmac.compare_digest(connection.recv_bytes(len(key)), key):
-            serve(connection, host)
+            serve(connection, server)
     connection.close()
 
 
@@ -207,12 +169,16 @@ def main(path: str, caller: str) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     key = bytes.fromhex(sys.stdin.readline())
     Folder.caller = int(caller)
-    host = Host(Path(path))
+    server = StoreServer(Path(path))
     with Listener(backlog=_WAITING) as listener:
         sys.stdout.write(f"{json.dumps(listener.address)}\n")
         sys.stdout.flush()
         with suppress(OSError):
             os.dup2(2, 1)  # nobody reads what else may be printed
-        threading.Thread(target=_welcome, args=(listener, key, host), daemon=True).start()
+        threading.Thread(target=_welcome, args=(listener, key, server), daemon=True).start()
         sys.stdin.read()
-        host.close()
+        server.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

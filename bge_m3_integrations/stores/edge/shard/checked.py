@@ -1,4 +1,4 @@
-"""A shard whose files are compared with their checksums when it is loaded: see `sums`."""
+"""A shard whose files are compared with their checksums when it is loaded: see `checksums`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from uuid import UUID
 import qdrant_edge as engine
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge.folder.checksums import Sums
+from bge_m3_integrations.stores.edge.folder.checksums import Checksums
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
-from bge_m3_integrations.stores.edge.shard.shard import Layout, Shard
+from bge_m3_integrations.stores.edge.shard.schema import Layout
+from bge_m3_integrations.stores.edge.shard.shard import Shard
 
 
-class WatchedShard(Shard):
-    """A shard that keeps its sums; whoever writes to it holds the lock of all writes.
+class CheckedShard(Shard):
+    """A shard that keeps checksums of its files; whoever writes to it holds the lock of all writes.
 
     Args:
         path: Its folder.
@@ -28,7 +29,7 @@ class WatchedShard(Shard):
     """
 
     def __init__(self, path: Path, layout: Layout) -> None:
-        self._sums = Sums(path)
+        self._sums = Checksums(path)
         self._sums.check()
         cut = self._sums.state in {"written", "changing"}
         self._sums.note("changing" if cut else "loading")
@@ -51,11 +52,10 @@ class WatchedShard(Shard):
             super().close()
             raise
 
-    def write(self, points: engine.UpdateOperation, numbers: set[str]) -> None:
+    def write(self, points: engine.UpdateOperation) -> None:
         """See `Shard.write`."""
-        self.index_numbers(numbers)
         self._begin()
-        super().write(points, numbers)
+        super().write(points)
         self._sums.wrote(self.count(None))
 
     def index_numbers(self, names: Iterable[str], *, named: bool = False) -> None:

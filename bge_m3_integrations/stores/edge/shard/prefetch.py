@@ -1,4 +1,4 @@
-"""Token vectors come into the system's file cache while the index is already in use.
+"""Token vectors are read into the system's file cache while the index is already in use.
 
 The engine would read all of them before it opens, 12 GB for 100,000 documents; told to leave them
 cold it opens at once, and drops them from the cache. What nobody has read is then fetched from the
@@ -12,14 +12,16 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-THREAD = "bge-m3-warming"
+from bge_m3_integrations.stores.edge.folder.files import bytes_on_disk
+
+THREAD = "bge-m3-prefetch"
 LEAST = 64 << 20
 """Bytes under which the first searches read them soon enough."""
 _PIECE = 4 << 20
 _UNKNOWN_MEMORY = 8 << 30
 
 
-class Warming:
+class Prefetcher:
     """A thread that reads a shard's token vectors once, oldest file first; closing stops it."""
 
     def __init__(self) -> None:
@@ -109,7 +111,7 @@ def _size(file: Path) -> int:
         found = file.stat()
     except OSError:
         return 0
-    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * 512)
+    return min(found.st_size, bytes_on_disk(found))
 
 
 def _age(file: Path) -> float:

@@ -1,8 +1,8 @@
 """The engine behind one small wall: every call that this package makes of qdrant-edge.
 
 One call at a time. A call holds Python's lock while it runs, so each is kept short: writes come in
-small batches, and whole collections are read in pages and scored in pieces, of a size that `Pace`
-says.
+small batches, and whole collections are read in pages and scored in pieces, of the size that
+`AdaptiveCallSize` says.
 """
 
 from __future__ import annotations
@@ -10,34 +10,25 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from uuid import UUID
 
-import numpy as np
 import qdrant_edge as engine
 
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode
 from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.folder.files import sync_files
 from bge_m3_integrations.stores.edge.folder.open_handles import close_handles, never_free
-from bge_m3_integrations.stores.edge.shard.pace import Pace, parts
-from bge_m3_integrations.stores.edge.shard.prefetch import Warming
+from bge_m3_integrations.stores.edge.shard.call_size import AdaptiveCallSize
+from bge_m3_integrations.stores.edge.shard.prefetch import Prefetcher
+from bge_m3_integrations.stores.edge.shard.schema import Layout, engine_query
 
-_Result = TypeVar("_Result")
-
-COLBERT_TYPES: Mapping[str, engine.VectorStorageDatatype] = {
-    "float32": engine.VectorStorageDatatype.Float32,
-    "float16": engine.VectorStorageDatatype.Float16,
-    "turbo8": engine.VectorStorageDatatype.Turbo8,
-}
-_BYTES = {"float32": 4, "float16": 2, "turbo8": 1}
-"""Bytes of a number of `COLBERT_TYPES`."""
 _PAGE = 256
-"""Points of one read, or of one scoring by token vectors: a millisecond, and 20 where each has to
-come from the disk."""
+"""Points of one read: a millisecond, and 20 where each has to come from the disk."""
 _FIRST_PAGE = 64
 _FIRST_VECTORS = 8
 _COLD_BYTES = 1 << 19
@@ -45,34 +36,12 @@ _COLD_BYTES = 1 << 19
 _TURN = 0.005
 """Seconds of calls after which other threads have a turn."""
 _SCORED_AT_ONCE = 4096
-_QUERY_TOKENS_AT_ONCE = 32
-_PRODUCTS_AT_ONCE = 32 * 8192
-"""Pairs of a query's and a document's token vector of one scoring: 12 ms on a quiet machine."""
 _DELETED_AT_ONCE = 1000
-_INDEXED_FROM_KIB = 10_000
-"""Size of a segment's vectors from which `optimize` builds a graph."""
 _NUMBERS = 16
 _NAMED_NUMBERS = 64
 """Indexes of numbers, without and with filter fields that somebody chose; filters on further ones
 are as right, and slower. Each is ten files, which every flush brings to disk: 1.4 ms on a quiet
 one, beside 9 ms for all the rest of an index."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What a shard holds.
-
-    Attributes:
-        dim: Width of dense vectors; None without the mode.
-        sparse: Whether it holds lexical weights.
-        colbert_dim: Width of token vectors; None without the mode.
-        colbert: How token vectors are kept, one of `COLBERT_TYPES`.
-    """
-
-    dim: int | None
-    sparse: bool
-    colbert_dim: int | None
-    colbert: str
 
 
 class Shard:
@@ -83,23 +52,25 @@ class Shard:
         layout: What it holds.
         vacuum: Let `optimize` give back the room of everything deleted, not only where it is a
             fifth of a segment.
-        warm: Read token vectors ahead in a thread, for searches to come; see `Warming`.
+        warm: Read token vectors ahead in a thread, for searches to come; see `Prefetcher`.
+
+    Attributes:
+        token_calls: Token vectors of one scoring, as calls went so far.
     """
 
     def __init__(
         self, path: Path, layout: Layout, *, vacuum: bool = False, warm: bool = False
     ) -> None:
         self.path = path
-        self._warming = Warming() if warm else None
-        self._cold = _COLD_BYTES // _token_bytes(layout)
-        self._pace = Pace(self._cold)
+        self._prefetcher = Prefetcher() if warm else None
+        self._cold = _COLD_BYTES // layout.token_bytes
+        self.token_calls = AdaptiveCallSize(self._cold)
         self._gave_way = time.perf_counter()
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._users: dict[object, int] = {}
-        self._held: engine.EdgeShard | None = self._guarded(
-            lambda: engine.EdgeShard.load(str(path), _config(layout, vacuum=vacuum))
-        )
+        load = partial(engine.EdgeShard.load, str(path), layout.config(vacuum=vacuum))
+        self._held: engine.EdgeShard | None = _guarded(load, path)
         self._numbers = {
             name for name in self._run(lambda held: held.info()).payload_schema if name != "terms"
         }
@@ -117,21 +88,19 @@ class Shard:
             StoreError: The engine refuses.
         """
         path.mkdir()
-        shard = _guarded(lambda: engine.EdgeShard.create(str(path), _config(layout)), path)
+        shard = _guarded(partial(engine.EdgeShard.create, str(path), layout.config()), path)
         # before any graph is built: a graph knows only the filters that it was built with
         index = engine.UpdateOperation.create_field_index("terms", engine.KeywordIndexParams())
-        _guarded(lambda: shard.update(index), path)
+        _guarded(partial(shard.update, index), path)
         _guarded(shard.flush, path)
         _guarded(shard.close, path)
 
-    def write(self, points: engine.UpdateOperation, numbers: set[str]) -> None:
+    def write(self, points: engine.UpdateOperation) -> None:
         """Insert or replace points.
 
         Args:
             points: Of checked ones: a malformed one would make the shard unreadable for good.
-            numbers: See `index_numbers`.
         """
-        self.index_numbers(numbers)
         self._run(lambda held: held.update(points))
 
     def index_numbers(self, names: Iterable[str], *, named: bool = False) -> None:
@@ -182,17 +151,17 @@ class Shard:
         self, where: engine.Filter | None, names: Sequence[str]
     ) -> Iterator[list[tuple[UUID, dict[str, Any]]]]:
         """All matching points with some of their payload, page by page, in no useful order."""
-        pace, offset = Pace(_FIRST_PAGE), None
+        size, offset = AdaptiveCallSize(_FIRST_PAGE), None
         while True:
             request = engine.ScrollRequest(
                 offset=offset,
-                limit=min(_PAGE, pace.size),
+                limit=min(_PAGE, size.now),
                 filter=where,
                 with_payload=engine.PayloadSelector.Include(list(names)),
                 with_vector=False,
             )
             (points, offset), seconds = self._timed(lambda held, asked=request: held.scroll(asked))
-            pace.took(len(points), seconds)
+            size.observe(len(points), seconds)
             yield [(point.id, point.payload) for point in points]
             if offset is None:
                 return
@@ -238,7 +207,7 @@ class Shard:
         Returns:
             Points with scores; by lexical weights none without a shared token.
         """
-        query = _query(queries, mode)
+        query = engine_query(queries, mode)
         if query is None:
             return []
         return self._found(query, limit=limit, where=where, params=params)[0]
@@ -246,46 +215,26 @@ class Shard:
     def scores(
         self, queries: EmbeddingBatch, mode: Mode, points: Sequence[UUID]
     ) -> dict[UUID, float]:
-        """Exact scores of points for the one query of a batch; those without a score are absent."""
-        if mode == "colbert":
-            return self._token_scores(queries, points)
-        query, found = _query(queries, mode), dict[UUID, float]()
+        """Exact scores for the one query of a batch by dense or lexical numbers.
+
+        Points without a score are absent; see `token_scores` for those by token vectors.
+        """
+        query, found = engine_query(queries, mode), dict[UUID, float]()
         if query is not None:
             for start in range(0, len(points), _SCORED_AT_ONCE):
-                found.update(self._scored(query, points[start : start + _SCORED_AT_ONCE])[0])
+                found.update(self.scored(query, points[start : start + _SCORED_AT_ONCE])[0])
         return found
 
-    def _token_scores(self, queries: EmbeddingBatch, points: Sequence[UUID]) -> dict[UUID, float]:
-        """Means over the query's tokens, in calls that are short however long all texts are."""
-        assert queries.colbert is not None
-        vectors = queries.colbert.vectors.astype(np.float32)
-        pieces = np.array_split(vectors, -(-len(vectors) // _QUERY_TOKENS_AT_ONCE))
-        asked = [engine.Query.Nearest(piece.tolist(), using="colbert") for piece in pieces]
-        products = _PRODUCTS_AT_ONCE // len(pieces[0])
-        found: dict[UUID, float] = {}
-        for start in range(0, len(points), _PAGE):
-            held = self.payloads(points[start : start + _PAGE], ["tokens"])
-            lengths = {point: int(payload["tokens"]) for point, payload in held.items()}
-            for part in parts(lengths, lambda: min(products, self._tokens_at_once())):
-                sums, seconds = zip(*(self._scored(query, part) for query in asked), strict=True)
-                # what comes from the disk comes for the query's first piece
-                self._pace.took(sum(lengths[point] for point in part), max(seconds))
-                # the engine's score is a sum over the query's tokens, ours their mean
-                found.update(
-                    (point, sum(s[point] for s in sums) / len(vectors))
-                    for point in part
-                    if all(point in s for s in sums)
-                )
-        return found
-
-    def _tokens_at_once(self) -> int:
+    @property
+    def tokens_at_once(self) -> int:
         """Token vectors of the next scoring: while some are only on the disk, any may be."""
-        warm = self._warming is not None and self._warming.done
-        return self._pace.size if warm else min(self._cold, self._pace.size)
+        warm = self._prefetcher is not None and self._prefetcher.done
+        return self.token_calls.now if warm else min(self._cold, self.token_calls.now)
 
-    def _scored(
+    def scored(
         self, query: engine.Query, points: Sequence[UUID]
     ) -> tuple[dict[UUID, float], float]:
+        """Exact scores of points in one call, and the seconds that it took."""
         chosen = engine.Filter(must=[engine.HasIdCondition(set(points))])
         exact = engine.SearchParams(exact=True)
         found, seconds = self._found(query, limit=len(points), where=chosen, params=exact)
@@ -352,17 +301,12 @@ class Shard:
 
     def close(self) -> None:
         """Wait for its users, flush and release the shard; closing twice is fine."""
-        if self._warming is not None:
-            self._warming.close()
-        with self._idle:
-            self._idle.wait_for(lambda: not self._users)
-            held, self._held = self._held, None
-            if held is None:
-                return
-            try:
-                self._guarded(held.flush)
-            finally:
-                self._guarded(held.close)
+        with self._lock:
+            if (held := self._take()) is not None:
+                try:
+                    _guarded(held.flush, self.path)
+                finally:
+                    _guarded(held.close, self.path)
 
     def keep(self) -> None:
         """Have it not be freed when the process ends: the engine flushes what is freed."""
@@ -375,14 +319,18 @@ class Shard:
         Args:
             log_lock: See `Folder.log_lock`.
         """
-        if self._warming is not None:
-            self._warming.close()
+        if (held := self._take()) is not None:
+            never_free(held)
+            close_handles(log_lock)
+
+    def _take(self) -> engine.EdgeShard | None:
+        """Wait for all users, and have nobody use the engine's object from now on."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
         with self._idle:
             self._idle.wait_for(lambda: not self._users)
             held, self._held = self._held, None
-        if held is not None:
-            never_free(held)
-            close_handles(log_lock)
+        return held
 
     def _retrieved(
         self, points: Sequence[UUID], names: Sequence[str] | None, vectors: Any
@@ -390,19 +338,19 @@ class Shard:
         payload: Any = names is None
         if names:
             payload = engine.PayloadSelector.Include(list(names))
-        pace, start = Pace(_FIRST_VECTORS if vectors else _FIRST_PAGE), 0
+        size, start = AdaptiveCallSize(_FIRST_VECTORS if vectors else _FIRST_PAGE), 0
         while start < len(points):
-            part = list(points[start : start + min(_PAGE, pace.size)])
+            part = list(points[start : start + min(_PAGE, size.now)])
             found, seconds = self._timed(
                 lambda held, part=part: held.retrieve(part, payload, vectors)
             )
-            pace.took(len(part), seconds)
+            size.observe(len(part), seconds)
             start += len(part)
             yield from found
 
     def _warm(self) -> None:
-        if self._warming is not None:
-            self._warming.start(self.path)
+        if self._prefetcher is not None:
+            self._prefetcher.start(self.path)
 
     def _open(self) -> engine.EdgeShard:
         if self._held is None:
@@ -417,7 +365,7 @@ class Shard:
         with self._lock:
             held = self._open()
             start = time.perf_counter()
-            answer = self._guarded(lambda: call(held))
+            answer = _guarded(partial(call, held), self.path)
             seconds = time.perf_counter() - start
         self._give_way()
         return answer, seconds
@@ -432,71 +380,8 @@ class Shard:
             time.sleep(0)
             self._gave_way = time.perf_counter()
 
-    def _guarded(self, call: Any) -> Any:
-        return _guarded(call, self.path)
 
-
-def _query(queries: EmbeddingBatch, mode: Mode) -> engine.Query | None:
-    """A dense or a sparse query in the engine's form; None for one without lexical weights."""
-    if mode == "dense":
-        assert queries.dense is not None
-        return engine.Query.Nearest(queries.dense[0].tolist(), using=mode)
-    assert queries.sparse is not None
-    ids, weights = queries.sparse.row(0)
-    if not len(ids):
-        return None
-    return engine.Query.Nearest(engine.SparseVector(ids.tolist(), weights.tolist()), using=mode)
-
-
-def sync_files(folder: Path) -> None:
-    """Have the system write a folder's files to disk, memory-mapped pages included."""
-    tree = os.walk(folder, topdown=False)  # passes over what is removed meanwhile
-    for file in (Path(parent) / name for parent, _, names in tree for name in [*names, "."]):
-        try:
-            handle = os.open(file, os.O_RDONLY)
-        except OSError:  # removed meanwhile; or a folder, which Windows does not open
-            continue
-        try:
-            os.fsync(handle)
-        except OSError:  # Windows syncs only files opened for writing; the engine's flush does
-            pass
-        finally:
-            os.close(handle)
-
-
-def _token_bytes(layout: Layout) -> int:
-    """Of one token vector, about; 1 where none is kept."""
-    return 1 if layout.colbert_dim is None else layout.colbert_dim * _BYTES[layout.colbert]
-
-
-def _config(layout: Layout, *, vacuum: bool = False) -> engine.EdgeConfig:
-    vectors = {}
-    if layout.dim is not None:
-        vectors["dense"] = engine.EdgeVectorParams(size=layout.dim, distance=engine.Distance.Dot)
-    if layout.colbert_dim is not None:
-        vectors["colbert"] = engine.EdgeVectorParams(
-            size=layout.colbert_dim,
-            distance=engine.Distance.Dot,
-            datatype=COLBERT_TYPES[layout.colbert],
-            multivector_config=engine.MultiVectorConfig(engine.MultiVectorComparator.MaxSim),
-            # opened without reading them all first: see warming.py
-            memory=engine.Memory.Cold,
-            # token vectors score given points only: no graph
-            hnsw_config=engine.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10),
-        )
-    return engine.EdgeConfig(
-        vectors=vectors,
-        sparse_vectors={"sparse": engine.EdgeSparseVectorParams()} if layout.sparse else {},
-        # the engine's own defaults are named, since it remembers what it was last given
-        optimizers=engine.EdgeOptimizersConfig(
-            deleted_threshold=1e-6 if vacuum else 0.2,
-            vacuum_min_vector_number=1 if vacuum else 1000,
-            indexing_threshold=_INDEXED_FROM_KIB,
-        ),
-    )
-
-
-def _guarded(call: Any, path: Path) -> Any:
+def _guarded(call: Callable[[], Any], path: Path) -> Any:
     """Call the engine; what it raises, its panics included, becomes our error."""
     try:
         return call()

@@ -237,7 +237,7 @@ class OddError(Exception):
 def test_an_error_travels_as_itself_or_says_what_it_was(
     error: Exception, kind: type[Exception], text: str
 ) -> None:
-    found = Failure.of(error).error
+    found = Failure.from_error(error).error
     assert type(found) is kind
     assert str(found) == text
 

@@ -20,7 +20,7 @@ from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.filters import parse
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge import EdgeStore
-from bge_m3_integrations.stores.edge.folder.file_copy import copy_folder
+from bge_m3_integrations.stores.edge.folder.files import copy_folder
 from tests.unit.stores.edge.programs import ENCODER
 
 

@@ -15,8 +15,8 @@ from bge_m3_integrations.core.filters import as_filter
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge import EdgeStore, restore
-from bge_m3_integrations.stores.edge.folder import checksums, manifest
-from bge_m3_integrations.stores.edge.folder.file_copy import copy_file
+from bge_m3_integrations.stores.edge.folder import checksums, files, manifest
+from bge_m3_integrations.stores.edge.folder.files import copy_file
 from bge_m3_integrations.stores.edge.shard import shard
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import encoded, open_store
@@ -61,13 +61,13 @@ def once(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, *, after: bool)
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("name", ["replace_file", "sync_folder"])
+@pytest.mark.parametrize("place", [(manifest, "replace_file"), (files, "sync_folder")])
 def test_a_signal_while_filter_fields_are_changed_leaves_an_index_of_the_old_or_the_new_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str], after: bool
 ) -> None:
     store = filled(tmp_path / "index")
     store.set_filter_fields(["i"])
-    once(monkeypatch, manifest, name, after=after)
+    once(monkeypatch, *place, after=after)
     with pytest.raises(KeyboardInterrupt):
         store.set_filter_fields(["lang"])
     written = manifest.Manifest.read(store.path)
@@ -105,7 +105,7 @@ def test_a_signal_while_an_index_is_loaded_is_no_damage(
     store.compact()  # the first flush after it is loaded changes its files
     store.upsert(RECORDS[:2], encoded(RECORDS[:2]))
     store.close()
-    where = shard.Shard if name == "__init__" else checksums.Sums
+    where = shard.Shard if name == "__init__" else checksums.Checksums
     once(monkeypatch, where, name, after=after)
     with pytest.raises(KeyboardInterrupt):
         EdgeStore.open(tmp_path / "index")
@@ -122,7 +122,7 @@ def test_a_signal_while_checksums_are_written_does_not_make_later_writes_look_li
     store = filled(tmp_path / "index")
     once(
         monkeypatch,
-        checksums if name != "_note" else checksums.Sums,
+        checksums if name != "_note" else checksums.Checksums,
         name.replace("_note", "_write_note"),
         after=after,
     )

@@ -22,6 +22,7 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.langchain import BGEM3VectorStore
 from bge_m3_integrations.stores.edge import EdgeStore, Manifest, ProcessStore
+from bge_m3_integrations.stores.edge.open_index import OpenIndex
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded, open_store
 
@@ -262,13 +263,13 @@ def test_garbage_that_is_collected_while_the_folder_is_being_opened_is_closed_af
     """As the collector may come at any moment, also in the thread that has the folder's turn."""
     held = [open_store(tmp_path / "index"), open_store(tmp_path / "index")]
     held.pop()
-    check = EdgeStore._check_same
+    check = OpenIndex.check_same
 
-    def dropping(self: EdgeStore) -> None:
+    def dropping(self: OpenIndex) -> None:
         check(self)
         held.clear()
 
-    monkeypatch.setattr(EdgeStore, "_check_same", dropping)
+    monkeypatch.setattr(OpenIndex, "check_same", dropping)
     store = EdgeStore.open(tmp_path / "index")
     assert store.count() == 0
     del store

@@ -14,7 +14,8 @@ import pytest
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, Manifest, lifecycle
+from bge_m3_integrations.stores.edge import EdgeStore, Manifest, optimize
+from bge_m3_integrations.stores.edge.folder import files
 from tests.unit.stores.edge.programs import ENCODER, MOMENTS, Witness, encoded, open_store
 
 RECORDS = [Record(f"{i}", f"number{i} fox", {"i": i}) for i in range(40)]
@@ -73,7 +74,7 @@ def test_optimising_apart_replaces_the_shard_while_searches_go_on(store: EdgeSto
             lambda: store.optimize(isolated=True),
             store.compact,
         ):
-            with pytest.raises(StoreError, match="is being optimised and cannot be written to"):
+            with pytest.raises(StoreError, match="is being optimized and cannot be written to"):
                 write()
             refused.append(write)
         store.flush()
@@ -125,7 +126,7 @@ def test_a_process_that_fails_leaves_the_index_as_it_was(
         assert command[:3] == [sys.executable, "-P", "-m"]
         return popen([sys.executable, "-c", code], **options)
 
-    monkeypatch.setattr(lifecycle.subprocess, "Popen", failing)
+    monkeypatch.setattr(optimize.subprocess, "Popen", failing)
     with pytest.raises(StoreError, match=f"{said}.*the index is as before"):
         store.optimize(isolated=True)
     assert shards(store) == ["shard-0001"]
@@ -155,7 +156,7 @@ def test_a_copy_that_fails_leaves_the_index_as_it_was(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(lifecycle.shutil, "copytree", full)
+    monkeypatch.setattr(files.shutil, "copytree", full)
     with pytest.raises(StoreError, match=r"No space left.*as before"):
         store.optimize(isolated=True)
     assert shards(store) == ["shard-0001"]
@@ -220,7 +221,7 @@ def test_a_copy_that_cannot_be_loaded_leaves_the_old_shard_in_force(
         raise StoreError("the copy is unreadable")
 
     with monkeypatch.context() as patched:
-        patched.setattr(lifecycle, "Shard", refuse)
+        patched.setattr(optimize, "CheckedShard", refuse)
         with pytest.raises(StoreError, match="unreadable"):
             store.optimize(isolated=True)
     assert shards(store) == ["shard-0001"]

@@ -12,8 +12,8 @@ import pytest
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.core.filters import as_filter
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, selection
-from bge_m3_integrations.stores.edge import store as store_module
+from bge_m3_integrations.stores.edge import EdgeStore, selection, writes
+from bge_m3_integrations.stores.edge import rewrite as rewrite_module
 from bge_m3_integrations.stores.edge.points import metadata_of
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import encoded
@@ -106,7 +106,7 @@ def test_the_folder_remembers_them(store: EdgeStore, tmp_path: Path) -> None:
         opened(tmp_path / "index", filter_fields=["lang"])
 
 
-def test_searches_are_right_while_records_are_refiled(
+def test_searches_are_right_while_payloads_are_rewritten(
     store: EdgeStore, expected: list[list[str]]
 ) -> None:
     seen: list[list[list[str]]] = []
@@ -119,7 +119,7 @@ def test_what_was_cut_is_right_and_can_be_repeated(
     store: EdgeStore, expected: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(message: str) -> None:
-        if not message.startswith("refiling 0 of"):
+        if not message.startswith("rewriting 0 of"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -135,7 +135,7 @@ def test_what_was_cut_is_right_and_can_be_repeated(
 def test_fewer_fields_rewrite_nothing_and_records_written_then_are_found_later(
     store: EdgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "refile", None)
+    monkeypatch.setattr(rewrite_module, "rewrite_payloads", None)
     store.set_filter_fields([])
     monkeypatch.undo()
     new = [Record("new", "one more", {"lang": "en"})]
@@ -161,7 +161,7 @@ def test_a_write_that_waited_for_other_fields_is_found_by_them(
     store: EdgeStore, write: Callable[[EdgeStore], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filed = threading.Event()
-    monkeypatch.setattr(store_module, "check_room", lambda *_: filed.set())
+    monkeypatch.setattr(writes, "check_room", lambda *_: filed.set())
     writer = threading.Thread(target=write, args=[store])
 
     def meanwhile(_: str) -> None:

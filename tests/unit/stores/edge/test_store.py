@@ -399,11 +399,11 @@ def test_what_a_failed_write_left_is_seen(
         *most, rows = given
         return points.upsert_of(*most, slice(rows.start, rows.start + 1), rounded=rounded)
 
-    def half(upsert: Any, numbers: set[str]) -> None:
+    def half(upsert: Any) -> None:
         calls[0] += 1
-        write(upsert, numbers)
+        write(upsert)
         if calls[0] == 1:
-            monkeypatch.setattr("bge_m3_integrations.stores.edge.store.upsert_of", first)
+            monkeypatch.setattr("bge_m3_integrations.stores.edge.writes.upsert_of", first)
         if calls[0] == 2:
             raise StoreError("broken")
 
@@ -494,13 +494,13 @@ def test_scoring_token_vectors_multiplies_at_most_so_many_pairs_a_call(
     counts = np.array(list(lengths.values()))
     store.upsert(texts, replace(long_texts([2] * len(texts)), tokens=counts))
     by_point = {points.point_id(f"{i}"): length for i, length in lengths.items()}
-    scored, calls = store._shard._scored, list[tuple[int, list[int]]]()
+    scored, calls = store._shard.scored, list[tuple[int, list[int]]]()
 
     def spied(part: Any, chosen: Sequence[UUID]) -> Any:
         calls.append((len(part.query), [by_point[point] for point in chosen]))
         return scored(part, chosen)
 
-    monkeypatch.setattr(store._shard, "_scored", spied)
+    monkeypatch.setattr(store._shard, "scored", spied)
     query = long_texts([tokens]).only(["colbert"])
     found = store.score(query, [[text.id for text in texts]], ["colbert"])[0].colbert
     assert all(count <= 32 for count, _ in calls)

@@ -11,7 +11,9 @@ import pytest
 from bge_m3_integrations.core.filters import Compare
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, Manifest, lifecycle
+from bge_m3_integrations.stores.edge import EdgeStore, Manifest, optimize
+from bge_m3_integrations.stores.edge.folder import files
+from bge_m3_integrations.stores.edge.open_index import OpenIndex
 from tests.unit.stores.edge.programs import encoded, open_store
 
 RECORDS = [Record(f"{i}", f"number{i} fox", {"i": i}) for i in range(20)]
@@ -32,9 +34,9 @@ def test_a_write_between_its_look_at_the_shard_and_its_check_is_refused_or_kept(
 ) -> None:
     """The gap between the two is made as long as it takes for the other shard to come."""
     gap, built, switched = threading.Event(), threading.Event(), threading.Event()
-    check, sync = EdgeStore._check_writable, lifecycle.sync_files
+    check, sync = OpenIndex._check_changeable, optimize.sync_files
 
-    def slow(self: EdgeStore) -> None:
+    def slow(self: OpenIndex) -> None:
         if threading.current_thread() is not threading.main_thread():
             gap.set()
             built.wait()
@@ -50,15 +52,15 @@ def test_a_write_between_its_look_at_the_shard_and_its_check_is_refused_or_kept(
         try:
             calls[write]()
         except StoreError as error:
-            return "is being optimised" not in str(error)
+            return "is being optimized" not in str(error)
         return True
 
     def synced(folder: Path) -> None:
         sync(folder)
         built.set()
 
-    monkeypatch.setattr(EdgeStore, "_check_writable", slow)
-    monkeypatch.setattr(lifecycle, "sync_files", synced)
+    monkeypatch.setattr(OpenIndex, "_check_changeable", slow)
+    monkeypatch.setattr(optimize, "sync_files", synced)
     with ThreadPoolExecutor(1) as threads:
         answers = []
 
@@ -89,7 +91,7 @@ def flushing_while_copied(
     store: EdgeStore, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
 ) -> list[bool]:
     """Whether the engine flushed before a shard was copied, by a `flush` that began meanwhile."""
-    copytree, shard_flush = lifecycle.shutil.copytree, store._shard.flush
+    copytree, shard_flush = files.shutil.copytree, store._shard.flush
     copied, seen, flushes = threading.Event(), list[bool](), list[Future[None]]()
 
     def slow(*given: Any, **options: Any) -> Any:
@@ -103,7 +105,7 @@ def flushing_while_copied(
         return copytree(*given, **options)
 
     with ThreadPoolExecutor(1) as threads, monkeypatch.context() as patch:
-        patch.setattr(lifecycle.shutil, "copytree", slow)
+        patch.setattr(files.shutil, "copytree", slow)
         change()
         flushes[0].result()
         patch.setattr(store._shard, "flush", shard_flush)
@@ -169,7 +171,7 @@ def test_two_threads_that_optimise_apart_are_one_that_does_and_one_that_hears_of
     with ThreadPoolExecutor(4) as threads:
         runs = [threads.submit(store.optimize, isolated=True) for _ in range(4)]
     errors = [str(error) for run in runs if (error := run.exception()) is not None]
-    assert all("is being optimised" in error for error in errors)
+    assert all("is being optimized" in error for error in errors)
     assert store.manifest.generation == 1 + len(runs) - len(errors)
     assert store.count() == len(RECORDS)
 

@@ -15,8 +15,8 @@ from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge import EdgeStore, restore
-from bge_m3_integrations.stores.edge.folder import file_copy
-from bge_m3_integrations.stores.edge.folder.folder import size_on_disk
+from bge_m3_integrations.stores.edge.folder import files
+from bge_m3_integrations.stores.edge.folder.files import size_on_disk
 from tests.unit.stores.edge.fill_by_threads import RECORDS
 from tests.unit.stores.edge.programs import ENCODER, encoded, open_store
 
@@ -112,13 +112,13 @@ def test_a_disk_that_fills_up_while_a_write_waits_is_noticed_under_the_lock(
 ) -> None:
     store = open_store(tmp_path / "index")
     store.upsert(SOME[:1], encoded(SOME[:1]))
-    changing = store._changing
+    changing = store._index.changing
 
     def late() -> object:
         free(monkeypatch, 90)
         return changing()
 
-    monkeypatch.setattr(store, "_changing", late)
+    monkeypatch.setattr(store._index, "changing", late)
     for write in (
         lambda: store.upsert(SOME, encoded(SOME)),
         lambda: store.rewrite(SOME[:1]),
@@ -187,7 +187,7 @@ def test_a_copy_has_the_same_bytes_wherever_the_holes_are(
     tmp_path: Path, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not told:
-        monkeypatch.delattr(file_copy.os, "SEEK_DATA", raising=False)
+        monkeypatch.delattr(files.os, "SEEK_DATA", raising=False)
     contents = {
         "empty": b"",
         "hole": bytes(5_000_000),
@@ -204,7 +204,7 @@ def test_a_copy_has_the_same_bytes_wherever_the_holes_are(
                     file.seek(start)
                     file.write(part)
             file.truncate(len(content))
-        file_copy.copy_file(str(source), str(target))
+        files.copy_file(str(source), str(target))
         assert target.read_bytes() == content
         blocks = [content[i : i + 4096] for i in range(0, len(content), 4096)]
         assert target.stat().st_blocks <= 8 * sum(map(any, blocks)) + 24
@@ -226,8 +226,8 @@ def test_a_copy_that_finds_no_room_leaves_nothing_and_says_why(
         "backup": lambda: store and store.backup(target),
         "copy_to": lambda: store and copy_of(store, target),
     }
-    monkeypatch.setattr(file_copy, "copy_file", full)
-    monkeypatch.setattr("bge_m3_integrations.stores.edge.folder.manifest.os.fsync", full)
+    monkeypatch.setattr(files, "copy_file", full)
+    monkeypatch.setattr("bge_m3_integrations.stores.edge.folder.files.os.fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         copies[copied]()
     monkeypatch.undo()
@@ -251,7 +251,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_index_as_it_was(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bge_m3_integrations.stores.edge.folder.manifest.os.fsync", full)
+    monkeypatch.setattr("bge_m3_integrations.stores.edge.folder.files.os.fsync", full)
     with pytest.raises(StoreError, match=r"json cannot be written.*as before"):
         store.set_filter_fields([])
     monkeypatch.undo()

@@ -18,7 +18,7 @@ from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge import EdgeStore, EncoderInfo, Manifest
-from bge_m3_integrations.stores.edge.folder import folder, holder
+from bge_m3_integrations.stores.edge.folder import folder, locks
 from bge_m3_integrations.stores.edge.folder.folder import UNNAMED
 from bge_m3_integrations.stores.edge.folder.manifest import NAME
 from bge_m3_integrations.testing import FakeEncoder
@@ -432,7 +432,7 @@ def refused(*_: object, **__: object) -> None:
     "stop",
     [
         lambda patch: patch.setattr(filelock.FileLock, "_acquire", refused),
-        lambda patch: patch.setattr(holder.socket, "gethostname", refused),
+        lambda patch: patch.setattr(locks.socket, "gethostname", refused),
     ],
 )
 def test_a_folder_that_cannot_be_written_to_is_refused(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge.folder.manifest import NAME, EncoderInfo, Manifest, Wanted
+from bge_m3_integrations.stores.edge.folder.config import FolderConfig
+from bge_m3_integrations.stores.edge.folder.manifest import NAME, EncoderInfo, Manifest
 
 NOTE = EncoderInfo(
     "f" * 64, "org/name", "main", "float32", 512, "cls", "document: ", "query: ", True
@@ -133,28 +134,28 @@ def test_a_folder_in_place_of_the_manifest_cannot_be_read(tmp_path: Path) -> Non
 
 
 def test_what_is_not_asked_for_is_as_it_is(tmp_path: Path) -> None:
-    Wanted().check(HELD, tmp_path)
+    FolderConfig().check(HELD, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("wanted", "asked", "held"),
     [
-        (Wanted(modes=["dense"]), "dense", "colbert"),
-        (Wanted(dim=9), "9", "8"),
-        (Wanted(colbert_dim=5), "5", "4"),
-        (Wanted(colbert="float16"), "float16", "turbo8"),
-        (Wanted(colbert="reencode"), "reencode", "turbo8"),
-        (Wanted(pooling=3), "3", "2"),
-        (Wanted(filter_fields=("lang",)), r"\('lang',\)", "year"),
-        (Wanted(filter_fields=()), r"\(\)", "year"),
-        (Wanted(encoder=replace(NOTE, fingerprint="e" * 64)), "e" * 12, "f" * 12),
-        (Wanted(encoder=replace(NOTE, dtype="int8")), "int8", "float32"),
-        (Wanted(encoder=replace(NOTE, max_length=256)), "256", "512"),
-        (Wanted(encoder=replace(NOTE, max_length=None)), "the full length", "512"),
+        (FolderConfig(modes=["dense"]), "dense", "colbert"),
+        (FolderConfig(dim=9), "9", "8"),
+        (FolderConfig(colbert_dim=5), "5", "4"),
+        (FolderConfig(colbert="float16"), "float16", "turbo8"),
+        (FolderConfig(colbert="reencode"), "reencode", "turbo8"),
+        (FolderConfig(pooling=3), "3", "2"),
+        (FolderConfig(filter_fields=("lang",)), r"\('lang',\)", "year"),
+        (FolderConfig(filter_fields=()), r"\(\)", "year"),
+        (FolderConfig(encoder=replace(NOTE, fingerprint="e" * 64)), "e" * 12, "f" * 12),
+        (FolderConfig(encoder=replace(NOTE, dtype="int8")), "int8", "float32"),
+        (FolderConfig(encoder=replace(NOTE, max_length=256)), "256", "512"),
+        (FolderConfig(encoder=replace(NOTE, max_length=None)), "the full length", "512"),
     ],
 )
 def test_a_contradiction_names_both_sides(
-    tmp_path: Path, wanted: Wanted, asked: str, held: str
+    tmp_path: Path, wanted: FolderConfig, asked: str, held: str
 ) -> None:
     with pytest.raises(StoreError, match=asked) as error:
         wanted.check(HELD, tmp_path)
@@ -166,27 +167,29 @@ def test_fields_contradict_an_index_that_filters_by_all(
     tmp_path: Path, fields: tuple[str, ...]
 ) -> None:
     with pytest.raises(StoreError, match="filter_fields 'all'"):
-        Wanted(filter_fields=fields).check(replace(HELD, filter_fields=None), tmp_path)
+        FolderConfig(filter_fields=fields).check(replace(HELD, filter_fields=None), tmp_path)
 
 
 def test_a_kind_of_token_vectors_contradicts_an_index_without_them(tmp_path: Path) -> None:
     sparse = Manifest(("sparse",), None, None, None)
     with pytest.raises(StoreError, match="'turbo8' is asked for"):
-        Wanted(colbert="turbo8").check(sparse, tmp_path)
+        FolderConfig(colbert="turbo8").check(sparse, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", None])
 def test_another_float_dtype_is_fine(tmp_path: Path, dtype: str | None) -> None:
-    Wanted(encoder=replace(NOTE, dtype=dtype)).check(HELD, tmp_path)
+    FolderConfig(encoder=replace(NOTE, dtype=dtype)).check(HELD, tmp_path)
 
 
 def test_int8_may_meet_float_where_that_is_allowed(tmp_path: Path) -> None:
     note = replace(NOTE, dtype="int8")
-    Wanted(encoder=note, allow_dtype_mismatch=True).check(HELD, tmp_path)
-    Wanted(encoder=NOTE, allow_dtype_mismatch=True).check(replace(HELD, encoder=note), tmp_path)
+    FolderConfig(encoder=note, allow_dtype_mismatch=True).check(HELD, tmp_path)
+    FolderConfig(encoder=NOTE, allow_dtype_mismatch=True).check(
+        replace(HELD, encoder=note), tmp_path
+    )
     with pytest.raises(StoreError, match="was made in int8, but float32"):
-        Wanted(encoder=NOTE).check(replace(HELD, encoder=note), tmp_path)
+        FolderConfig(encoder=NOTE).check(replace(HELD, encoder=note), tmp_path)
 
 
 def test_the_name_of_the_model_does_not_matter(tmp_path: Path) -> None:
-    Wanted(encoder=replace(NOTE, model="elsewhere", revision="v2")).check(HELD, tmp_path)
+    FolderConfig(encoder=replace(NOTE, model="elsewhere", revision="v2")).check(HELD, tmp_path)

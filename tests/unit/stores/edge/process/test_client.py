@@ -27,7 +27,7 @@ from bge_m3_integrations.errors import FilterError, InputError, StoreError
 from bge_m3_integrations.langchain import BGEM3VectorStore
 from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
 from bge_m3_integrations.stores.edge.folder.folder import Folder
-from bge_m3_integrations.stores.edge.process import process
+from bge_m3_integrations.stores.edge.process import index_process
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import (
     ENCODER,
@@ -56,7 +56,7 @@ def query() -> EmbeddingBatch:
 
 
 def pid_of(store: ProcessStore) -> int:
-    return store._hosting._process.pid
+    return store._process._child.pid
 
 
 def is_running(pid: int) -> bool:
@@ -86,7 +86,7 @@ def test_another_process_holds_the_folder_and_ends_with_the_last_handle(tmp_path
     assert second.count() == 0
     second.close()
     second.close()
-    assert first._hosting._process.returncode == 0
+    assert first._process._child.returncode == 0
     inside = open_store(path)
     assert holder_of(path) == os.getpid()
     inside.close()
@@ -114,7 +114,7 @@ def test_all_opens_of_a_folder_share_what_the_first_opened(tmp_path: Path, isola
 def test_a_process_that_does_not_start_says_how_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_PROGRAM", "no.such.program")
+    monkeypatch.setattr(index_process, "_PROGRAM", "no.such.program")
     with pytest.raises(StoreError, match="ended with exit code 1"):
         open_apart(tmp_path / "index")
     monkeypatch.undo()
@@ -250,12 +250,12 @@ class Unpackable:
 
 
 def test_who_does_not_know_the_key_gets_no_answer(store: ProcessStore) -> None:
-    stranger = Client(store._hosting._address)
+    stranger = Client(store._process._address)
     stranger.send_bytes(b"x" * 32)
     with pytest.raises((EOFError, OSError)):
         stranger.recv_bytes()
-    with Client(store._hosting._address):  # says nothing, and nobody waits for it
-        store._hosting._idle.clear()
+    with Client(store._process._address):  # says nothing, and nobody waits for it
+        store._process._idle.clear()
         assert store.count() == 0
 
 
@@ -383,7 +383,7 @@ def test_closing_waits_for_calls_that_run(
     store.upsert(RECORDS, encoded(RECORDS))
     said: list[str] = []
     started = threading.Event()
-    send, answer = process.send, process._answer
+    send, answer = index_process.send, index_process._answer
 
     def sent(connection: Any, call: Any) -> None:
         send(connection, call)
@@ -395,8 +395,8 @@ def test_closing_waits_for_calls_that_run(
         said.append("answer")
         return found
 
-    monkeypatch.setattr(process, "send", sent)
-    monkeypatch.setattr(process, "_answer", answered)
+    monkeypatch.setattr(index_process, "send", sent)
+    monkeypatch.setattr(index_process, "_answer", answered)
     with ThreadPoolExecutor() as threads:
         found = threads.submit(store.find, query(), "colbert", limit=300)
         started.wait()
@@ -412,7 +412,7 @@ def test_what_closes_it_while_it_tells_its_progress_does_not_wait_for_itself(
         store.close()
 
     store.set_filter_fields(["n"], progress=closing)
-    assert not store._hosting.alive
+    assert not store._process.alive
 
 
 def test_an_error_of_the_callers_own_signal_handler_is_no_end(
@@ -422,7 +422,7 @@ def test_an_error_of_the_callers_own_signal_handler_is_no_end(
         raise TimeoutError("mine")
 
     with monkeypatch.context() as patched:
-        patched.setattr(process, "_answer", late)
+        patched.setattr(index_process, "_answer", late)
         with pytest.raises(TimeoutError, match="mine"):
             store.count()
     assert store.count() == 0

@@ -16,7 +16,8 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.stores.edge import EdgeStore, search
 from bge_m3_integrations.stores.edge.points import point_id
 from bge_m3_integrations.stores.edge.shard import shard as shard_module
-from bge_m3_integrations.stores.edge.shard.prefetch import Warming
+from bge_m3_integrations.stores.edge.shard import token_scores
+from bge_m3_integrations.stores.edge.shard.prefetch import Prefetcher
 
 COUNT = 400
 IDS = [f"{i:04d}" for i in range(COUNT)]
@@ -101,7 +102,7 @@ def asked(store: EdgeStore, monkeypatch: pytest.MonkeyPatch, *takes: float) -> E
 
 
 def warm(monkeypatch: pytest.MonkeyPatch, *, done: bool) -> None:
-    monkeypatch.setattr(Warming, "done", property(lambda _: done))
+    monkeypatch.setattr(Prefetcher, "done", property(lambda _: done))
 
 
 def test_scoring_begins_small_and_grows_with_fast_calls_and_remembers(
@@ -160,6 +161,7 @@ def test_payloads_and_vectors_are_read_in_calls_that_begin_small(
 
 def test_no_call_is_larger_than_a_page(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_module, "_PAGE", 100)
+    monkeypatch.setattr(token_scores, "_POINTS_AT_ONCE", 100)
     warm(monkeypatch, done=True)
     engine = asked(store, monkeypatch, 0.0)
     store.get(IDS)
@@ -203,9 +205,9 @@ def test_finding_by_token_vectors_takes_the_best_and_of_equals_the_first_ids(
     store.upsert([Record(key, "text") for key in IDS], texts(COUNT, rows))
     along = query_of(np.eye(1, DIM, dtype=np.float32))
     monkeypatch.setattr(search, "_SCORED_AT_ONCE", at_once)
-    scored = store._shard.scores  # in whatever order they come
+    scored = token_scores.token_scores  # in whatever order they come
     monkeypatch.setattr(
-        store._shard, "scores", lambda *given: dict(reversed(scored(*given).items()))
+        search, "token_scores", lambda *given: dict(reversed(scored(*given).items()))
     )
     scores = rows[::TOKENS, 0].tolist()
     ordered = sorted(zip(IDS, scores, strict=True), key=lambda pair: (-pair[1], pair[0]))

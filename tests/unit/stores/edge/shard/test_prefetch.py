@@ -9,7 +9,7 @@ import pytest
 from bge_m3_integrations.stores.edge.shard import prefetch
 from bge_m3_integrations.stores.edge.shard.prefetch import (
     THREAD,
-    Warming,
+    Prefetcher,
     read_through,
     token_files,
 )
@@ -92,7 +92,7 @@ def test_another_start_replaces_the_first(tmp_path: Path, reading: Reading) -> N
     file = tmp_path / "segments" / "a" / "vector_storage-colbert" / "chunk"
     file.parent.mkdir(parents=True)
     file.write_bytes(bytes(10))
-    held = Warming()
+    held = Prefetcher()
     held.start(tmp_path)
     held.start(tmp_path)
     assert len(running()) == 1
@@ -117,7 +117,7 @@ def with_token_file(folder: Path, size: int) -> Path:
     return folder
 
 
-def ended(held: Warming) -> bool:
+def ended(held: Prefetcher) -> bool:
     """Whether everything is in memory once the thread has ended."""
     assert held._thread is not None
     held._thread.join(10)
@@ -128,7 +128,7 @@ def test_it_is_done_once_everything_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "LEAST", 1)
-    held = Warming()
+    held = Prefetcher()
     assert not held.done
     held.start(with_token_file(tmp_path, 100_000))
     assert ended(held)
@@ -138,7 +138,7 @@ def test_it_is_done_once_everything_was_read(
 def test_it_is_not_done_while_it_reads_nor_when_it_was_stopped(
     tmp_path: Path, reading: Reading
 ) -> None:
-    held = Warming()
+    held = Prefetcher()
     held.start(with_token_file(tmp_path, 10))
     assert not held.done
     held.close()
@@ -150,7 +150,7 @@ def test_it_is_not_done_where_memory_holds_less(
 ) -> None:
     monkeypatch.setattr(prefetch, "LEAST", 1)
     monkeypatch.setattr(prefetch, "memory_bytes", lambda: 100)
-    held = Warming()
+    held = Prefetcher()
     held.start(with_token_file(tmp_path, 100_000))
     assert not ended(held)
     held.close()
@@ -159,7 +159,7 @@ def test_it_is_not_done_where_memory_holds_less(
 def test_what_is_written_anew_is_to_be_read_anew(
     tmp_path: Path, reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, place = Warming(), with_token_file(tmp_path, 10)
+    held, place = Prefetcher(), with_token_file(tmp_path, 10)
     monkeypatch.setattr(prefetch, "LEAST", 100_000)
     held.start(place)
     assert held.done

@@ -20,7 +20,7 @@ _STALE = 10.0
 """Seconds without a call after which nothing is known any more: others have used the memory."""
 
 
-class Pace:
+class AdaptiveCallSize:
     """The size of the next call, by what those before it took.
 
     A slow call cuts the size at once to what seems to fit, as it may be the first of many from the
@@ -39,20 +39,20 @@ class Pace:
         self._last = clock()
 
     @property
-    def size(self) -> int:
-        """Most of the next call, at least 1."""
+    def now(self) -> int:
+        """Size of the next call at most, at least 1."""
         if self._clock() - self._last > _STALE:
             return min(self._first, self._size)
         return self._size
 
-    def took(self, done: int, seconds: float) -> None:
-        """Take note of a call.
+    def observe(self, done: int, seconds: float) -> None:
+        """Learn from a call.
 
         Args:
             done: Its size.
             seconds: How long the engine was at it.
         """
-        size = self.size
+        size = self.now
         fitting = int(done * _AIM / max(seconds, 1e-9))
         if seconds > _SLOW:
             size = max(1, min(size, fitting), min(self._first, size // 2))
@@ -62,7 +62,7 @@ class Pace:
 
 
 def parts(lengths: Mapping[_Key, int], most: Callable[[], int]) -> Iterator[list[_Key]]:
-    """What is asked for in one call each.
+    """Divide what is asked for into calls.
 
     Args:
         lengths: The size of each, in order.

@@ -21,9 +21,9 @@ from bge_m3_integrations._internal.subprocesses import command, environment
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.open_handles import check_own
 from bge_m3_integrations.stores.edge.folder.read_only import TEMPORARY
-from bge_m3_integrations.stores.edge.process.server import Call, Done, Part, Told
+from bge_m3_integrations.stores.edge.process.wire import Call, Done, Part, Told
 
-_PROGRAM = "bge_m3_integrations.stores.edge.process.server_main"
+_PROGRAM = "bge_m3_integrations.stores.edge.process.server"
 _DYING = 1.0
 """Seconds between a process' last word and its end."""
 _GRACE = 60.0
@@ -35,12 +35,12 @@ _WRITES = frozenset({"upsert", "rewrite", "delete", "set_filter_fields"})
 after them."""
 
 
-_STARTED: weakref.WeakSet[Hosting] = weakref.WeakSet()
+_STARTED: weakref.WeakSet[IndexProcess] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    for hosting in list(_STARTED):
-        hosting.leave()
+    for process in list(_STARTED):
+        process.leave()
     _STARTED.clear()
 
 
@@ -48,7 +48,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-class Hosting:
+class IndexProcess:
     """A process that holds the index of a folder.
 
     Args:
@@ -66,7 +66,7 @@ class Hosting:
         self._idle: list[Connection] = []
         self._key = secrets.token_bytes(32)
         try:
-            self._process = subprocess.Popen(
+            self._child = subprocess.Popen(
                 command(_PROGRAM, str(path), str(self._pid)),
                 env=_with_short_names(environment()),
                 stdin=subprocess.PIPE,
@@ -76,7 +76,7 @@ class Hosting:
         except OSError as error:
             raise StoreError(f"no process can be started for {path}: {error}") from error
         _STARTED.add(self)
-        self._stop = weakref.finalize(self, _stop, self._process, self._pid)  # also at exit
+        self._stop = weakref.finalize(self, _stop, self._child, self._pid)  # also at exit
         try:
             self._address = self._greeted()
         except BaseException:
@@ -122,7 +122,7 @@ class Hosting:
 
     def leave(self) -> None:
         """In a forked child: let go of the parent's process, which ends when nobody holds it."""
-        for held in (self._process.stdin, *self._idle):
+        for held in (self._child.stdin, *self._idle):
             if held is not None:
                 with suppress(OSError):
                     held.close()
@@ -131,12 +131,7 @@ class Hosting:
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.poll() is None
-
-    @property
-    def inherited(self) -> bool:
-        """Whether a process that this one was forked from started it."""
-        return self._pid != os.getpid()
+        return self._child.poll() is None
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -177,7 +172,7 @@ class Hosting:
         return answer, items
 
     def _greeted(self) -> Any:
-        stdin, stdout = self._process.stdin, self._process.stdout
+        stdin, stdout = self._child.stdin, self._child.stdout
         assert stdin is not None
         assert stdout is not None
         with suppress(OSError, ValueError), stdout:
@@ -202,16 +197,16 @@ class Hosting:
         if isinstance(error, EOFError | ConnectionError):
             return True
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_DYING)
+            self._child.wait(_DYING)
         return not self.alive
 
     def _obituary(self, cause: object) -> str:
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_DYING)
-        code = self._process.returncode
+            self._child.wait(_DYING)
+        code = self._child.returncode
         how = f"does not answer ({cause!r})" if code is None else how_ended(code)
         return (
-            f"the process that held the index in {self._path} (pid {self._process.pid}) {how}; "
+            f"the process that held the index in {self._path} (pid {self._child.pid}) {how}; "
             "what was written before is kept: close the index and open it again"
         )
 

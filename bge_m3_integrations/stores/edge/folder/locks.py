@@ -1,0 +1,191 @@
+"""Who has a folder: a lock on the folder itself, and `holder.json` for those who are refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bge_m3_integrations.errors import StoreError
+from bge_m3_integrations.stores.edge.folder.files import read_object
+
+HOLDER = "holder.json"
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_NO_CLAIM = -1
+"""Where the system locks no folders: Windows, and NFS."""
+
+
+def write_holder(folder: Path, *, caller: int | None) -> None:
+    """Write down that this process has a folder.
+
+    Args:
+        folder: An index's.
+        caller: The process that this one works for, if it does.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    mine = {"pid": os.getpid(), "host": socket.gethostname(), "for": caller}
+    _write(folder, {**mine, "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+
+
+def note_opens(folder: Path, count: int) -> None:
+    """Write down how often this process has an index open.
+
+    Args:
+        folder: The index's.
+        count: How many opens are not closed.
+    """
+    held = read_holder(folder)
+    if os.getpid() in {held.get("pid"), held.get("for")}:
+        with suppress(OSError):  # it is a help, no more
+            _write(folder, {**held, "opens": count})
+
+
+def read_holder(folder: Path) -> dict[str, Any]:
+    """Return what the holder of a folder says of itself; nothing where it says nothing sound."""
+    return read_object(folder / HOLDER)
+
+
+def described_holder(folder: Path) -> str:
+    """The holder in words."""
+    held = read_holder(folder)
+    try:
+        place = f"on {held['host']} since {held['since']}"
+        caller = f" for process {held['for']}" if held.get("for") else ""
+        opens = held.get("opens", 1)
+        unclosed = f", where {opens} opens of it are not closed" if opens > 1 else ""
+    except (KeyError, TypeError):
+        return "another process, which may only read it"
+    return f"process {held.get('pid')}{caller} {place}{unclosed}"
+
+
+def is_held_for(folder: Path, pid: int) -> bool:
+    """Whether a folder that is in use is so by a process, or by one that works for it.
+
+    Args:
+        folder: A folder that somebody holds.
+        pid: The process, of this machine.
+
+    Returns:
+        What its holder has written down.
+    """
+    held = read_holder(folder)
+    return held.get("host") == socket.gethostname() and pid in (held.get("pid"), held.get("for"))
+
+
+def is_orphan(folder: Path) -> bool:
+    """Whether a process of this machine holds the folder for one that is gone."""
+    held = read_holder(folder)
+    caller = held.get("for")
+    if not isinstance(caller, int) or held.get("host") != socket.gethostname():
+        return False
+    if os.name == "nt":  # where signal 0 is no question but Ctrl-C
+        return False
+    try:
+        os.kill(caller, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # somebody else's
+        return False
+    return False
+
+
+def _write(folder: Path, held: Mapping[str, Any]) -> None:
+    """Replace the file as a whole: others read it at any moment."""
+    new = folder / f"{HOLDER}.{threading.get_ident()}.new"
+    new.write_text(json.dumps(held), encoding="utf-8")
+    new.replace(folder / HOLDER)
+
+
+def claim(folder: Path, *, shared: bool) -> int:
+    """Lock a folder against writers, or against everybody; the lock leaves no trace in it.
+
+    Args:
+        folder: Or a file; it is there.
+        shared: Let others have it too who share it.
+
+    Returns:
+        For `unclaim`.
+
+    Raises:
+        BlockingIOError: Another has it.
+    """
+    if os.name == "nt":
+        return _NO_CLAIM
+    import fcntl
+
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder that may be entered, but not listed
+        return _NO_CLAIM
+    try:
+        fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise
+    except OSError:
+        os.close(held)
+        return _NO_CLAIM
+    return held
+
+
+def unclaim(held: int, *, own: bool) -> None:
+    """End a claim.
+
+    Args:
+        held: From `claim`.
+        own: Whether this process made it; a fork of that one only lets go of its own copy.
+    """
+    if held == _NO_CLAIM:
+        return
+    if own:
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_UN)  # forks have it open too
+    os.close(held)
+
+
+def no_locks(file: Path) -> OSError | None:
+    """Ask the system why a lock was not given: older versions of filelock take all for "in use".
+
+    Args:
+        file: The lock.
+
+    Returns:
+        The error of a file system without locks; None where somebody holds it.
+    """
+    if os.name == "nt":
+        return None
+    import fcntl
+
+    try:
+        with file.open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error if error.errno in _NO_LOCKS else None
+    return None
+
+
+def unwritable(path: Path, error: Exception) -> StoreError:
+    """Describe that a folder cannot be written to, or has no locks, and what to do about it."""
+    if isinstance(error, NotImplementedError) or (
+        isinstance(error, OSError) and error.errno in _NO_LOCKS
+    ):
+        return StoreError(
+            f"the file system of {path} has no locks ({getattr(error, 'strerror', None) or error}),"
+            " like NFS without its lock service and some network and FUSE file systems. An index "
+            "needs locks, because only one process at a time may write; copy the folder to a local "
+            "disk, or open it with read_only=True"
+        )
+    return StoreError(
+        f"{path} cannot be written to ({getattr(error, 'strerror', None) or error}); an index "
+        "needs a writable folder, unless it is opened with read_only=True"
+    )
