@@ -35,10 +35,17 @@ class Forks(Protocol):
 
 class _Here(threading.local):
     depth = 0
+    waits = True
 
 
 class Gate:
-    """What threads do between two forks; any number at once, none while a fork is made."""
+    """Holds forks up while threads compute: any number at once, none while a fork is made.
+
+    It is a context manager; a thread may be inside already.
+
+    Raises:
+        WorkerError: This process was forked in the middle of another thread's work.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -46,26 +53,38 @@ class Gate:
         self._forking = self._torn = False
         self._here = _Here()
 
-    @contextmanager
-    def __call__(self, *, locked: bool = False) -> Iterator[None]:
-        """Hold forks up; a thread may be inside already.
+    def __enter__(self) -> None:
+        here = self._here
+        if not here.depth:
+            if self._torn:
+                raise WorkerError(
+                    f"this process was forked while another thread computed for more than "
+                    f"{SECONDS:g} seconds, so the state of that thread is lost here. Fork before "
+                    "encoding, or start workers with 'spawn'"
+                )
+            with self._changed:
+                while self._forking and here.waits:
+                    self._changed.wait()
+                self._inside += 1
+        here.depth += 1
 
-        Args:
-            locked: The caller holds a lock, which somebody inside may wait for: so it does not
-                wait itself where a fork does.
-
-        Raises:
-            WorkerError: This process was forked in the middle of another thread's work.
-        """
+    def __exit__(self, *_: object) -> None:
+        self._here.depth -= 1
         if not self._here.depth:
-            self._enter(locked=locked)
-        self._here.depth += 1
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Enter with a lock in hand that somebody inside may wait for: do not wait for a fork."""
+        self._here.waits = False
         try:
-            yield
+            with self:
+                self._here.waits = True
+                yield
         finally:
-            self._here.depth -= 1
-            if not self._here.depth:
-                self._leave()
+            self._here.waits = True
 
     def close(self) -> None:
         """Before a fork: wait until no other thread is inside, and keep them out."""
@@ -88,23 +107,6 @@ class Gate:
     @property
     def _others(self) -> bool:
         return self._inside > (self._here.depth > 0)
-
-    def _enter(self, *, locked: bool) -> None:
-        if self._torn:
-            raise WorkerError(
-                f"this process was forked while another thread computed for more than {SECONDS:g} "
-                "seconds, so the state of that thread is lost here. Fork before encoding, or start "
-                "workers with 'spawn'"
-            )
-        with self._changed:
-            while self._forking and not locked:
-                self._changed.wait()
-            self._inside += 1
-
-    def _leave(self) -> None:
-        with self._changed:
-            self._inside -= 1
-            self._changed.notify_all()
 
 
 between_forks = Gate()

@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from html import escape
 from typing import Any, Protocol, TypeAlias
 
-from bge_m3_integrations._internal.passes import PassCount, told
+from bge_m3_integrations._internal.passes import PassCount
 from bge_m3_integrations.errors import InputError
 
 Report: TypeAlias = Callable[[int, int | None], None]
@@ -60,7 +60,7 @@ def reporter(
             bar = _Bar(
                 label, total, patience=PATIENCE if auto else 0.0, transient=transient and auto
             )
-            with bar.shown(), told(bar.passed):
+            with bar.shown(), PassCount(bar.passed):
                 yield bar
         else:
             yield progress if callable(progress) else _nowhere
@@ -68,23 +68,26 @@ def reporter(
         _BUSY.reset(token)
 
 
-@contextmanager
-def encoding(progress: ProgressLike, texts: int) -> Iterator[None]:
+def encoding(progress: ProgressLike, texts: int) -> AbstractContextManager[None]:
     """Show how many of a call's texts have been through the model; see `reporter`.
 
     Args:
         progress: As for `reporter`.
         texts: How many there are.
+
+    Returns:
+        A context for the call.
     """
+    if progress is False or (progress is None and (_BUSY.get() or not _is_watched())):
+        return nullcontext()
+    return _encoding(progress, texts)
+
+
+@contextmanager
+def _encoding(progress: ProgressLike, texts: int) -> Iterator[None]:
     with reporter(progress, label="encoding", total=texts, transient=True) as report:
-        count = PassCount()
-
-        def tell(more: int) -> None:
-            count(more)
-            report(min(count.texts, texts), texts)
-
         if callable(progress):
-            with told(tell):
+            with PassCount(lambda done: report(min(done, texts), texts)):
                 yield
         else:  # a bar is told of passes itself
             yield
@@ -109,7 +112,8 @@ def _is_watched() -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False  # a server's: many at once
     try:
-        return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        return terminal or ("IPython" in sys.modules and in_notebook())
     except ValueError:  # it was closed
         return False
 
@@ -125,7 +129,7 @@ class _Bar:
 
     def __init__(self, label: str, total: int | None, *, patience: float, transient: bool) -> None:
         self._label, self._patience, self._transient = label, patience, transient
-        self._done, self._more, self._total = 0, 0, total
+        self._done, self._more, self._passed, self._total = 0, 0, 0, total
         self._begun = time.monotonic()
         self._display: _Display | None = None
         self._lock = threading.Lock()
@@ -137,9 +141,9 @@ class _Bar:
             self._show()
 
     def passed(self, texts: int) -> None:
-        """Show that so many more texts went through the model since the last report."""
+        """Show that so many texts have gone through the model."""
         with self._lock:
-            self._more += texts
+            self._passed, self._more = texts, self._more + texts - self._passed
             self._show()
 
     @contextmanager

@@ -41,10 +41,15 @@ def as_modes(modes: Modes | Mode) -> frozenset[Mode]:
     Raises:
         InputError: The choice is empty or holds a name that is no mode.
     """
-    given: Collection[Any] = [modes] if isinstance(modes, str) else modes
-    if not isinstance(given, Collection) or not given or not all(m in MODES for m in given):
+    if isinstance(modes, frozenset) and modes and modes <= ALL_MODES:
+        return modes  # checked before
+    try:
+        chosen = frozenset([modes] if isinstance(modes, str) else modes)
+    except TypeError:
+        chosen = frozenset()
+    if not chosen or not chosen <= ALL_MODES or not isinstance(modes, Collection):
         raise InputError(f"modes must be one or more of {list(MODES)}, not {modes!r}")
-    return frozenset(given)
+    return chosen
 
 
 def ordered_modes(modes: Modes) -> list[Mode]:

@@ -142,7 +142,8 @@ def check_texts(texts: Sequence[str], *, surrogates: bool = False) -> None:
     if isinstance(texts, str | bytes):
         raise InputError(f"texts must be a list of strings, not one {type(texts).__name__}")
     for position, text in enumerate(texts):
-        check_text(text, name=f"text {position}", surrogates=surrogates)
+        if not isinstance(text, str) or not (surrogates or text.isascii()):
+            check_text(text, name=f"text {position}", surrogates=surrogates)
 
 
 def check_text(text: str, *, name: str, surrogates: bool = False) -> None:

@@ -37,6 +37,7 @@ Stretch = TypeVar("Stretch", bound=Sized)
 Started = TypeVar("Started")
 _Piece_contra = TypeVar("_Piece_contra", contravariant=True)
 _Stretch = TypeVar("_Stretch")
+_FIRST = np.zeros(1, np.int64)
 
 
 class Work(Protocol[_Piece_contra, _Stretch, Started]):
@@ -100,6 +101,14 @@ def run_stages(work: Work[Piece, Stretch, Started], pieces: Iterable[Piece], ter
         pieces: Stretches of texts. At most two are tokenised and not yet run.
         terms: Under what conditions.
     """
+    if not terms.overlap.ahead and terms.overlap.in_flight == 0:
+        for piece in pieces:
+            stretch = work.prepare(piece)
+            if len(stretch.lengths) == 1:  # such as a query: nothing to divide
+                work.finish(work.start(stretch, _FIRST))
+            else:
+                _run_serially(work, stretch, terms)
+        return
     with closing(prepared(work.prepare, pieces, ahead=terms.overlap.ahead)) as stretches:
         if terms.overlap.in_flight == 0:
             for stretch in stretches:

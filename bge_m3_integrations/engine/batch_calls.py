@@ -38,7 +38,6 @@ class Call:
     texts: Sequence[str]
     ask: Ask
     run: Run
-    leads: bool = False
     future: Future[EmbeddingBatch] = field(default_factory=Future)
 
     @property

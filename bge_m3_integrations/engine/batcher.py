@@ -1,8 +1,9 @@
 """Calls of many threads and coroutines, gathered into batches.
 
-Each kind of text has a lane, so that a query never waits behind documents. A caller that finds its
-lane free runs its texts at once in its own thread. What arrives meanwhile waits, and one worker
-thread runs it together, however many callers wait.
+The main thread runs its texts at once, and so does a large call: it gains nothing from company.
+All other calls wait for a worker thread, one for each kind of text, so that a query never waits
+behind documents. It runs those that wait together, however many callers there are: each thread
+that computes has a team of OpenMP threads for as long as it lives.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 from bge_m3_integrations._internal.shutdown import ends_at_exit
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind
@@ -57,14 +58,11 @@ class Gatherer:
         call = Call(texts, ask, run)
         if here.running or here.worker or call.large:
             return run_together([call])
-        lane = self._lane(ask.kind, large=False)
+        self._lane(ask.kind, large=False).put(call)
         try:
-            return run_together([call]) if lane.enter(call) else call.future.result()
+            return call.future.result()
         finally:  # also where the caller was interrupted
-            if call.leads:
-                lane.leave()
-            else:
-                call.future.cancel()
+            call.future.cancel()
 
     def submit(self, texts: Sequence[str], ask: Ask, run: Run) -> Future[EmbeddingBatch]:
         """Queue texts; see `encode`.
@@ -110,9 +108,6 @@ class Gatherer:
 class _Lane:
     """Calls of one kind, run one batch at a time.
 
-    It is always the turn of nobody, of a caller in its own thread, or of the worker; nobody's
-    means that no call waits.
-
     Args:
         window: Most seconds without a new call that a batch waits for more.
         most_texts: Most texts of a batch of several calls.
@@ -122,34 +117,20 @@ class _Lane:
         self._window = window
         self._most_texts = most_texts
         self._waiting: deque[Call] = deque()
-        self._turn: Literal["nobody", "caller", "worker"] = "nobody"
+        self._busy = False  # the worker has calls to run, or runs some
         self._expected = 1
         self._worker: threading.Thread | None = None
         self._closing = False
         self._changed = threading.Condition()
 
-    def enter(self, call: Call) -> bool:
-        """Whether the caller runs its call itself, and then leaves; else the call waits here."""
-        with self._changed:
-            if self._turn != "nobody":
-                self._append(call)
-            else:
-                call.leads = True
-                self._turn = "caller"
-            return call.leads
-
-    def leave(self) -> None:
-        with self._changed:
-            self._expected = 1 + len(self._waiting)
-            self._turn = "nobody"
-            if self._waiting:
-                self._hand_over()
-
     def put(self, call: Call) -> None:
+        """Have the worker run a call."""
         with self._changed:
-            self._append(call)
-            if self._turn == "nobody":
-                self._hand_over()
+            self._waiting.append(call)
+            if not self._busy:
+                self._wake()
+            elif self._complete():  # waking it before that costs more than a call
+                self._changed.notify()
 
     def close(self) -> None:
         with self._changed:
@@ -167,13 +148,8 @@ class _Lane:
         if worker is not None and worker is not threading.current_thread():
             worker.join(seconds)
 
-    def _append(self, call: Call) -> None:
-        self._waiting.append(call)
-        if self._complete():  # before that the worker sleeps on: waking it costs more than a call
-            self._changed.notify()
-
-    def _hand_over(self) -> None:
-        self._turn = "worker"
+    def _wake(self) -> None:
+        self._busy = True
         if self._worker is not None:
             self._changed.notify()
             return
@@ -182,7 +158,7 @@ class _Lane:
         try:
             self._worker.start()
         except RuntimeError as error:  # the system gives no thread: say so to all who wait
-            self._worker, self._turn = None, "nobody"
+            self._worker, self._busy = None, False
             failed = [call for call in self._waiting if starts(call)]
             self._waiting.clear()
             for call in failed:
@@ -208,19 +184,16 @@ class _Lane:
     def _next(self) -> list[Call]:
         """The next batch; none when nothing came for long, and then the worker is forgotten."""
         with self._changed:
-            while self._called() and self._turn == "worker":
+            while self._called() and self._busy:
                 self._await_others()
                 if batch := self._take():
                     return batch
-                self._turn, self._expected = "nobody", 1
+                self._busy, self._expected = False, 1
             self._worker, self._closing = None, False
             return []
 
     def _called(self) -> bool:
-        def due() -> bool:
-            return self._turn == "worker" or self._closing
-
-        return self._changed.wait_for(due, IDLE_SECONDS)
+        return self._changed.wait_for(lambda: self._busy or self._closing, IDLE_SECONDS)
 
     def _await_others(self) -> None:
         for _ in range(_MOST_WINDOWS):
@@ -261,9 +234,9 @@ class _Lane:
         """After a worker that died, of what a future's callback raised."""
         with self._changed:
             if self._worker is threading.current_thread():
-                self._worker, self._turn = None, "nobody"
+                self._worker, self._busy = None, False
                 if self._waiting:
-                    self._hand_over()
+                    self._wake()
 
 
 def _milliseconds(value: Any) -> float:

@@ -199,7 +199,7 @@ class CacheFile:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        with between_forks(), self._errors_told():
+        with between_forks, self._errors_told():
             db = self._take()
             try:
                 yield db

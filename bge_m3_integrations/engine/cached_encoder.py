@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from bge_m3_integrations._internal.passes import PassCount, told
+from bge_m3_integrations._internal.passes import PassCount
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Mode, Modes, as_modes
 from bge_m3_integrations.core.validation import check_texts, chunks, whole
@@ -14,7 +14,7 @@ from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.engine.cache import CacheWarning, EmbeddingCache, Question
 from bge_m3_integrations.engine.cache_sql import NoRoomError
 from bge_m3_integrations.engine.memo import in_order
-from bge_m3_integrations.engine.stats import Counts, Stats
+from bge_m3_integrations.engine.stats import Stats, StatsCounter
 from bge_m3_integrations.errors import EncodingError, StoreError
 
 _LOG = logging.getLogger(__name__)
@@ -30,15 +30,15 @@ class CachedEncoder(EncoderWrapper):
     Args:
         encoder: Does the work; a text that lacks one wanted mode goes through it for all of them.
         cache: Where embeddings are kept.
-        counts: Counts forwards, hits and failures; share it with the memo in front.
+        counts: StatsCounter forwards, hits and failures; share it with the memo in front.
     """
 
     def __init__(
-        self, encoder: Encoder, cache: EmbeddingCache, *, counts: Counts | None = None
+        self, encoder: Encoder, cache: EmbeddingCache, *, counts: StatsCounter | None = None
     ) -> None:
         super().__init__(encoder)
         self.cache = cache
-        self._counts = counts or Counts()
+        self._counts = counts or StatsCounter()
 
     @property
     def stats(self) -> Stats:
@@ -106,8 +106,7 @@ class CachedEncoder(EncoderWrapper):
     def _run(
         self, texts: list[str], kind: Kind, modes: frozenset[Mode], limit: int
     ) -> EmbeddingBatch:
-        count = PassCount()
-        with told(count):
+        with PassCount() as count:
             batch = self.encoder.encode(texts, kind=kind, modes=modes, max_length=limit)
         self._counts.add_forwards(batch, passes=count.passes)
         return batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -47,7 +48,7 @@ from bge_m3_integrations.engine.cache import EmbeddingCache, as_cache
 from bge_m3_integrations.engine.cached_encoder import CachedEncoder
 from bge_m3_integrations.engine.memo import MemoEncoder
 from bge_m3_integrations.engine.similarity import similarity
-from bge_m3_integrations.engine.stats import Counts, Needs, Stats
+from bge_m3_integrations.engine.stats import DeclaredModes, Stats, StatsCounter
 from bge_m3_integrations.engine.stretches import Stretched, below, beside, by_query, unzip
 from bge_m3_integrations.engine.token_counts import own_token_count, own_token_ids, token_counts
 from bge_m3_integrations.engine.truncation import Cuts, Limit
@@ -61,6 +62,8 @@ MEMO_BYTES = 64 * 1024 * 1024
 SPILL_BYTES = 4 * 1024**3
 GATHER_MS = 2.0
 _WARMING = "What is BGE-M3?"
+_KINDS = get_args(Kind)
+_MAIN = threading.main_thread()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +182,9 @@ class BGEM3:
         self._gatherer = Gatherer(batch_window_ms=batch_window_ms)
         self._cache = None if cache is None else as_cache(cache)
         self._clean = clean
-        self._needs = Needs()
+        self._needs = DeclaredModes()
         self._encoder: MemoEncoder | None = None
+        self._modes: frozenset[Mode] | None = None
         self._warned_of_heads = False
         self._lock = new_lock()
 
@@ -260,14 +264,16 @@ class BGEM3:
         """The encoder, behind the memo that adapters share."""
         with self._lock:
             if self._encoder is None:
-                with between_forks(locked=True):
+                with between_forks.locked():
                     self._encoder = self._shared()
             return self._encoder
 
     @property
     def modes(self) -> frozenset[Mode]:
         """The modes that the model has."""
-        return self.encoder.modes
+        if self._modes is None:
+            self._modes = self.encoder.modes
+        return self._modes
 
     @property
     def default_modes(self) -> frozenset[Mode]:
@@ -365,7 +371,7 @@ class BGEM3:
         """Register the modes that an adapter will ask for, so that adapters share forward passes.
 
         Args:
-            role: Who asks, such as "langchain.retriever"; see `encoders.memo.Needs`.
+            role: Who asks, such as "langchain.retriever"; see `stats.DeclaredModes`.
             query: Modes that it needs of queries.
             document: Modes that it needs of documents.
         """
@@ -800,7 +806,7 @@ class BGEM3:
         encoder, bound = self._build(), self._memo_bytes
         if self._cache is None:
             return MemoEncoder(encoder, self._needs, max_bytes=bound, spill_bytes=self._spill_bytes)
-        counts = Counts()  # of both: what the memo asks for is no forward if it is on disk
+        counts = StatsCounter()  # of both: what the memo asks for is no forward if it is on disk
         cached = CachedEncoder(encoder, self._cache, counts=counts)
         return MemoEncoder(cached, self._needs, max_bytes=bound, counts=counts)
 
@@ -830,11 +836,14 @@ class BGEM3:
         progress: ProgressLike,
     ) -> EmbeddingBatch:
         asked = _asked(kind, modes, max_length)
-        self._require(asked.modes)
-        checked = self._checked(texts)
+        checked = listed(texts, "texts")
+        check_texts(checked, surrogates=self._clean)
         with Cuts({kind: checked}) as cuts, encoding(progress, len(checked)):
-            batch = self._gatherer.encode(checked, asked, self._run)
-            self._note_cuts(cuts, checked, batch, asked)
+            if threading.current_thread() is _MAIN:
+                batch = self._run(checked, asked)
+            else:
+                batch = self._gatherer.encode(checked, asked, self._run)
+            cuts.note(checked, kind, batch, self._limit(asked) if batch.truncated.any() else None)
         return batch
 
     async def _aencode(
@@ -846,12 +855,14 @@ class BGEM3:
         with Cuts({kind: checked}) as cuts:
             future = self._gatherer.submit(checked, asked, self._run)
             batch = await asyncio.wrap_future(future)
-            self._note_cuts(cuts, checked, batch, asked)
+            cuts.note(checked, kind, batch, self._limit(asked) if batch.truncated.any() else None)
         return batch
 
     def _run(self, texts: Sequence[str], ask: Ask) -> EmbeddingBatch:
-        self._require(ask.modes)
-        return self.encoder.encode(texts, kind=ask.kind, modes=ask.modes, max_length=ask.max_length)
+        if self._modes is None or not ask.modes <= self._modes:
+            self._require(ask.modes)
+        encoder = self._encoder or self.encoder
+        return encoder.encode(texts, kind=ask.kind, modes=ask.modes, max_length=ask.max_length)
 
     def _checked(self, texts: Sequence[str]) -> Sequence[str]:
         texts = listed(texts, "texts")
@@ -871,11 +882,10 @@ class BGEM3:
         if missing := modes - self.modes:
             raise InputError(f"{self.name} has no {sorted(missing)}; it has {sorted(self.modes)}")
 
-    def _note_cuts(self, cuts: Cuts, texts: Sequence[str], batch: EmbeddingBatch, ask: Ask) -> None:
-        encoder: object = innermost(self.encoder)
-        most = getattr(encoder, "model_max_length", self.encoder.max_length)
-        limit = Limit(ask.max_length or self.encoder.max_length, most)
-        cuts.note(texts, ask.kind, batch, limit)
+    def _limit(self, ask: Ask) -> Limit:
+        usual = self.encoder.max_length
+        most = getattr(innermost(self.encoder), "model_max_length", usual)
+        return Limit(ask.max_length or usual, most)
 
 
 @runtime_checkable
@@ -885,12 +895,12 @@ class _Closes(Protocol):
 
 def _asked(kind: Kind, modes: Modes, max_length: int | None) -> Ask:
     limit = None if max_length is None else whole("max_length", max_length)
-    return Ask(_asked_kind(kind), as_modes(modes), limit)
+    return Ask(kind if kind in _KINDS else _asked_kind(kind), as_modes(modes), limit)
 
 
 def _asked_kind(kind: Kind) -> Kind:
-    if kind not in get_args(Kind):
-        raise InputError(f"kind must be one of {list(get_args(Kind))}, not {kind!r}")
+    if kind not in _KINDS:
+        raise InputError(f"kind must be one of {list(_KINDS)}, not {kind!r}")
     return kind
 
 

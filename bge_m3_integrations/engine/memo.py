@@ -14,13 +14,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from bge_m3_integrations._internal.forks import follows, new_lock
-from bge_m3_integrations._internal.passes import PassCount, told
+from bge_m3_integrations._internal.passes import PassCount
 from bge_m3_integrations.core.embeddings import MODES, EmbeddingBatch, Kind, Mode, Modes, as_modes
 from bge_m3_integrations.core.validation import chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.engine.spill import Key, Spill
-from bge_m3_integrations.engine.stats import Counts, Needs, Stats
+from bge_m3_integrations.engine.stats import DeclaredModes, Stats, StatsCounter
 from bge_m3_integrations.errors import EncodingError
 
 _QUERY_SHARE = 0.25
@@ -122,11 +122,11 @@ class MemoEncoder(EncoderWrapper):
     def __init__(
         self,
         encoder: Encoder,
-        needs: Needs,
+        needs: DeclaredModes,
         *,
         max_bytes: int,
         spill_bytes: int = 0,
-        counts: Counts | None = None,
+        counts: StatsCounter | None = None,
     ) -> None:
         super().__init__(encoder)
         max_bytes = whole("memo_bytes", max_bytes, least=0)
@@ -135,7 +135,7 @@ class MemoEncoder(EncoderWrapper):
         self._needs = needs
         self._bounds = {"query": (queries, 0), "document": (max_bytes - queries, spill_bytes)}
         self._shelves = self._new_shelves()
-        self._counts = counts or Counts()
+        self._counts = counts or StatsCounter()
         self._counts_forwards = counts is None
         self._lock = new_lock()
         follows(self)
@@ -165,18 +165,29 @@ class MemoEncoder(EncoderWrapper):
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
-        limit = self.max_length if max_length is None else max_length
-        ask = _Ask(kind, as_modes(modes), limit)
+        modes = modes if isinstance(modes, frozenset) else as_modes(modes)
         distinct = list(dict.fromkeys(texts))
         self._counts.add(texts=len(texts))
         try:
-            found, fresh = self._shared(distinct, ask) if self._needs.shared else ({}, distinct)
-            parts = [row.only(ask.modes) for row in found.values()]
-            if fresh or not distinct:
-                parts.append(self._run_left(fresh, distinct, ask))
+            if self._needs.shared:
+                limit = self.max_length if max_length is None else max_length
+                return self._encode_shared(texts, distinct, _Ask(kind, modes, limit))
+            with PassCount() as count:
+                batch = self.encoder.encode(distinct, kind=kind, modes=modes, max_length=max_length)
         except EncodingError as error:
             text = distinct[error.position]
             raise EncodingError(error.reason, list(texts).index(text)) from error
+        if self._counts_forwards:
+            self._counts.add_forwards(batch, passes=count.passes)
+        return batch if len(distinct) == len(texts) else in_order(texts, distinct, [batch])
+
+    def _encode_shared(
+        self, texts: Sequence[str], distinct: list[str], ask: _Ask
+    ) -> EmbeddingBatch:
+        found, fresh = self._shared(distinct, ask)
+        parts = [row.only(ask.modes) for row in found.values()]
+        if fresh or not distinct:
+            parts.append(self._run_left(fresh, distinct, ask))
         return in_order(texts, [*found, *fresh], parts)
 
     def _shared(self, texts: list[str], ask: _Ask) -> tuple[dict[str, EmbeddingBatch], list[str]]:
@@ -276,8 +287,7 @@ class MemoEncoder(EncoderWrapper):
             raise EncodingError(error.reason, texts.index(left[error.position])) from error
 
     def _run(self, texts: list[str], ask: _Ask, modes: frozenset[Mode]) -> EmbeddingBatch:
-        count = PassCount()
-        with told(count):
+        with PassCount() as count:
             fresh = self.encoder.encode(texts, kind=ask.kind, modes=modes, max_length=ask.limit)
         if self._counts_forwards:
             self._counts.add_forwards(fresh, passes=count.passes)

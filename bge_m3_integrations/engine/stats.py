@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 from bge_m3_integrations._internal.forks import new_lock
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Mode, Modes
@@ -43,41 +43,47 @@ class Stats:
     truncated_tokens: int = 0
 
 
-class Counts:
-    """Counts that the encoders of one engine share; thread-safe."""
+class StatsCounter:
+    """Adds up what the encoders of one engine do; thread-safe."""
 
     def __init__(self) -> None:
-        self._stats = Stats()
+        self._counts = asdict(Stats())
         self._lock = new_lock()
 
     @property
     def stats(self) -> Stats:
         """A snapshot."""
-        return self._stats
+        with self._lock:
+            return Stats(**self._counts)
 
     def add(self, **more: int) -> None:
-        """Count more of what `Stats` has attributes for."""
+        """Add to counts, by the names of `Stats`."""
         with self._lock:
-            now = self._stats
-            self._stats = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
+            for name, count in more.items():
+                self._counts[name] += count
 
     def add_forwards(self, batch: EmbeddingBatch, *, passes: int) -> None:
         """Count texts that the model has just encoded, in so many passes.
 
         An encoder that tells of none is taken to need one.
         """
-        self.add(
-            forwards=len(batch),
-            passes=passes or min(1, len(batch)),
-            truncated_texts=int((batch.truncated > 0).sum()),
-            truncated_tokens=int(batch.truncated.sum()),
-        )
+        counts, cut = self._counts, batch.truncated
+        with self._lock:
+            counts["forwards"] += len(cut)
+            counts["passes"] += passes or min(1, len(cut))
+            counts["truncated_texts"] += int((cut > 0).sum())
+            counts["truncated_tokens"] += int(cut.sum())
 
 
-class Needs:
-    """The modes that the users of an engine will ask for, so that they can share forwards."""
+class DeclaredModes:
+    """The modes that the users of an engine will ask for, so that they can share forwards.
+
+    Attributes:
+        shared: Whether two roles have declared theirs.
+    """
 
     def __init__(self) -> None:
+        self.shared = False
         self._declared: dict[str, dict[Kind, frozenset[Mode]]] = {}
         self._lock = new_lock()
 
@@ -96,12 +102,7 @@ class Needs:
                 "query": old["query"] | frozenset(query),
                 "document": old["document"] | frozenset(document),
             }
-
-    @property
-    def shared(self) -> bool:
-        """Whether two roles have declared their needs."""
-        with self._lock:
-            return len(self._declared) > 1
+            self.shared = len(self._declared) > 1
 
     def of(self, kind: Kind) -> frozenset[Mode]:
         """The union of what all roles need."""

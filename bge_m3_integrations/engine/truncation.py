@@ -82,20 +82,25 @@ class Cuts:
         if self._token is None:
             return
         _CURRENT.reset(self._token)
+        if not self._dropped:
+            return
         if error is None:
             self._tell()
         else:  # which is what the caller is to see, also where warnings are errors
             with suppress(TruncationWarning):
                 self._tell()
 
-    def note(self, texts: Sequence[str], kind: Kind, batch: EmbeddingBatch, limit: Limit) -> None:
-        """Texts that were encoded, perhaps for a call outside."""
+    def note(
+        self, texts: Sequence[str], kind: Kind, batch: EmbeddingBatch, limit: Limit | None
+    ) -> None:
+        """Note texts that were encoded, perhaps for a call outside; no limit where none was cut."""
         told = self._outer or self
         with told._lock:
             told._encoded[kind] = told._encoded.get(kind, 0) + len(texts)
-            for i in np.flatnonzero(batch.truncated):
+            if limit is not None:
                 told._limits[kind] = limit
-                told._dropped[kind, hash(texts[int(i)])] = int(batch.truncated[i])
+                for i in np.flatnonzero(batch.truncated):
+                    told._dropped[kind, hash(texts[int(i)])] = int(batch.truncated[i])
 
     def note_ids(self, ids: Sequence[str], batch: EmbeddingBatch) -> None:
         """The ids of documents that were noted."""
@@ -109,10 +114,9 @@ class Cuts:
             held.ids += [ids[int(i)] for i in cut[: _NAMED - len(held.ids)]]
 
     def _tell(self) -> None:
-        if self._dropped:
-            message = self._message()
-            _LOG.info("%s", message)
-            warn_user(message, TruncationWarning)
+        message = self._message()
+        _LOG.info("%s", message)
+        warn_user(message, TruncationWarning)
 
     def _message(self) -> str:
         kinds = list(self._limits)

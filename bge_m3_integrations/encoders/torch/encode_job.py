@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypedDict
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bge_m3_integrations._internal.forks import between_forks
 from bge_m3_integrations._internal.shutdown import check_leaving
-from bge_m3_integrations.core.embeddings import FloatArray, IntArray, Mode, SparseRows
+from bge_m3_integrations.core.embeddings import IntArray, Mode
 from bge_m3_integrations.core.validation import chunks
 from bge_m3_integrations.encoders.pipeline import Piece
 from bge_m3_integrations.encoders.torch.device_ops import Device
@@ -50,7 +50,7 @@ class Stretch:
     @property
     def lengths(self) -> IntArray:
         """`(n,)` tokens per text."""
-        return self.tokens.lengths
+        return np.diff(self.tokens.offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,15 @@ class Stretches:
     texts: Sequence[str]
     limits: Limits
 
-    def pieces(self) -> Iterator[slice]:
+    def pieces(self) -> Iterable[slice]:
         """Where the stretches are."""
+        if len(self.texts) == 1:
+            return (slice(0, 1),)
         return chunks(self.texts, most=_STRETCH_TEXTS, characters=_STRETCH_CHARACTERS)
 
     def tokenised(self, piece: slice) -> Stretch:
         """One stretch."""
-        with between_forks():
+        with between_forks:
             tokens = self.tokenizer.pack(self.texts[piece], **self.limits)
         return Stretch(piece.start, tokens)
 
@@ -112,20 +114,24 @@ class Work(Generic[Piece]):
     def start(self, stretch: Stretch, rows: IntArray) -> _Started:
         """Queue a pass, and the copies behind it."""
         check_leaving()
-        pack = Pack.of([stretch.tokens.row(int(i)) for i in rows])
+        ids, offsets = stretch.tokens.ids, stretch.tokens.offsets
+        pack = Pack.of(list(map(ids.__getitem__, map(slice, offsets[rows], offsets[rows + 1]))))
         return _Started(stretch.first + rows, pack, self._pass(pack))
 
     def finish(self, started: _Started) -> None:
         """Store finite numbers; a text whose numbers are not is tried in float32."""
-        output = self._finite(started, started.arrived())
-        sparse = None if output.sparse is None else self._lexical(started.pack, output.sparse)
+        output, sparse, pack = started.arrived(), None, started.pack
+        finite = output.finite(pack.lengths)
+        if not finite.all():
+            output = self._recomputed(started, output, np.flatnonzero(~finite))
+        if output.sparse is not None:
+            ids = pack.ids.numpy().astype(np.int32)
+            unweighted = self.source.tokenizer.unweighted
+            sparse = lexical_rows(output.sparse, ids, pack.lengths, unweighted)
         self.results.write(started.rows, Part(output.dense, sparse, output.colbert))
 
-    def _finite(self, started: _Started, output: BatchOutput) -> BatchOutput:
+    def _recomputed(self, started: _Started, output: BatchOutput, bad: IntArray) -> BatchOutput:
         lengths = started.pack.lengths
-        bad = np.flatnonzero(~output.finite(lengths))
-        if not len(bad):
-            return output
         again = self._pass(started.pack, wide=True)()
         still = started.rows[~again.finite(lengths)]
         if len(still):
@@ -137,7 +143,7 @@ class Work(Generic[Piece]):
         return _merged(output, again, bad, lengths)
 
     def _pass(self, pack: Pack, *, wide: bool = False) -> Callable[[], BatchOutput]:
-        with between_forks(), self.device.alone():
+        with between_forks, self.device.alone():
             modules = self.source.modules
             # off the CPU all that is read again is what float32 is computed from
             watched = modules.watched if wide or self.source.device.type == "cpu" else None
@@ -149,10 +155,6 @@ class Work(Generic[Piece]):
             if watched is not None:  # meanwhile
                 watched.check()
             return self.device.fetch(output)
-
-    def _lexical(self, pack: Pack, weights: FloatArray) -> SparseRows:
-        ids = pack.ids.numpy().astype(np.int32)
-        return lexical_rows(weights, ids, pack.lengths, self.source.tokenizer.unweighted)
 
 
 def _merged(

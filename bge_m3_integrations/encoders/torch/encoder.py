@@ -166,13 +166,13 @@ class TorchEncoder:
         self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
     ) -> TokenBatch:
         """See `Encoder.tokenize`."""
-        limits = self._limits(kind, max_length)
-        with between_forks():
-            return self.source.tokenizer.split(texts, **limits)
+        stretches = self.stretches(texts, kind=kind, max_length=max_length)
+        with between_forks:
+            return self.source.tokenizer.split(texts, **stretches.limits)
 
     def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
         """See `encoders.base.OffersMaxsim`."""
-        with between_forks(), self._device.alone():
+        with between_forks, self._device.alone():
             return maxsim(queries, documents, device=self.source.device)
 
     def id_to_token(self, ids: Sequence[int]) -> list[str]:
@@ -184,7 +184,8 @@ class TorchEncoder:
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
         modes = as_modes(modes)
-        self.check_modes(modes)
+        if not modes <= self.source.modes:
+            self.source.check_modes(modes)
         stretches = self.stretches(texts, kind=kind, max_length=max_length)
         if not len(texts):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
@@ -209,8 +210,9 @@ class TorchEncoder:
         self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
     ) -> Stretches:
         """Texts in stretches, to be tokenised one by one; arguments as those of `encode`."""
-        limits = self._limits(kind, max_length)
         check_texts(texts)
+        limit = self.max_length if max_length is None else self._checked_length(max_length)
+        limits = Limits(instruction=self._instructions[kind], max_length=limit)
         return Stretches(self.source.tokenizer, texts, limits)
 
     def results(self, count: int, modes: Modes) -> Results:
@@ -224,10 +226,12 @@ class TorchEncoder:
         count: int,
         modes: frozenset[Mode],
     ) -> EmbeddingBatch:
-        results, device = self.results(count, modes), self._device
+        width, source = int(self.source.config.hidden_size), self.source
+        results = Results(count, modes, dim=width, colbert_dim=source.colbert_dim)
+        device = self._device
         work = Work(self.source, device, modes, results, prepare)
         terms = Terms(
-            self._own_budget(),
+            self._budget or self._own_budget(),
             self.source.modules.backbone.padded,
             device.overlap,
             device.is_out_of_memory,
@@ -243,10 +247,6 @@ class TorchEncoder:
         if self._devices.get(where) is None:
             self._devices[where] = device_of(where)
         return self._devices[where]
-
-    def _limits(self, kind: Kind, max_length: int | None) -> Limits:
-        limit = self.max_length if max_length is None else self._checked_length(max_length)
-        return Limits(instruction=self._instructions[kind], max_length=limit)
 
     def _own_budget(self) -> TokenBudget:
         if self._budget is None:

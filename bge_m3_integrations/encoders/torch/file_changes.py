@@ -46,10 +46,15 @@ class WatchedFiles:
     def check(self) -> None:
         """Raise `CheckpointError` where one was overwritten."""
         for path, before in self._seen.items():
-            now = _Seen.of(path)
-            if before is not None and now is not None and now.file == before.file and now != before:
+            try:  # two of these calls are in every pass: the usual case makes no further one
+                stat = path.stat()
+            except OSError:
+                continue
+            now = ((stat.st_dev, stat.st_ino), stat.st_size, stat.st_mtime_ns)
+            if before is not None and now != before and now[0] == before.file:
                 raise CheckpointError(
-                    f"{path} was overwritten while its model is served: {before} became {now}, and "
-                    "numbers would be of neither model. Make a new BGEM3 to serve what is there "
-                    "now; next time write to another file and rename it into place"
+                    f"{path} was overwritten while its model is served: {before} became "
+                    f"{_Seen(*now)}, and numbers would be of neither model. Make a new BGEM3 to "
+                    "serve what is there now; next time write to another file and rename it "
+                    "into place"
                 )

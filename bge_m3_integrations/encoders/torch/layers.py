@@ -197,7 +197,12 @@ class PackedBackbone:
         device: Where to compute.
         parts: Makes what its layers are computed with.
         states: What the products of states take; None is `dtype`.
+
+    Attributes:
+        padded: Packs are computed without padding.
     """
+
+    padded = False
 
     def __init__(
         self,
@@ -219,11 +224,6 @@ class PackedBackbone:
                 # what was freed lies between what stays, and the next layer may not fit there
                 trim_heap()
         self._parts = parts
-
-    @property
-    def padded(self) -> bool:
-        """Packs are computed without padding."""
-        return False
 
     def hidden(self, pack: Pack, *, wide: bool = False) -> torch.Tensor:
         """Run the encoder.

@@ -160,7 +160,7 @@ class CheckpointSource:
         self._hub = hub
         self._lock = new_rlock()
 
-    @property
+    @cached_property
     def files(self) -> CheckpointFiles:
         """The checkpoint's files, downloaded if they must be."""
         with self._lock:
@@ -236,7 +236,7 @@ class CheckpointSource:
     def config(self) -> Any:
         """The backbone's transformers config."""
         folder = self.files.folder
-        with between_forks(locked=True):
+        with between_forks.locked():
             return read_config(folder, trust_remote_code=self.trust_remote_code)
 
     def check_modes(self, modes: Modes) -> None:
@@ -269,7 +269,7 @@ class CheckpointSource:
         """The prompt for queries or documents that comes with the checkpoint; "" is none."""
         return prompt_of(self.files, kind)
 
-    @property
+    @cached_property
     def modes(self) -> frozenset[Mode]:
         """Dense, and the modes whose heads are among the files."""
         return frozenset(("dense", *self.files.heads))
@@ -296,7 +296,7 @@ class CheckpointSource:
             )
         return chosen
 
-    @property
+    @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The tokenizer."""
         with self._lock:
@@ -305,7 +305,7 @@ class CheckpointSource:
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
         files, model_type = self.files, str(self.config.model_type)
-        with between_forks(locked=True):
+        with between_forks.locked():
             loaded = load_tokenizer(
                 files.folder,
                 model_type=model_type,
@@ -316,7 +316,7 @@ class CheckpointSource:
         release_freed_memory()  # what a large vocabulary was built from weighs as much as itself
         return loaded
 
-    @property
+    @cached_property
     def modules(self) -> M3Modules:
         """The model; sources of one checkpoint, device and dtype share it."""
         with self._lock:
@@ -334,7 +334,7 @@ class CheckpointSource:
     def _modules(self) -> M3Modules:
         kind = "int8" if self.is_int8 else str(self.dtype)
         key = (_state(self.files), str(self.device), kind, self.trust_remote_code)
-        with _LOADING, between_forks(locked=True):
+        with _LOADING, between_forks.locked():
             modules = _LOADED.get(key)
             if modules is None:
                 begun = time.monotonic()

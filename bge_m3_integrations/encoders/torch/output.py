@@ -59,23 +59,22 @@ class Results:
 
     def extend(self, tokens: PackedIds) -> None:
         """Make room for the next stretch of texts; they come in the caller's order."""
-        start, end, lengths = self._known, self._known + len(tokens), tokens.lengths
+        lengths = np.diff(tokens.offsets)
+        start, end = self._known, self._known + len(lengths)
         self._lengths[start:end] = lengths
         self._truncated[start:end] = tokens.truncated
         behind = np.cumsum(lengths - 1)  # no vector for cls
         self._offsets[start + 1 : end + 1] = self._offsets[start] + behind
         self._known = end
-        if self._vectors is not None:
-            self._vectors = self._grown(self._vectors, int(self._offsets[end]))
-
-    def _grown(self, vectors: FloatArray, rows: int) -> FloatArray:
-        shape = (rows, vectors.shape[1])
-        if not len(vectors):
-            return np.empty(shape, np.float32)
+        if self._vectors is None:
+            return
+        shape = (int(self._offsets[end]), self._vectors.shape[1])
+        if not len(self._vectors):
+            self._vectors = np.empty(shape, np.float32)
+            return
         with self._lock:  # nobody writes meanwhile, and no view of the array is ever kept
             # in place: where the allocator moves pages (Linux), a second copy never exists
-            vectors.resize(shape, refcheck=False)
-        return vectors
+            self._vectors.resize(shape, refcheck=False)
 
     def write(self, rows: IntArray, part: Part) -> None:
         """Store what a pass gave for the texts at some positions."""
@@ -83,15 +82,24 @@ class Results:
             if self._dense is not None and part.dense is not None:
                 self._dense[rows] = part.dense
             if self._vectors is not None and part.colbert is not None:
-                self._vectors[_places(self._offsets, rows)] = part.colbert
+                first = int(rows[0])  # one text lies in one piece
+                own = slice(*self._offsets[first : first + 2])
+                places = own if len(rows) == 1 else _places(self._offsets, rows)
+                self._vectors[places] = part.colbert
             if self._sparse is not None and part.sparse is not None:
                 self._sparse.append((rows, part.sparse))
-        self._told(len(rows))
+        if self._told is not None:
+            self._told(len(rows))
 
     def batch(self) -> EmbeddingBatch:
         """The embeddings, once every text was written."""
         colbert = None if self._vectors is None else TokenVectors(self._vectors, self._offsets)
-        sparse = None if self._sparse is None else _in_order(self._sparse)
+        sparse = None
+        if self._sparse is not None:
+            rows, part = self._sparse[0]
+            # one pass whose texts came in order, as that of a single query does
+            whole = len(self._sparse) == 1 and (np.diff(rows) > 0).all()
+            sparse = part if whole else _in_order(self._sparse)
         return EmbeddingBatch(self._dense, sparse, colbert, self._lengths, self._truncated)
 
 

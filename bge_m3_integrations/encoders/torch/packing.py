@@ -36,7 +36,7 @@ class Pack:
         Returns:
             The pack.
         """
-        lengths = np.array([len(row) for row in rows], np.int64)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         ids = torch.from_numpy(np.concatenate(rows).astype(np.int64))
         return cls(ids, lengths, offsets_of(lengths))
 

@@ -95,28 +95,26 @@ class TextTokenizer:
         """Tokenise texts to what a model reads.
 
         Args:
-            texts: Strings, also empty ones.
+            texts: Checked texts, also empty ones.
             instruction: Put in front of each text.
             max_length: Most tokens of a text, special ones included; the text's end is dropped.
 
         Returns:
             Packed ids.
 
-        Raises:
-            InputError: A text is no string, or cannot be written as UTF-8.
         """
-        check_texts(texts)
+        room, parts = max_length - len(self.prefix) - len(self.suffix), []
         # in slices: the tokenizer's own objects weigh a hundred bytes a token
-        slices = [texts[i : i + _SLICE] for i in range(0, len(texts), _SLICE)]
-        parts = [
-            self._packed(self._encoded(s, instruction), self._room(max_length)) for s in slices
-        ]
-        return PackedIds.concat(parts)
+        for start in range(0, len(texts), _SLICE):
+            encoded = self._encoded(texts[start : start + _SLICE], instruction)
+            parts.append(self._packed(encoded, room))
+        return parts[0] if len(parts) == 1 else PackedIds.concat(parts)
 
     def split(self, texts: Sequence[str], *, instruction: str, max_length: int) -> TokenBatch:
         """Tokenise texts and tell where each token stands; see `pack` and `Encoder.tokenize`."""
         check_texts(texts)
-        encoded, room = self._encoded(texts, instruction), self._room(max_length)
+        room = max_length - len(self.prefix) - len(self.suffix)
+        encoded = self._encoded(texts, instruction)
         packed = self._packed(encoded, room)
         spans = [self._spans(e, room, len(instruction)) for e in encoded]
         places = np.arange(len(packed.ids)) - np.repeat(packed.offsets[:-1], packed.lengths)
@@ -139,18 +137,14 @@ class TextTokenizer:
 
     def _encoded(self, texts: Sequence[str], instruction: str) -> list[Encoding]:
         return self.core.encode_batch(
-            [instruction + text for text in texts], add_special_tokens=False
+            list(map(instruction.__add__, texts)), add_special_tokens=False
         )
-
-    def _room(self, max_length: int) -> int:
-        """How many of a text's own tokens fit."""
-        return max_length - len(self.prefix) - len(self.suffix)
 
     def _packed(self, encoded: Sequence[Encoding], room: int) -> PackedIds:
         rows = [(*self.prefix, *e.ids[:room], *self.suffix) for e in encoded]
-        offsets = offsets_of([len(row) for row in rows])
+        offsets = offsets_of(list(map(len, rows)))
         ids = np.fromiter(chain.from_iterable(rows), np.int32, count=int(offsets[-1]))
-        cut = np.array([max(0, len(e) - room) for e in encoded], np.int64)
+        cut = np.maximum(0, np.fromiter(map(len, encoded), np.int64, len(encoded)) - room)
         return PackedIds(ids, offsets, cut)
 
     def _spans(self, encoded: Encoding, kept: int, shift: int) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from bge_m3_integrations.engine.cache import CacheWarning, EmbeddingCache
 from bge_m3_integrations.engine.cached_encoder import CachedEncoder
 from bge_m3_integrations.engine.cleaning_encoder import CleaningEncoder
 from bge_m3_integrations.engine.memo import MemoEncoder
-from bge_m3_integrations.engine.stats import Counts, Needs
+from bge_m3_integrations.engine.stats import DeclaredModes, StatsCounter
 from bge_m3_integrations.errors import EncodingError, InputError, StoreError
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -223,7 +223,7 @@ def test_a_damaged_file_is_an_error_before_any_forward(tmp_path: Path) -> None:
 
 
 def behind_a_memo(folder: Path, fake: FakeEncoder, memo_bytes: int = 0) -> MemoEncoder:
-    needs, counts = Needs(), Counts()
+    needs, counts = DeclaredModes(), StatsCounter()
     needs.declare("one", query=["dense"], document=["dense"])
     needs.declare("two", query=["sparse"], document=["sparse", "colbert"])
     inner = CachedEncoder(fake, EmbeddingCache(folder), counts=counts)

@@ -11,7 +11,7 @@ import pytest
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Modes
 from bge_m3_integrations.engine.memo import MemoEncoder
-from bge_m3_integrations.engine.stats import Counts, Needs, Stats
+from bge_m3_integrations.engine.stats import DeclaredModes, Stats, StatsCounter
 from bge_m3_integrations.errors import EncodingError, InputError
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -272,7 +272,7 @@ def test_an_encoder_refuses_loading_options_beside_it() -> None:
 
 
 def test_a_memo_counts_into_the_counts_that_the_encoder_behind_keeps() -> None:
-    counts, needs = Counts(), Needs()
+    counts, needs = StatsCounter(), DeclaredModes()
     memo = MemoEncoder(FakeEncoder(), needs, max_bytes=1000, counts=counts)
     memo.encode(["a", "b"], kind="query", modes={"dense"})
     assert memo.stats == counts.stats == Stats(texts=2)

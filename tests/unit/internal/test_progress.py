@@ -16,6 +16,7 @@ import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations._internal import progress as _progress
+from bge_m3_integrations._internal.passes import PassCount
 from bge_m3_integrations._internal.progress import reporter
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.testing import FakeEncoder
@@ -214,7 +215,7 @@ def test_a_batch_shows_how_far_its_passes_are(terminal: Terminal, tmp_path: Path
     bar = _progress._Bar("adding", 8, patience=1e-9, transient=False)
     seen: list[int] = []
     bar._display = SimpleNamespace(update=lambda done, total, rate: seen.append(done))  # type: ignore[assignment]
-    with _progress.told(bar.passed):
+    with PassCount(bar.passed):
         engine.encode_documents([f"text {i}" for i in range(4)])
     bar(4, 8)
     assert seen[:-1] == sorted(set(seen[:-1]))

@@ -11,10 +11,10 @@ import torch
 
 from bge_m3_integrations.core.embeddings import IntArray
 from bge_m3_integrations.encoders.torch.native.binding import (
+    LINE,
     AttentionCall,
     KernelArgumentError,
     library,
-    padded_rows,
     runs,
 )
 
@@ -71,7 +71,8 @@ class NativeAttention:
             and qkv.stride(1) == 1
         ):
             raise KernelArgumentError(qkv)
-        out = padded_rows(len(qkv), width, qkv.dtype)
+        room = width + LINE // qkv.dtype.itemsize  # as `padded_rows`, without its call
+        out = torch.empty(len(qkv), room, dtype=qkv.dtype, device="cpu")[:, :width]
         out[self.tokens :] = 0
         call = AttentionCall(
             qkv.data_ptr(),

@@ -228,13 +228,17 @@ class NativeNorm:
         weight, bias = self.weight, self.bias
         if not (
             states.dtype == weight.dtype == bias.dtype == torch.float32
+            and states.dim() == 2
             and weight.shape == bias.shape == states.shape[1:]
             and weight.is_contiguous()
             and bias.is_contiguous()
+            and states.shape[1] % _VECTOR == 0
+            and (states.is_cpu and states.stride(1) == 1)
         ):
             raise KernelArgumentError(states, weight, bias)
-        rows = ctypes.byref(_rows(states))
-        library().normalise(rows, weight.data_ptr(), bias.data_ptr(), self.eps)
+        threads = torch.get_num_threads()
+        rows = Rows(*states.shape, states.data_ptr(), states.stride(0), False, threads)
+        library().normalise(ctypes.byref(rows), weight.data_ptr(), bias.data_ptr(), self.eps)
 
 
 def _rows(x: torch.Tensor) -> Rows:

@@ -83,7 +83,7 @@ _TORN = """
 forks.SECONDS = 0.1
 begun, done = threading.Event(), threading.Event()
 def hold():
-    with forks.between_forks():
+    with forks.between_forks:
         begun.set()
         done.wait()
 thread = threading.Thread(target=hold)
