@@ -32,7 +32,7 @@ from benchmarks._search.subjects.ours import batch_of
 from benchmarks._table import markdown, plain
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, TokenVectors, offsets_of
-from bge_m3_integrations.stores.edge import EdgeStore, Manifest, ProcessStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, Manifest, ProcessStore
 from bge_m3_integrations.testing import FakeEncoder
 
 _SLEEP = 0.001
@@ -125,7 +125,7 @@ def fill(folder: Path, corpus: Corpus) -> Path:
         The folder; the index is closed.
     """
     store = EdgeStore.open(
-        folder, modes=_MODES, dim=corpus.dim, colbert_dim=corpus.dim, colbert="turbo8"
+        folder, FolderConfig(modes=_MODES, dim=corpus.dim, colbert_dim=corpus.dim, colbert="turbo8")
     )
     for block in corpus.blocks():
         for start in range(0, len(block), _BATCH):

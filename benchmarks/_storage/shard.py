@@ -16,7 +16,7 @@ from benchmarks._storage.kinds import Kind
 from benchmarks._storage.memory import Resident, resident
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, TokenVectors
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig
 from bge_m3_integrations.stores.edge.folder.files import size_on_disk
 
 CANDIDATES = 100
@@ -125,10 +125,12 @@ def _times(
 def _written(folder: Path, kind: Kind, kept: TokenVectors, *, copies: int) -> Disk:
     store = EdgeStore.open(
         folder,
-        modes=["colbert"],
-        colbert_dim=kept.vectors.shape[1],
-        colbert=kind.colbert,
-        pooling=kind.pooling,
+        FolderConfig(
+            modes=["colbert"],
+            colbert_dim=kept.vectors.shape[1],
+            colbert=kind.colbert,
+            pooling=kind.pooling,
+        ),
     )
     try:
         for copy in range(copies):

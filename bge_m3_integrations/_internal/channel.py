@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import signal
 import traceback
@@ -51,20 +52,24 @@ def how_ended(code: int) -> str:
     return f"was killed by {killed}{by}"
 
 
-def send(connection: Connection, message: object) -> None:
+def send(
+    connection: Connection, message: object, *, pickler: type[pickle.Pickler] = pickle.Pickler
+) -> None:
     """Send an object, its contiguous arrays outside of the pickle (protocol 5, PEP 574).
 
     Args:
         connection: A duplex pipe's end.
         message: Anything that pickles.
+        pickler: Makes the pickle.
 
     Raises:
         OSError: The other end is closed.
     """
     buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
+    head = io.BytesIO()
+    pickler(head, protocol=5, buffer_callback=buffers.append).dump(message)
     views = [buffer.raw() for buffer in buffers]
-    connection.send((head, [view.nbytes for view in views]))
+    connection.send((head.getvalue(), [view.nbytes for view in views]))
     for view in views:
         for start in range(0, view.nbytes, _MESSAGE):
             connection.send_bytes(view[start : start + _MESSAGE])

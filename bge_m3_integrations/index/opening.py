@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.core.validation import whole
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.validation import COLBERT_KINDS, as_fields
+from bge_m3_integrations.stores.validation import COLBERT_KINDS
 
 if TYPE_CHECKING:
     from bge_m3_integrations.index.index import HybridIndex
@@ -78,12 +78,11 @@ class Choices:
         """What an index must hold, as far as these choices and an engine's options say it."""
         from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 
-        fields = self.filter_fields
         return FolderConfig(
             modes=None if self.modes is None else as_modes(self.modes),
             colbert=self.colbert,
             pooling=self.pooling,
-            filter_fields=as_fields(fields),
+            filter_fields=self.filter_fields,
             encoder=None if engine is None else note_of(engine, fingerprint=False),
             allow_dtype_mismatch=self.allow_dtype_mismatch,
         )
@@ -262,10 +261,7 @@ def open_store(
         wanted = choices.wanted(engine) if its_own else _wanted(engine, choices, held=held)
         isolated = ProcessStore.is_open(path) or (choices.isolated and not EdgeStore.is_open(path))
         return engine, (ProcessStore if isolated else EdgeStore).open(
-            path,
-            create=choices.create is not False,
-            read_only=choices.read_only,
-            **{field.name: getattr(wanted, field.name) for field in fields(wanted)},
+            path, wanted, create=choices.create is not False, read_only=choices.read_only
         )
     finally:
         if reservation is not None:

@@ -14,7 +14,7 @@ from bge_m3_integrations.core.embeddings import ALL_MODES, MODES, EmbeddingBatch
 from bge_m3_integrations.core.filters import COMPARISONS, And, Compare, Filter, Not, Or
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.engine.engine import BGEM3
-from bge_m3_integrations.stores.edge import EdgeStore, search
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, search
 from bge_m3_integrations.stores.edge.shard import schema
 from bge_m3_integrations.stores.memory.store import MemoryStore
 from bge_m3_integrations.testing import FakeEncoder
@@ -78,7 +78,7 @@ def memory() -> MemoryStore:
 def edge(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[EdgeStore]:
     path: Path = tmp_path_factory.mktemp("edge") / "index"
     store = EdgeStore.open(
-        path, dim=ENCODER.dim, colbert_dim=ENCODER.colbert_dim, colbert=request.param
+        path, FolderConfig(dim=ENCODER.dim, colbert_dim=ENCODER.colbert_dim, colbert=request.param)
     )
     store.upsert(RECORDS, EMBEDDINGS)
     yield store
@@ -142,7 +142,7 @@ def test_recall_holds_at_every_selectivity(
     records = [Record(f"{i:04}", "", {"mod": [i % 2, i % 10 + 10]}) for i in range(4000)]
     memory = MemoryStore()
     memory.upsert(records, documents)
-    edge = EdgeStore.open(tmp_path / "index", modes=["dense"], dim=64)
+    edge = EdgeStore.open(tmp_path / "index", FolderConfig(modes=["dense"], dim=64))
     try:
         edge.upsert(records, documents)
         edge.optimize()

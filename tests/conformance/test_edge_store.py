@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, ProcessStore
 from bge_m3_integrations.testing import StoreConformance
 
 
@@ -15,13 +15,13 @@ class EdgeConformance(StoreConformance):
     colbert = "float32"
 
     def open(self, path: Path) -> EdgeStore | ProcessStore:
-        return self.kind.open(
-            path,
+        config = FolderConfig(
             modes=["dense", "sparse", "colbert"],
             dim=self.encoder.dim,
             colbert_dim=self.encoder.colbert_dim,
             colbert=self.colbert,
         )
+        return self.kind.open(path, config)
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[EdgeStore | ProcessStore]:

@@ -154,15 +154,17 @@ def _memory(setup: Setup, modes: Sequence[str]) -> Any:
 
 
 def _edge(setup: Setup, modes: Sequence[str]) -> Any:
-    from bge_m3_integrations.stores.edge import EdgeStore
+    from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig
 
     return EdgeStore.open(
         setup.folder / "index",
-        modes=modes,
-        dim=setup.corpus.dim,
-        colbert_dim=setup.corpus.dim if setup.colbert else None,
-        colbert=setup.storage if setup.colbert else None,
-        filter_fields=None,
+        FolderConfig(
+            modes=modes,
+            dim=setup.corpus.dim,
+            colbert_dim=setup.corpus.dim if setup.colbert else None,
+            colbert=setup.storage if setup.colbert else None,
+            filter_fields=None,
+        ),
     )
 
 

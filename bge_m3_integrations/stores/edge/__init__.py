@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bge_m3_integrations._internal.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from bge_m3_integrations.stores.edge.folder.config import FolderConfig
     from bge_m3_integrations.stores.edge.folder.manifest import REENCODE, EncoderInfo, Manifest
     from bge_m3_integrations.stores.edge.lifecycle import restore
     from bge_m3_integrations.stores.edge.process.client import ProcessStore
@@ -15,13 +16,22 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "ProcessStore": "process.client",
     "EdgeStore": "store",
+    "FolderConfig": "folder.config",
     "EncoderInfo": "folder.manifest",
     "Manifest": "folder.manifest",
     "REENCODE": "folder.manifest",
     "restore": "lifecycle",
 }
 
-__all__ = ["REENCODE", "EdgeStore", "EncoderInfo", "Manifest", "ProcessStore", "restore"]
+__all__ = [
+    "REENCODE",
+    "EdgeStore",
+    "EncoderInfo",
+    "FolderConfig",
+    "Manifest",
+    "ProcessStore",
+    "restore",
+]
 
 
 if not TYPE_CHECKING:  # a checker would take every misspelt name for one of ours

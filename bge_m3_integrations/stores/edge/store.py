@@ -20,7 +20,7 @@ from bge_m3_integrations.stores.edge.folder.discovery import as_folder, reading
 from bge_m3_integrations.stores.edge.folder.disk_space import check_room
 from bge_m3_integrations.stores.edge.folder.files import size_on_disk
 from bge_m3_integrations.stores.edge.folder.folder import Folder
-from bge_m3_integrations.stores.edge.folder.manifest import EncoderInfo, Manifest
+from bge_m3_integrations.stores.edge.folder.manifest import Manifest
 from bge_m3_integrations.stores.edge.folder.open_handles import OpenHandles, SharedHandle
 from bge_m3_integrations.stores.edge.lifecycle import back_up, open_folder, read_folder
 from bge_m3_integrations.stores.edge.open_index import OpenIndex
@@ -62,37 +62,16 @@ class EdgeStore(SharedHandle):
     def open(
         cls,
         path: str | Path,
+        config: FolderConfig | None = None,
         *,
-        modes: Modes | None = None,
-        dim: int | None = None,
-        colbert_dim: int | None = None,
-        colbert: str | None = None,
-        pooling: int | None = None,
-        filter_fields: Sequence[str] | None = None,
-        encoder: EncoderInfo | None = None,
-        allow_dtype_mismatch: bool = False,
         create: bool = True,
         read_only: bool = False,
     ) -> EdgeStore:
         """Open a folder's index, or begin one; a second `open` in this process shares the first.
 
-        None means "as the index has it", and for a new index the default.
-
         Args:
             path: The folder. It is made if it does not exist.
-            modes: The modes to keep; by default those of which a width is given, and sparse.
-            dim: Width of dense vectors; a new index with the mode needs it.
-            colbert_dim: Width of token vectors; a new index with the mode needs it.
-            colbert: How token vectors are kept: "turbo8" (1 byte per number, error of a score
-                about 3e-5 at a width of 1,024, and there the default), "float16" (the default of
-                narrower ones), "float32", or "reencode": not at all, what scores must encode
-                candidates again.
-            pooling: How many token vectors share one that is kept; the caller pools, and this
-                store writes it down. Default 1.
-            filter_fields: Metadata paths that filters are to be fast on; by default all. Filters
-                on other paths work and read every record.
-            encoder: What makes the numbers; compared with what made those of an old index.
-            allow_dtype_mismatch: Let int8 numbers meet float ones.
+            config: What the index must hold, or how it begins.
             create: Begin an index where there is none.
             read_only: Change nothing in the folder, which several processes may then have open.
 
@@ -104,22 +83,7 @@ class EdgeStore(SharedHandle):
                 `create` is False, it contradicts what is asked for, or it cannot be written.
             InputError: A new index lacks a width.
         """
-        config = FolderConfig(
-            modes=modes,
-            dim=dim,
-            colbert_dim=colbert_dim,
-            colbert=colbert,
-            pooling=pooling,
-            filter_fields=as_fields(filter_fields),
-            encoder=encoder,
-            allow_dtype_mismatch=allow_dtype_mismatch,
-        )
-        return cls._opened(as_folder(path), config, create=create, read_only=read_only)
-
-    @classmethod
-    def _opened(
-        cls, place: Path, config: FolderConfig, *, create: bool, read_only: bool
-    ) -> EdgeStore:
+        place, config = as_folder(path), config or FolderConfig()
         handles = _READ if read_only else _OPENED
         with handles.turn(place), reading(place):
             if (store := handles.at(place)) is None:

@@ -23,7 +23,7 @@ from bge_m3_integrations.core.filters import Compare, Not
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig
 from bge_m3_integrations.stores.memory.store import MemoryStore
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -181,7 +181,7 @@ def test_a_content_that_is_no_text_is_refused(content: Any) -> None:
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Store]]:
     path = tmp_path_factory.mktemp("values") / "index"
-    folder = EdgeStore.open(path, modes=["dense"], dim=4)
+    folder = EdgeStore.open(path, FolderConfig(modes=["dense"], dim=4))
     yield [MemoryStore(modes=["dense"]), folder]
     folder.close()
 

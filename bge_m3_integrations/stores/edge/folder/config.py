@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,29 @@ from bge_m3_integrations.core.embeddings import Mode, Modes, as_modes, ordered_m
 from bge_m3_integrations.core.validation import whole
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge.folder.manifest import REENCODE, EncoderInfo, Manifest
-from bge_m3_integrations.stores.validation import COLBERT_KINDS
+from bge_m3_integrations.stores.validation import COLBERT_KINDS, as_fields
 
 _TURBO8_FROM = 1024
 """Width of token vectors from which one byte per number is exact enough to be the default."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FolderConfig:
     """The options of an index in a folder; None stands for "as it is", and for a default if new.
 
-    Attributes: See `Manifest`.
+    Attributes:
+        modes: The modes to keep; by default those of which a width is given, and sparse.
+        dim: Width of dense vectors; a new index with the mode needs it.
+        colbert_dim: Width of token vectors; a new index with the mode needs it.
+        colbert: How token vectors are kept: "turbo8" (1 byte per number, error of a score about
+            3e-5 at a width of 1,024, and there the default), "float16" (the default of narrower
+            ones), "float32", or "reencode": not at all, then scores encode candidates again.
+        pooling: How many token vectors share one that is kept; the caller pools, and this is
+            written down. Default 1.
+        filter_fields: Metadata paths that filters are to be fast on; by default all. Filters on
+            other paths work and read every record.
+        encoder: The maker of the numbers; compared with the one of those of an old index.
+        allow_dtype_mismatch: Let int8 numbers meet float ones.
     """
 
     modes: Modes | None = None
@@ -28,9 +41,12 @@ class FolderConfig:
     colbert_dim: int | None = None
     colbert: str | None = None
     pooling: int | None = None
-    filter_fields: tuple[str, ...] | None = None
+    filter_fields: Sequence[str] | None = None
     encoder: EncoderInfo | None = None
     allow_dtype_mismatch: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "filter_fields", as_fields(self.filter_fields))
 
     def check(self, held: Manifest, folder: Path) -> None:
         """Compare with an index that is there.
@@ -112,7 +128,7 @@ class FolderConfig:
             colbert_dim=self.colbert_dim if "colbert" in kept else None,
             colbert=colbert if "colbert" in modes else None,
             pooling=1 if self.pooling is None else whole("pooling", self.pooling),
-            filter_fields=self.filter_fields,
+            filter_fields=as_fields(self.filter_fields),
             encoder=self.encoder,
         )
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.checksums import SINCE, SUMS, Checksums
@@ -29,9 +29,6 @@ from bge_m3_integrations.stores.edge.folder.locks import HOLDER, claim
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
 from bge_m3_integrations.stores.edge.folder.path_identity import FolderIdentity
 
-TEMPORARY: Final = "BGE_M3_TMPDIR"
-"""The environment variable by which a process of ours hears where temporary files are made, where
-`TMPDIR` is another place that its socket fits in."""
 _LINKED = 1 << 20
 """Bytes from which a file is worth a link."""
 _READ = ("matrix.dat", "inverted_index.dat", "*.bin")
@@ -103,7 +100,7 @@ class ReadFolder(Folder):
             StoreError: There is no room for it among the temporary files.
         """
         source = self.path / manifest.shard
-        place = Path(os.environ.get(TEMPORARY) or tempfile.gettempdir())
+        place = Path(tempfile.gettempdir())
         closed = not (self.path / HOLDER).exists() and Checksums(source).state == "clean"
         parts = list(_parts(source, closed=closed, disk=place.stat().st_dev))
         needed = sum(part.size for part in parts if part.way == "copy")

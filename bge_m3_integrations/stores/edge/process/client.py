@@ -20,6 +20,7 @@ from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.display import parts_of
+from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 from bge_m3_integrations.stores.edge.folder.discovery import as_folder
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
 from bge_m3_integrations.stores.edge.folder.open_handles import OpenHandles, SharedHandle
@@ -27,13 +28,8 @@ from bge_m3_integrations.stores.edge.folder.read_only import read_only_error
 from bge_m3_integrations.stores.edge.folder.reservation import give_up
 from bge_m3_integrations.stores.edge.points import body_of
 from bge_m3_integrations.stores.edge.process.index_process import IndexProcess
-from bge_m3_integrations.stores.edge.process.wire import (
-    Call,
-    to_builtin_filter,
-    to_builtin_ids,
-    to_builtin_records,
-    to_builtin_texts,
-)
+from bge_m3_integrations.stores.edge.process.wire import Call
+from bge_m3_integrations.stores.validation import as_fields, id_list
 
 _OPENED: OpenHandles[ProcessStore, IndexProcess] = OpenHandles()
 
@@ -56,12 +52,21 @@ class ProcessStore(SharedHandle):
         self._process, self._manifest = process, manifest
 
     @classmethod
-    def open(cls, path: str | Path, **options: Any) -> ProcessStore:
-        """Open a folder's index, or begin one; a second `open` in this process shares the first.
+    def open(
+        cls,
+        path: str | Path,
+        config: FolderConfig | None = None,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+    ) -> ProcessStore:
+        """Open a folder's index, or begin one, as `EdgeStore.open` does.
 
         Args:
             path: The folder. It is made if it does not exist.
-            **options: Those of `EdgeStore.open`.
+            config: See `EdgeStore.open`.
+            create: See `EdgeStore.open`.
+            read_only: See `EdgeStore.open`.
 
         Returns:
             The store; `close` it as often as it was opened.
@@ -71,30 +76,23 @@ class ProcessStore(SharedHandle):
             InputError: See `EdgeStore.open`.
         """
         place = as_folder(path)
-        if options.get("filter_fields") is not None:
-            options["filter_fields"] = to_builtin_ids(options["filter_fields"])
-        asked = Call("open", options=options)
+        asked = Call("open", (config, create, read_only))
         with _OPENED.turn(place):
             store = _OPENED.at(place)
             if store is not None and store._process.alive:
                 store._process.ask(asked)
             else:
                 give_up(place)
-                store = cls._started(place, asked)
+                process = IndexProcess(place)
+                try:
+                    manifest, _ = process.ask(asked)
+                except BaseException:
+                    process.close()
+                    raise
+                store = cls(place, process, manifest, read_only=read_only)
+                _OPENED.put(place, store, process)
             store._use()
             return store
-
-    @classmethod
-    def _started(cls, place: Path, asked: Call) -> ProcessStore:
-        process = IndexProcess(place)
-        try:
-            manifest, _ = process.ask(asked)
-        except BaseException:
-            process.close()
-            raise
-        store = cls(place, process, manifest, read_only=bool(asked.options.get("read_only")))
-        _OPENED.put(place, store, process)
-        return store
 
     @staticmethod
     def is_open(path: str | Path) -> bool:
@@ -105,7 +103,7 @@ class ProcessStore(SharedHandle):
 
     @property
     def manifest(self) -> Manifest:
-        """What the folder says of itself; what it said last, once closed."""
+        """The folder's manifest; the last known one, once closed."""
         with suppress(StoreError):
             self._manifest = self._ask("manifest")
         return self._manifest
@@ -128,65 +126,58 @@ class ProcessStore(SharedHandle):
 
     def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
         """See `EdgeStore.upsert`."""
-        self._ask("upsert", to_builtin_records(records), embeddings)
+        self._ask("upsert", _copies(records), embeddings)
 
     def rewrite(self, records: Sequence[Record]) -> None:
         """See `EdgeStore.rewrite`."""
-        self._ask("rewrite", to_builtin_records(records))
+        self._ask("rewrite", _copies(records))
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
         """See `Store.text_hashes`."""
-        return self._items("text_hashes", to_builtin_ids(ids))
+        return self._items("text_hashes", id_list(ids))
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """See `Store.delete`."""
-        listed = None if ids is None else to_builtin_ids(ids)
-        return int(self._ask("delete", ids=listed, where=to_builtin_filter(where)))
+        return int(self._ask("delete", ids=None if ids is None else id_list(ids), where=where))
 
     def get(self, ids: Sequence[str]) -> list[Record | None]:
         """See `Store.get`."""
-        return self._items("get", to_builtin_ids(ids))
+        return self._items("get", id_list(ids))
 
     def scroll(
         self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """See `Store.scroll`."""
-        call = Call("scroll", (to_builtin_filter(where),), {"after": after, "limit": limit})
         page: Page
-        page, records = self._process.ask(call)
+        page, records = self._process.ask(
+            Call("scroll", (where,), {"after": after, "limit": limit})
+        )
         return replace(page, records=records)
 
     def ids(self, where: Filter | None = None) -> Iterator[str]:
         """See `Store.ids`; of the moment of the call."""
-        return iter(self._items("ids", to_builtin_filter(where)))
+        return iter(self._items("ids", where))
 
     def find(
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
     ) -> list[list[Candidate]]:
         """See `EdgeStore.find`."""
-        return self._items(
-            "find",
-            queries,
-            to_builtin_texts([mode])[0],
-            limit=limit,
-            where=to_builtin_filter(where),
-        )
+        return self._items("find", queries, mode, limit=limit, where=where)
 
     def score(
         self, queries: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
     ) -> list[Components]:
         """See `EdgeStore.score`."""
-        wanted = [to_builtin_ids(row) for row in ids]
-        return self._items("score", queries, wanted, _modes(modes))
+        return self._items("score", queries, [id_list(row) for row in ids], _listed(modes))
 
     def vectors(self, ids: Sequence[str], modes: Modes) -> EmbeddingBatch:
         """See `EdgeStore.vectors`."""
-        found: EmbeddingBatch = self._ask("vectors", to_builtin_ids(ids), _modes(modes))
+        found: EmbeddingBatch = self._ask("vectors", id_list(ids), _listed(modes))
         return found
 
     def count(self, where: Filter | None = None) -> int:
         """See `Store.count`."""
-        return int(self._ask("count", to_builtin_filter(where)))
+        return int(self._ask("count", where))
 
     def __repr__(self) -> str:
         return called(self, lambda: parts_of(self))  # no number: only the other process knows it
@@ -209,8 +200,7 @@ class ProcessStore(SharedHandle):
         self, fields: Sequence[str] | None, *, progress: Callable[[str], None] | None = None
     ) -> None:
         """See `EdgeStore.set_filter_fields`."""
-        named = None if fields is None else to_builtin_ids(fields)
-        self._change("set_filter_fields", progress, fields=named)
+        self._change("set_filter_fields", progress, fields=as_fields(fields))
 
     def backup(self, path: str | Path) -> None:
         """See `EdgeStore.backup`."""
@@ -235,5 +225,10 @@ class ProcessStore(SharedHandle):
         return self._process.ask(Call(name, arguments, options))[1]
 
 
-def _modes(modes: Modes) -> list[str]:
-    return to_builtin_texts(ordered_modes(as_modes(modes)))
+def _copies(records: Sequence[Record]) -> list[Record]:
+    """Records checked again, as their metadata may have been changed; of no subclass."""
+    return [Record(r.id, r.text, r.metadata, r.content, r.payload) for r in records]
+
+
+def _listed(modes: Modes) -> list[Mode]:
+    return ordered_modes(as_modes(modes))

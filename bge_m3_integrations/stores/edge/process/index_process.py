@@ -16,20 +16,17 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
-from bge_m3_integrations._internal.channel import Failure, how_ended, receive, send
+from bge_m3_integrations._internal.channel import Failure, how_ended, receive
 from bge_m3_integrations._internal.subprocesses import command, environment
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.open_handles import check_own
-from bge_m3_integrations.stores.edge.folder.read_only import TEMPORARY
-from bge_m3_integrations.stores.edge.process.wire import Call, Done, Part, Told
+from bge_m3_integrations.stores.edge.process.wire import Call, Done, Part, Told, send
 
 _PROGRAM = "bge_m3_integrations.stores.edge.process.server"
 _DYING = 1.0
 """Seconds between a process' last word and its end."""
 _GRACE = 60.0
 """Seconds that it may take to bring everything to disk before it is left to itself."""
-_SOCKET_BYTES = 103 - len("/pymp-12345678/listener-12345678")
-"""What the name of a folder may have: the least that systems allow a socket, less its own name."""
 _WRITES = frozenset({"upsert", "rewrite", "delete", "set_filter_fields"})
 """Calls whose end is waited for even when the caller is interrupted: what it writes next comes
 after them."""
@@ -68,7 +65,7 @@ class IndexProcess:
         try:
             self._child = subprocess.Popen(
                 command(_PROGRAM, str(path), str(self._pid)),
-                env=_with_short_names(environment()),
+                env={**environment(), "TMPDIR": tempfile.gettempdir()},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -217,15 +214,6 @@ class _OfProgressError(Exception):
     def __init__(self, raised: BaseException) -> None:
         super().__init__()
         self.raised = raised
-
-
-def _with_short_names(variables: dict[str, str]) -> dict[str, str]:
-    """An environment whose folder of temporary files leaves room for the name of a socket."""
-    folder = tempfile.gettempdir()
-    if os.name != "nt" and len(os.fsencode(folder)) > _SOCKET_BYTES:
-        variables = {**variables, TEMPORARY: folder}
-        folder = "/tmp"  # multiprocessing makes a folder there that is this user's alone
-    return {**variables, "TMPDIR": folder}
 
 
 def _let_end(connection: Connection) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from typing import Any
 
 from bge_m3_integrations._internal.channel import Failure, receive, send
 from bge_m3_integrations.stores.base import Page
+from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 from bge_m3_integrations.stores.edge.folder.folder import Folder
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
 from bge_m3_integrations.stores.edge.process.wire import Call, Done, Part, Told
@@ -32,6 +34,9 @@ _AT_ONCE = 100
 """Items of one message: unpacking it holds the caller's lock for about a millisecond."""
 _WAITING = 64
 """Connections that may wait to be welcomed."""
+_PREFIX = "bge-m3-"
+_FOLDER_BYTES = 103 - len(f"/{_PREFIX}12345678/socket")
+"""Bytes of the folder of temporary files at most: systems allow a socket a name of 103."""
 _NOT_FOR_US = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 """Ctrl-C and service managers reach whole groups of processes; the caller may still need the index
 while it ends, and with it this ends."""
@@ -49,17 +54,19 @@ class StoreServer:
         self._lock = threading.Lock()
         self._store: EdgeStore | None = None
 
-    def open(self, **options: Any) -> Manifest:
+    def open(self, config: FolderConfig | None, create: bool, read_only: bool) -> Manifest:
         """Open the store; later calls check that it is what they ask for.
 
         Args:
-            **options: Those of `EdgeStore.open`.
+            config: See `EdgeStore.open`, as the others.
+            create: Begin an index where there is none.
+            read_only: Change nothing in the folder.
 
         Returns:
-            What the folder says of itself.
+            The folder's manifest.
         """
         with self._lock:
-            store = EdgeStore.open(self._path, **options)
+            store = EdgeStore.open(self._path, config, create=create, read_only=read_only)
             if self._store is None:
                 self._store = store
             else:
@@ -69,7 +76,7 @@ class StoreServer:
     def answer(self, call: Call, tell: Callable[[str], None]) -> Any:
         """Return the answer of a call; raise as the store raises."""
         if call.name == "open":
-            return self.open(**call.options)
+            return self.open(*call.arguments)
         if call.name == "close":
             return self.close()
         options = {**call.options, "progress": tell} if call.told else call.options
@@ -158,7 +165,7 @@ def _met(connection: Connection, key: bytes, server: StoreServer) -> None:
 
 
 def main(path: str, caller: str) -> None:
-    """The process' whole life.
+    """Hold an index for as long as the standard input is open.
 
     Args:
         path: The index's folder.
@@ -170,7 +177,11 @@ def main(path: str, caller: str) -> None:
     key = bytes.fromhex(sys.stdin.readline())
     Folder.caller = int(caller)
     server = StoreServer(Path(path))
-    with Listener(backlog=_WAITING) as listener:
+    short = len(os.fsencode(tempfile.gettempdir())) <= _FOLDER_BYTES
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=None if short else "/tmp") as place,
+        Listener(None if os.name == "nt" else f"{place}/socket", backlog=_WAITING) as listener,
+    ):
         sys.stdout.write(f"{json.dumps(listener.address)}\n")
         sys.stdout.flush()
         with suppress(OSError):

@@ -1,29 +1,20 @@
-"""The messages between an index's process and its caller, of Python's own types.
-
-A class of the caller's, such as an enum of a script, is unknown there.
-"""
+"""The messages between an index's process and its caller, of Python's own types."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+import pickle
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any
 
+from bge_m3_integrations._internal import channel
 from bge_m3_integrations.core.filters import (
     PREDICATE,
     RECORD_PREDICATE,
-    And,
-    Compare,
-    Filter,
-    Ids,
-    Not,
-    Or,
+    Predicate,
+    RecordPredicate,
 )
-from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import FilterError
-from bge_m3_integrations.stores.edge.points import body_of, record_of
-from bge_m3_integrations.stores.validation import id_list
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +37,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """The text for `progress` of now."""
+    """A text for `progress`."""
 
     text: str
 
@@ -65,80 +56,31 @@ class Done:
     value: Any = None
 
 
-def to_builtin_records(records: Sequence[Record]) -> list[Record]:
-    """Records of nothing but JSON's own types, as the store gives them back.
+class _BuiltinPickler(pickle.Pickler):
+    """Turns strings of the caller's classes, such as an enum of a script, into Python's own.
 
-    Args:
-        records: To be written.
-
-    Returns:
-        Equal ones.
-
-    Raises:
-        InputError: A value that JSON would change.
+    Those classes are unknown in the other process. Records and filters hold no other ones.
     """
-    return [
-        record_of({"name": json.dumps(record.id), "body": body_of(record)}) for record in records
-    ]
 
-
-def to_builtin_ids(ids: Sequence[str]) -> list[str]:
-    """A list of exact strings; one string in place of a list raises `InputError`."""
-    return to_builtin_texts(id_list(ids))
-
-
-def to_builtin_texts(texts: Iterable[str]) -> list[str]:
-    """A list of exact strings."""
-    return [_to_builtin(text) for text in texts]
-
-
-def to_builtin_filter(where: Filter | None) -> Filter | None:
-    """The same filter of plain values.
-
-    Args:
-        where: A filter.
-
-    Returns:
-        One that means the same.
-
-    Raises:
-        FilterError: It holds a Python function.
-    """
-    match where:
-        case None:
-            return None
-        case And(parts):
-            return And(_filters(parts))
-        case Or(parts):
-            return Or(_filters(parts))
-        case Not(part):
-            return Not(_filters([part])[0])
-        case Compare(path, op, value):
-            return Compare(_to_builtin(path), _to_builtin(op), _to_builtin(value))
-        case Ids(ids):
-            return Ids(to_builtin_texts(ids))
-        case _:
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, str):
+            return str, (str.__str__(obj),)
+        if isinstance(obj, Predicate | RecordPredicate):
             raise FilterError(
                 f"a Python function ({PREDICATE} or {RECORD_PREDICATE}) does not go to the process "
                 "of the index; search through HybridIndex, which looks at the records here"
             )
+        return NotImplemented
 
 
-def _filters(parts: Iterable[Filter]) -> list[Filter]:
-    return [made for part in parts if (made := to_builtin_filter(part)) is not None]
+def send(connection: Connection, call: Call) -> None:
+    """Send a call; see `channel.send`.
 
+    Args:
+        connection: To the index's process.
+        call: What is asked.
 
-def _to_builtin(value: Any) -> Any:
-    match value:
-        case str():
-            return str.__str__(value)
-        case bool() | None:
-            return value
-        case int():
-            return int(value)
-        case float():
-            return float(value)
-        case list() | tuple():
-            return [_to_builtin(part) for part in value]
-        case _:
-            return value
+    Raises:
+        FilterError: It holds a Python function.
+    """
+    channel.send(connection, call, pickler=_BuiltinPickler)

@@ -17,7 +17,7 @@ import numpy as np
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, TokenVectors, offsets_of
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig
 
 WIDTH = 256
 TOKENS = 1000
@@ -43,7 +43,9 @@ def told(call: Callable[[], object]) -> str:
 
 def main(folder: str) -> None:
     modes: list[Mode] = ["dense", "colbert"]
-    store = EdgeStore.open(folder, modes=modes, dim=WIDTH, colbert_dim=WIDTH, colbert="float32")
+    store = EdgeStore.open(
+        folder, FolderConfig(modes=modes, dim=WIDTH, colbert_dim=WIDTH, colbert="float32")
+    )
     said: dict[int, str] = {}
     start = threading.Barrier(12)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig
 from bge_m3_integrations.testing import FakeEncoder
 
 DIM = 1024
@@ -27,7 +27,7 @@ def main(folder: str) -> None:
     assert batch.colbert is not None
     halves = replace(batch.colbert, vectors=batch.colbert.vectors.astype(np.float16))
     batch = replace(batch, colbert=halves)
-    store = EdgeStore.open(folder, dim=DIM, colbert_dim=DIM, colbert="float32")
+    store = EdgeStore.open(folder, FolderConfig(dim=DIM, colbert_dim=DIM, colbert="float32"))
     kept = 0
     try:
         while True:

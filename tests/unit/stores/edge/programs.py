@@ -26,7 +26,7 @@ from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, ProcessStore
 from bge_m3_integrations.testing import FakeEncoder
 
 ENCODER = FakeEncoder(dim=8, colbert_dim=4)
@@ -73,11 +73,11 @@ def encoded(records: Sequence[Record]) -> EmbeddingBatch:
 
 
 def open_store(folder: Path) -> EdgeStore:
-    return EdgeStore.open(folder, **OPTIONS)
+    return EdgeStore.open(folder, FolderConfig(**OPTIONS))
 
 
 def open_apart(folder: Path) -> ProcessStore:
-    return ProcessStore.open(folder, **OPTIONS)
+    return ProcessStore.open(folder, FolderConfig(**OPTIONS))
 
 
 OPEN: dict[str, Callable[[Path], EdgeStore | ProcessStore]] = {

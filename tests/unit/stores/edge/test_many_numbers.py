@@ -9,14 +9,14 @@ import pytest
 
 from bge_m3_integrations.core.filters import matches, parse
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig
 from tests.unit.stores.edge.programs import OPTIONS, encoded
 
 PATHS = [f"number{i}" for i in range(100)]
 
 
 def filled(folder: Path, fields: Sequence[str] | None = None) -> tuple[EdgeStore, list[Record]]:
-    store = EdgeStore.open(folder, **OPTIONS, filter_fields=fields)
+    store = EdgeStore.open(folder, FolderConfig(**OPTIONS, filter_fields=fields))
     records = [
         Record(f"id-{i}", f"text {i}", {path: i + j for j, path in enumerate(PATHS)})
         for i in range(6)

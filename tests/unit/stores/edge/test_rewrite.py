@@ -12,7 +12,7 @@ import pytest
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.core.filters import as_filter
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, selection, writes
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, selection, writes
 from bge_m3_integrations.stores.edge import rewrite as rewrite_module
 from bge_m3_integrations.stores.edge.points import metadata_of
 from bge_m3_integrations.testing import FakeEncoder
@@ -55,7 +55,7 @@ def expected() -> list[list[str]]:
 
 
 def opened(path: Path, **options: Any) -> EdgeStore:
-    return EdgeStore.open(path, dim=8, colbert_dim=4, colbert="float32", **options)
+    return EdgeStore.open(path, FolderConfig(dim=8, colbert_dim=4, colbert="float32", **options))
 
 
 @pytest.fixture

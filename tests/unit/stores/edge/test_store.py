@@ -26,7 +26,7 @@ from bge_m3_integrations.core.embeddings import (
 from bge_m3_integrations.core.filters import And, Compare, Predicate
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, points
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, points
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded, open_store
 from tests.unit.stores.edge.test_points import IDS
@@ -605,7 +605,7 @@ def test_a_function_as_filter_is_asked_again_by_every_call(tmp_path: Path) -> No
     batch = encoder.encode(["fox", "dog"], kind="document", modes=["dense"])
     wanted = {1}
     where = Predicate(lambda metadata: metadata["n"] in wanted)
-    store = EdgeStore.open(tmp_path / "index", modes=["dense"], dim=4)
+    store = EdgeStore.open(tmp_path / "index", FolderConfig(modes=["dense"], dim=4))
     store.upsert([Record("a", "fox", {"n": 1}), Record("b", "dog", {"n": 2})], batch)
     for numbers, ids in [({1}, ["a"]), ({2}, ["b"]), ({1, 2}, ["a", "b"]), (set(), [])]:
         wanted.clear()

@@ -17,7 +17,7 @@ import pytest
 from bge_m3_integrations import BGEM3, HybridIndex
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge import EdgeStore, EncoderInfo, Manifest
+from bge_m3_integrations.stores.edge import EdgeStore, EncoderInfo, FolderConfig, Manifest
 from bge_m3_integrations.stores.edge.folder import folder, locks
 from bge_m3_integrations.stores.edge.folder.folder import UNNAMED
 from bge_m3_integrations.stores.edge.folder.manifest import NAME
@@ -125,7 +125,7 @@ def test_one_process_shares_a_handle_and_counts_its_closes(tmp_path: Path) -> No
 def test_a_shared_handle_is_compared_with_what_is_asked_for(tmp_path: Path) -> None:
     store = open_store(tmp_path / "index")
     with pytest.raises(StoreError, match="has dim 8, but 9"):
-        EdgeStore.open(tmp_path / "index", dim=9)
+        EdgeStore.open(tmp_path / "index", FolderConfig(dim=9))
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.count()
@@ -187,7 +187,7 @@ def test_what_contradicts_an_index_is_refused_and_changes_nothing(
 ) -> None:
     before = listing(index)
     with pytest.raises((StoreError, InputError), match=message):
-        EdgeStore.open(index, **wanted)
+        EdgeStore.open(index, FolderConfig(**wanted))
     assert listing(index) == before
     store = EdgeStore.open(index)
     assert store.get(["a"]) == [RECORD]
@@ -219,7 +219,9 @@ def test_another_encoder_is_refused_by_its_numbers_and_not_by_its_float_dtype(
     note = EncoderInfo("f" * 64, model="org/a", dtype="float32")
 
     def opened(encoder: EncoderInfo, **options: Any) -> None:
-        EdgeStore.open(tmp_path / "index", modes=["sparse"], encoder=encoder, **options).close()
+        EdgeStore.open(
+            tmp_path / "index", FolderConfig(modes=["sparse"], encoder=encoder, **options)
+        ).close()
 
     opened(note)
     opened(replace(note, dtype="bfloat16"))
@@ -243,9 +245,9 @@ def test_an_engine_of_other_widths_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_new_index_that_lacks_a_width_makes_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dim="):
-        EdgeStore.open(tmp_path / "index", modes=["dense"])
+        EdgeStore.open(tmp_path / "index", FolderConfig(modes=["dense"]))
     with pytest.raises(InputError, match="'turbo9'"):
-        EdgeStore.open(tmp_path / "index", dim=8, colbert="turbo9")
+        EdgeStore.open(tmp_path / "index", FolderConfig(dim=8, colbert="turbo9"))
     assert not (tmp_path / "index").exists()
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.stores.edge import EdgeStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig
 from bge_m3_integrations.stores.edge.folder import read_only
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -320,7 +320,7 @@ def test_no_index_begins_in_a_folder_that_is_only_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no index begins with read_only=True"):
         opened(tmp_path / "new", create=True)
     with pytest.raises(StoreError, match="there is no index in"):
-        EdgeStore.open(tmp_path / "new", modes=["sparse"], read_only=True)
+        EdgeStore.open(tmp_path / "new", FolderConfig(modes=["sparse"]), read_only=True)
     assert list(tmp_path.iterdir()) == []
 
 

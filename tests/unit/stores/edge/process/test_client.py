@@ -25,7 +25,7 @@ from bge_m3_integrations.core.filters import Compare, Not, Predicate
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
 from bge_m3_integrations.langchain import BGEM3VectorStore
-from bge_m3_integrations.stores.edge import EdgeStore, ProcessStore
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, ProcessStore
 from bge_m3_integrations.stores.edge.folder.folder import Folder
 from bge_m3_integrations.stores.edge.process import index_process
 from bge_m3_integrations.testing import FakeEncoder
@@ -94,7 +94,7 @@ def test_another_process_holds_the_folder_and_ends_with_the_last_handle(tmp_path
 
 def test_a_second_open_must_not_contradict_the_first(store: ProcessStore) -> None:
     with pytest.raises(StoreError, match="dim") as caught:
-        ProcessStore.open(store.path, dim=9)
+        ProcessStore.open(store.path, FolderConfig(dim=9))
     assert any("In the other process" in note for note in caught.value.__notes__)
     store.close()
     assert not ProcessStore.is_open(store.path)  # the refused one holds nothing
@@ -125,7 +125,7 @@ def test_an_index_that_cannot_be_opened_leaves_no_process(tmp_path: Path) -> Non
     held = open_store(tmp_path / "index")
     before = psutil.Process().children()
     with pytest.raises(StoreError, match=f"in use by process {os.getpid()}"):
-        ProcessStore.open(held.path, **OPTIONS)
+        ProcessStore.open(held.path, FolderConfig(**OPTIONS))
     assert psutil.Process().children() == before
     held.close()
     open_apart(tmp_path / "index").close()

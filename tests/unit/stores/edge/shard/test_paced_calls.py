@@ -13,7 +13,7 @@ import pytest
 
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, SparseRows, TokenVectors, offsets_of
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.stores.edge import EdgeStore, search
+from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, search
 from bge_m3_integrations.stores.edge.points import point_id
 from bge_m3_integrations.stores.edge.shard import shard as shard_module
 from bge_m3_integrations.stores.edge.shard import token_scores
@@ -79,7 +79,9 @@ def query_of(rows: np.ndarray) -> EmbeddingBatch:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EdgeStore]:
     """A store whose scorings begin with 10 token vectors, five documents."""
     monkeypatch.setattr(shard_module, "_COLD_BYTES", 10 * 2 * DIM)
-    opened = EdgeStore.open(tmp_path / "index", dim=DIM, colbert_dim=DIM, colbert="float16")
+    opened = EdgeStore.open(
+        tmp_path / "index", FolderConfig(dim=DIM, colbert_dim=DIM, colbert="float16")
+    )
     rows = np.random.default_rng(0).integers(-2, 3, size=(TOKENS * COUNT, DIM))
     opened.upsert([Record(key, "text") for key in IDS], texts(COUNT, rows.astype(np.float32)))
     yield opened
