@@ -262,7 +262,7 @@ class EmbeddingBatch(Shown, Exported):
     @property
     def modes(self) -> frozenset[Mode]:
         """The modes that this batch holds."""
-        return frozenset(mode for mode in MODES if getattr(self, mode) is not None)
+        return frozenset([mode for mode in MODES if getattr(self, mode) is not None])
 
     def only(self, modes: Modes) -> EmbeddingBatch:
         """The same texts with the other modes dropped; nothing is copied.

@@ -61,6 +61,18 @@ class Record(Shown, ExportedFields):
             held = plain(getattr(self, name), f"record {self.id!r}: {name}")
             object.__setattr__(self, name, held)
 
+    @classmethod
+    def from_stored(cls, fields: Iterable[Any]) -> Record:
+        """Return a record that was checked when it was stored.
+
+        Args:
+            fields: Its fields in their order, as JSON gives them.
+        """
+        record = object.__new__(cls)
+        for name, value in zip(cls.__slots__, fields, strict=True):
+            object.__setattr__(record, name, value)
+        return record
+
     def __hash__(self) -> int:
         return hash((self.id, self.text))
 

@@ -51,7 +51,7 @@ class Weights:
     @property
     def modes(self) -> frozenset[Mode]:
         """The modes whose weight is not 0: the only ones worth computing."""
-        return frozenset(mode for mode in MODES if getattr(self, mode) > 0)
+        return frozenset([mode for mode in MODES if getattr(self, mode) > 0])
 
     def of(self, mode: Mode) -> float:
         """The weight of one mode."""
@@ -160,12 +160,15 @@ class Components(Shown, Exported):
     @property
     def modes(self) -> frozenset[Mode]:
         """The modes that are there."""
-        return frozenset(mode for mode, _ in self.items())
+        return frozenset([mode for mode in MODES if getattr(self, mode) is not None])
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that all present arrays share."""
-        return self.items()[0][1].shape
+        array: FloatArray = next(
+            x for x in (self.dense, self.sparse, self.colbert) if x is not None
+        )
+        return array.shape
 
     def take(self, index: Any) -> Components:
         """Index every present array with the same numpy index."""

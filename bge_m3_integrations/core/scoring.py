@@ -176,11 +176,12 @@ def hybrid(parts: Components, weights: Weights) -> Scores:
     """
     if missing := weights.modes - parts.modes:
         raise InputError(f"weights {weights} need {sorted(missing)}, which were not scored")
-    total = sum(weights.of(mode) for mode in weights.modes)
+    total = float(weights.dense + weights.sparse + weights.colbert)
     mean = np.zeros(parts.shape, np.float32)
     for mode, scores in parts.items():
-        if weights.of(mode) > 0:
-            mean += np.float32(weights.of(mode) / total) * scores
+        weight = float(getattr(weights, mode))
+        if weight > 0:
+            mean += np.float32(weight / total) * scores
     return Scores(parts, mean, weights)
 
 

@@ -176,11 +176,17 @@ def ranking(ids: Sequence[str], parts: Components, plan: Plan, mass: float) -> l
     alive = np.flatnonzero(~gone)
     held, left = [ids[i] for i in alive.tolist()], parts.take(alive)
     values = plan.fusion.rank_values(left, plan.weights, query_sparse_mass=mass).tolist()
-    hybrid = scoring.hybrid(left, plan.weights).hybrid.tolist()
     least = -np.inf if plan.score_threshold is None else plan.score_threshold
-    kept = [i for i, value in enumerate(values) if value >= least]
-    kept.sort(key=lambda i: (-values[i], held[i]))
-    return [Scored(held[i], values[i], hybrid[i], left.as_dict(i)) for i in kept[: plan.limit]]
+    kept = [(-value, held[i], i) for i, value in enumerate(values) if value >= least]
+    kept.sort()
+    rows = [i for _, _, i in kept[: plan.limit]]
+    best = left.take(rows)
+    hybrid, modes = scoring.hybrid(best, plan.weights).hybrid.tolist(), ordered_modes(best.modes)
+    table = np.stack([array for _, array in best.items()], axis=1).tolist()
+    return [
+        Scored(held[i], values[i], mean, dict(zip(modes, scores, strict=True)))
+        for i, mean, scores in zip(rows, hybrid, table, strict=True)
+    ]
 
 
 def _weights(weights: WeightsLike | None, modes: Modes) -> Weights:

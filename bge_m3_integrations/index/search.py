@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Modes
 from bge_m3_integrations.core.filters import And, Filter, Ids, matcher, operators
@@ -14,6 +15,8 @@ from bge_m3_integrations.index.filter_paths import UnknownPaths
 from bge_m3_integrations.index.plan import Plan, Scored, ranking
 from bge_m3_integrations.index.reencode import Reencoder
 from bge_m3_integrations.stores.base import Store
+
+_ID = attrgetter("id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ class Searcher:
         for mode, count in plan.candidates.items():
             found = self.store.find(embeddings, mode, limit=count, where=where)
             for pool, candidates in zip(pools, found, strict=True):
-                pool.update(dict.fromkeys(candidate.id for candidate in candidates))
+                pool.update(dict.fromkeys(map(_ID, candidates)))
         return [list(pool) for pool in pools]
 
     def _hits(self, ranked: Sequence[Sequence[Scored]], plan: Plan) -> list[list[Hit]]:

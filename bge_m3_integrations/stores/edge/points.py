@@ -160,7 +160,7 @@ def name_of(payload: Payload) -> str:
 def record_of(payload: Payload) -> Record:
     """The record in a payload."""
     text, metadata, content, own = json.loads(payload["body"])
-    return Record(name_of(payload), text, metadata, content=content, payload=own)
+    return Record.from_stored((name_of(payload), text, metadata, content, own))
 
 
 def metadata_of(payload: Payload) -> Mapping[str, Any]:

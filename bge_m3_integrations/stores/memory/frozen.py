@@ -32,8 +32,7 @@ def resting(record: Record) -> Resting:
 
 def awake(held: Resting) -> Record:
     """A copy of the record that rests, which its receiver may change."""
-    name, text, metadata, content, payload = _unpacked(held)
-    return Record(name, text, metadata, content=content, payload=payload)
+    return Record.from_stored(json.loads(held.decode("utf-8", "surrogatepass")))
 
 
 def flat(metadata: Mapping[str, Any]) -> Flat:
