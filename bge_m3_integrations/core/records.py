@@ -63,11 +63,7 @@ class Record(Shown, ExportedFields):
 
     @classmethod
     def from_stored(cls, fields: Iterable[Any]) -> Record:
-        """Return a record that was checked when it was stored.
-
-        Args:
-            fields: Its fields in their order, as JSON gives them.
-        """
+        """Return a record that was checked when it was stored, from its fields in their order."""
         record = object.__new__(cls)
         for name, value in zip(cls.__slots__, fields, strict=True):
             object.__setattr__(record, name, value)

@@ -336,7 +336,7 @@ def test_showing_an_index_waits_for_no_lock(engine: BGEM3, tmp_path: Path) -> No
     with HybridIndex.open(tmp_path / "index", engine, create=True) as index:
         store: Any = index.store
         shown: list[str] = []
-        with store._writing, store._shard._lock, engine._lock:
+        with store._index._writing, store._index.shard._lock, engine._lock:
             other = threading.Thread(target=lambda: shown.extend([repr(index), repr(engine)]))
             other.start()
             other.join(10)
