@@ -59,14 +59,7 @@ class Pushed:
         )
 
     def settled(self, passed: Collection[Any]) -> qdrant.Filter | None:
-        """The exact filter, once the doubtful points were looked at.
-
-        Args:
-            passed: Point ids of the doubtful points whose metadata passes.
-
-        Returns:
-            An engine filter, or None for every point.
-        """
+        """Return the exact filter, once it is known which of the doubtful points pass."""
         if self.exact or self.certain is None:
             return self.condition
         if not passed:
@@ -109,7 +102,7 @@ def compile_filter(
 
     Args:
         where: The filter.
-        fields: What `terms.filter_payload` was given for every point.
+        fields: As in `terms.filter_payload` of every point.
         point_id: The engine's id of a record's id.
 
     Returns:

@@ -44,20 +44,7 @@ _EMPTY = 100 << 20
 def open_folder(
     path: Path, config: FolderConfig, *, create: bool
 ) -> tuple[Folder, Manifest, CheckedShard]:
-    """Take hold of a folder and load its shard, a new one if there is none.
-
-    Args:
-        path: The folder.
-        config: What it must hold.
-        create: Whether an index may begin there.
-
-    Returns:
-        Folder, manifest and shard.
-
-    Raises:
-        StoreError: See `EdgeStore.open`.
-        InputError: See `EdgeStore.open`.
-    """
+    """Take hold of a folder and load its shard, or begin a new one; see `EdgeStore.open`."""
     new = None
     if Manifest.read(path) is None:
         if not create:
@@ -105,17 +92,9 @@ def _begun(folder: Folder, config: FolderConfig, new: Manifest | None) -> Manife
 
 
 def read_folder(path: Path, config: FolderConfig) -> tuple[Folder, Manifest, CheckedShard]:
-    """Load a folder's shard without changing anything in the folder.
+    """Load a folder's shard without changing anything in the folder; see `EdgeStore.open`.
 
-    Args:
-        path: The folder.
-        config: What it must hold.
-
-    Returns:
-        Folder, manifest and shard; the shard's own folder goes with the folder's release.
-
-    Raises:
-        StoreError: See `EdgeStore.open`; also for an index without records.
+    The shard's own folder goes with the folder's release.
     """
     if Manifest.read(path) is None:
         raise no_index(path)
@@ -145,13 +124,7 @@ def read_folder(path: Path, config: FolderConfig) -> tuple[Folder, Manifest, Che
 def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
     """Copy an index that nothing writes to meanwhile, all of which is on disk.
 
-    Args:
-        folder: The index's.
-        manifest: Its manifest.
-        target: A folder that does not exist yet, or is empty.
-
-    Raises:
-        StoreError: The target holds something, or the disk has no room.
+    It raises `StoreError` where the target holds something, or the disk has no room.
     """
     with atomic_target(target) as place:
         check_room(target, size_on_disk(folder.path / manifest.shard), "a copy of the index")

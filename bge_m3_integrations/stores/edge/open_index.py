@@ -137,15 +137,9 @@ class OpenIndex:
                     self.manifest, self.filters = manifest, filters
 
     def replace(self, tell: Callable[[str], None], *, vacuum: bool) -> None:
-        """Put an optimized copy in the shard's place.
+        """Put an optimized copy in the shard's place; after a `StoreError` the index is as before.
 
-        Args:
-            tell: Is told what happens.
-            vacuum: See `Shard`.
-
-        Raises:
-            StoreError: It is being replaced already, the disk has no room, or the process failed;
-                the index is as before.
+        It is being replaced already, the disk has no room, or the process failed.
         """
         self.folder.check_own()
         self.folder.check_writable()

@@ -36,7 +36,7 @@ _PROGRAM = "bge_m3_integrations.stores.edge.optimize"
 def optimized_copy(
     folder: Folder, manifest: Manifest, tell: Callable[[str], None], *, vacuum: bool
 ) -> Path:
-    """Copy the shard and optimize the copy in another process.
+    """Copy a shard and optimize the copy in another process.
 
     Args:
         folder: Held; nothing writes to its shard meanwhile, and all of it is on disk.
@@ -45,7 +45,7 @@ def optimized_copy(
         vacuum: See `Shard`.
 
     Returns:
-        Where the copy lies, for `switched`.
+        The place of the copy, for `switched`.
 
     Raises:
         StoreError: The disk has no room, or the process failed; the index is as before.
@@ -70,18 +70,9 @@ def optimized_copy(
 
 
 def switched(folder: Folder, made: Path, manifest: Manifest) -> tuple[CheckedShard, Manifest]:
-    """Make a copy the index's and load it; where that fails, the old shard counts as before.
+    """Make a copy the index's; return its shard, loaded, and the manifest that names it.
 
-    Args:
-        folder: Held; nobody writes to its shard.
-        made: From `optimized_copy`.
-        manifest: The folder's.
-
-    Returns:
-        The new shard, loaded, and the manifest that names it.
-
-    Raises:
-        StoreError: The copy cannot be loaded, or the folder cannot be written to.
+    Where that fails, the old shard counts as before; nobody writes to it meanwhile.
     """
     following, shard = manifest.next(), None
     try:

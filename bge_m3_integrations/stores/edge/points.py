@@ -43,47 +43,33 @@ def point_id(record_id: str) -> UUID:
     return UUID(bytes=hashlib.sha256(record_id.encode("utf-8", "surrogatepass")).digest()[:16])
 
 
+def checked(record: Record) -> Record:
+    """Check a record again, since its metadata may have been changed; see `Record`."""
+    return replace(record)
+
+
 def payload_of(record: Record, fields: frozenset[str] | None) -> dict[str, Any]:
-    """What a record's point holds beside its vectors.
+    """Build the payload of a record, without `tokens` and `truncated`.
 
     Args:
         record: The record.
         fields: The metadata paths to filter by in the engine; None takes all.
 
     Returns:
-        The payload, without `tokens` and `truncated`.
+        The payload.
 
     Raises:
         InputError: See `Record`.
     """
-    record = replace(record)  # checked again: its metadata may have been changed meanwhile
+    record = checked(record)
     found = filter_payload(record.metadata, fields)
     return {
         "name": json.dumps(record.id),
-        "body": _body(record),
+        "body": json.dumps([record.text, record.metadata, record.content, record.payload]),
         "hash": record.text_hash,
         "terms": list(found.terms),
         **found.numbers,
     }
-
-
-def body_of(record: Record) -> str:
-    """A record but for its id as JSON text.
-
-    Args:
-        record: The record.
-
-    Returns:
-        Text, metadata, content and payload.
-
-    Raises:
-        InputError: See `payload_of`.
-    """
-    return _body(replace(record))  # see `payload_of`
-
-
-def _body(record: Record) -> str:
-    return json.dumps([record.text, record.metadata, record.content, record.payload])
 
 
 def numbers_of(payload: Payload) -> set[str]:
@@ -120,19 +106,7 @@ class PayloadBatch:
         embeddings: EmbeddingBatch | None,
         fields: frozenset[str] | None,
     ) -> Self:
-        """Build the payloads of records.
-
-        Args:
-            records: Any.
-            embeddings: What is written with them.
-            fields: See `PayloadBatch`.
-
-        Returns:
-            The batch.
-
-        Raises:
-            InputError: See `payload_of`.
-        """
+        """Build the payloads of records, and count what is written with them; see `payload_of`."""
         payloads = [payload_of(record, fields) for record in records]
         numbers = set().union(*map(numbers_of, payloads))
         return cls(fields, payloads, numbers, text_bytes(payloads) + _bytes_of(embeddings))
@@ -141,13 +115,10 @@ class PayloadBatch:
 def _bytes_of(embeddings: EmbeddingBatch | None) -> int:
     if embeddings is None:
         return 0
-    numbers = 0
-    if embeddings.dense is not None:
-        numbers += embeddings.dense.size
-    if embeddings.colbert is not None:
-        numbers += embeddings.colbert.vectors.size
-    if embeddings.sparse is not None:
-        numbers += 4 * len(embeddings.sparse.token_ids)
+    dense, sparse, colbert = embeddings.dense, embeddings.sparse, embeddings.colbert
+    numbers = 0 if dense is None else dense.size
+    numbers += 0 if sparse is None else 4 * len(sparse.token_ids)
+    numbers += 0 if colbert is None else colbert.vectors.size
     return 9 * numbers
 
 
@@ -170,13 +141,9 @@ def metadata_of(payload: Payload) -> Mapping[str, Any]:
 
 
 def spans_of(embeddings: EmbeddingBatch) -> Iterator[slice]:
-    """Rows that make short writes.
+    """Divide rows into short writes.
 
-    Args:
-        embeddings: Checked.
-
-    Yields:
-        At most `_RECORDS_AT_ONCE` rows with `_TOKENS_AT_ONCE` token vectors; a longer text alone.
+    At most `_RECORDS_AT_ONCE` rows with `_TOKENS_AT_ONCE` token vectors; a longer text alone.
     """
     lengths = [0] * len(embeddings)
     if embeddings.colbert is not None:
@@ -199,10 +166,10 @@ def upsert_of(
     *,
     rounded: bool,
 ) -> UpdateOperation:
-    """The write of some rows.
+    """Make the write of some rows.
 
     Args:
-        payloads: Of `payload_of`, one per row.
+        payloads: Of `payload_of`, one for each record.
         names: The records' ids.
         embeddings: Checked.
         rows: Of `spans_of`.
@@ -249,28 +216,24 @@ def vectors_of(embeddings: EmbeddingBatch, i: int, *, rounded: bool = False) -> 
 def embeddings_of(
     points: Sequence[Any], modes: Modes, widths: Mapping[Mode, int]
 ) -> EmbeddingBatch:
-    """Points read back with their vectors.
-
-    Args:
-        points: The engine's records, with payload and vectors.
-        modes: What to take.
-        widths: Of dense and token vectors.
-
-    Returns:
-        One row per point.
-    """
+    """Pack points that were read back with payload and vectors, one row each."""
     if not points:
         return EmbeddingBatch.empty(
             modes, dim=widths.get("dense", 0), colbert_dim=widths.get("colbert", 0)
         )
-    found: dict[Mode, Any] = {"dense": None, "sparse": None, "colbert": None}
-    for mode in ordered_modes(modes):
-        found[mode] = _PACKED[mode]([point.vector.get(mode) for point in points])
-    counts = [
+    wanted = ordered_modes(modes)
+    held = {mode: [point.vector.get(mode) for point in points] for mode in wanted}
+    tokens, truncated = (
         np.array([point.payload[name] for point in points], np.int64)
         for name in ("tokens", "truncated")
-    ]
-    return EmbeddingBatch(found["dense"], found["sparse"], found["colbert"], *counts)
+    )
+    return EmbeddingBatch(
+        np.array(held["dense"], np.float32) if "dense" in held else None,
+        SparseRows.of(list(map(_weights, held["sparse"]))) if "sparse" in held else None,
+        _token_vectors(held["colbert"]) if "colbert" in held else None,
+        tokens,
+        truncated,
+    )
 
 
 def _sparse(rows: SparseRows, i: int) -> SparseVector | None:
@@ -297,22 +260,10 @@ def _rounded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return halves.astype(np.float32) if np.isfinite(halves).all() else rows
 
 
-def _packed_dense(vectors: Sequence[Any]) -> Any:
-    return np.array(vectors, np.float32)
+def _weights(held: SparseVector | None) -> dict[int, float]:
+    return {} if held is None else dict(zip(held.indices, held.values, strict=True))
 
 
-def _packed_sparse(vectors: Sequence[Any]) -> SparseRows:
-    held = [{} if v is None else dict(zip(v.indices, v.values, strict=True)) for v in vectors]
-    return SparseRows.of(held)
-
-
-def _packed_colbert(vectors: Sequence[Any]) -> TokenVectors:
-    rows = [np.array(v, np.float32) for v in vectors]
+def _token_vectors(held: Sequence[Any]) -> TokenVectors:
+    rows = [np.array(vectors, np.float32) for vectors in held]
     return TokenVectors(np.concatenate(rows), offsets_of([len(row) for row in rows]))
-
-
-_PACKED: Mapping[Mode, Any] = {
-    "dense": _packed_dense,
-    "sparse": _packed_sparse,
-    "colbert": _packed_colbert,
-}

@@ -82,16 +82,7 @@ def _scores(
 
 
 def components(query: EmbeddingBatch, ids: Sequence[str], shard: Shard) -> Components:
-    """Score given ids in every mode of a batch of one query.
-
-    Args:
-        query: One query.
-        ids: The records.
-        shard: Where they are.
-
-    Returns:
-        `(len(ids),)` each; NaN for an unknown id.
-    """
+    """Score ids in all modes of a batch of one query: `(len(ids),)` each, NaN for an unknown id."""
     points = [point_id(record_id) for record_id in ids]
     distinct = list(dict.fromkeys(points))
     found = {m: _scores(query, m, distinct, shard) for m in ordered_modes(query.modes)}

@@ -60,15 +60,14 @@ class FilterResolver:
         self._lock = threading.Lock()
 
     def condition(self, where: Filter | None, shard: Shard) -> engine.Filter | None:
-        """The filter for the engine, exact; None for all records."""
-        return None if where is None else self._resolved(where, shard).condition
+        """Return the filter for the engine, exact; None for all records."""
+        return self._resolved(where, shard).condition
 
     def ids(self, where: Filter | None, shard: Shard) -> Sequence[str]:
-        """The ids of matching records, ascending."""
+        """Return the ids of matching records, ascending."""
         if where is None:
             return self.index.ordered(shard)
-        version = self.index.version
-        resolved = self._resolved(where, shard)
+        version, resolved = self.index.version, self._resolved(where, shard)
         if resolved.ids is not None:
             return resolved.ids
         pages = shard.pages(resolved.condition, ["name"])
@@ -77,17 +76,16 @@ class FilterResolver:
         return ids
 
     def count(self, where: Filter | None, shard: Shard) -> int:
-        """How many records match."""
-        version = self.index.version
-        resolved = self._resolved(_ALL if where is None else where, shard)
-        if resolved.count is None:
-            resolved = replace(resolved, count=shard.count(resolved.condition))
-            self._remember(_ALL if where is None else where, version, resolved)
-        assert resolved.count is not None
-        return resolved.count
+        """Count the matching records."""
+        version, resolved = self.index.version, self._resolved(where, shard)
+        if resolved.count is not None:
+            return resolved.count
+        count = shard.count(resolved.condition)
+        self._remember(where or _ALL, version, replace(resolved, count=count))
+        return count
 
-    def _resolved(self, where: Filter, shard: Shard) -> _Resolved:
-        version = self.index.version
+    def _resolved(self, where: Filter | None, shard: Shard) -> _Resolved:
+        where, version = where or _ALL, self.index.version
         known = self._results.get((_key(where), version))
         if known is None:
             known = _Resolved(self._exact(where, shard))

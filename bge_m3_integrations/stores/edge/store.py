@@ -24,7 +24,7 @@ from bge_m3_integrations.stores.edge.folder.manifest import Manifest
 from bge_m3_integrations.stores.edge.folder.open_handles import OpenHandles, SharedHandle
 from bge_m3_integrations.stores.edge.lifecycle import back_up, open_folder, read_folder
 from bge_m3_integrations.stores.edge.open_index import OpenIndex
-from bge_m3_integrations.stores.edge.points import body_of, embeddings_of, point_id, record_of
+from bge_m3_integrations.stores.edge.points import checked, embeddings_of, point_id, record_of
 from bge_m3_integrations.stores.edge.rewrite import set_filter_fields
 from bge_m3_integrations.stores.edge.search import components, find
 from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
@@ -123,17 +123,10 @@ class EdgeStore(SharedHandle):
         return self._index.manifest.capabilities
 
     def check_records(self, records: Sequence[Record]) -> None:
-        """Refuse records that JSON would change, before their texts are encoded.
-
-        Args:
-            records: To be written.
-
-        Raises:
-            InputError: See `upsert`.
-        """
+        """Refuse records that JSON would change, before their texts are encoded; see `upsert`."""
         self._index.folder.check_writable()
         for record in records:
-            body_of(record)
+            checked(record)
 
     def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
         """See `Store.upsert`; nothing is written unless all of the batch is sound.

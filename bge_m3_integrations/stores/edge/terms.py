@@ -47,14 +47,14 @@ class FilterPayload:
 
 
 def filter_payload(metadata: Mapping[str, Any], fields: frozenset[str] | None) -> FilterPayload:
-    """Terms and numbers of a record's metadata, as the store gives it back.
+    """Return the terms and numbers of a record's metadata, as the store gives it back.
 
     Args:
-        metadata: What `filters.matches` would see.
+        metadata: As `filters.matches` would see it.
         fields: The paths that filters may name; None is every path that leads somewhere.
 
     Returns:
-        What to store with the record.
+        To be stored with the record.
     """
     paths = every_path(metadata) if fields is None else fields
     held = {path: lookup(path, metadata) for path in paths}

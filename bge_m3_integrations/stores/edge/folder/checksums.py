@@ -55,14 +55,14 @@ Entry: TypeAlias = tuple[int, int | None]
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What happened since the sums: `since.json`.
+    """Changes since the sums: `since.json`.
 
     Attributes:
-        sums: Which ones.
+        sums: The id of the sums.
         state: See the module.
         least: Records that there are at least, after a power cut too.
         now: Records that there are at least where the system has run since.
-        boot: Which run of the system `now` is about.
+        boot: The run of the system that `now` is about.
     """
 
     sums: str
@@ -74,14 +74,14 @@ class _Note:
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """What `sums.json` holds.
+    """The content of `sums.json`.
 
     Attributes:
         id: Tells these sums from others.
-        records: How many there were.
-        at: When.
+        records: Number of records.
+        at: Time of writing.
         manifests: What manifests may say, see `guard_of`.
-        files: Of every file of the engine's.
+        files: Every file of the engine's.
     """
 
     id: str
@@ -156,14 +156,7 @@ class Checksums:
         return self.state == "written" and _is_written(name)
 
     def check_records(self, count: int) -> None:
-        """Compare how many records the engine has found.
-
-        Args:
-            count: All of them, once the shard is loaded.
-
-        Raises:
-            StoreError: There were more.
-        """
+        """Raise `StoreError` where the engine has found fewer records than there were."""
         if self._held is None:
             return
         least = self._note.least
@@ -283,13 +276,9 @@ def forget(shard: Path) -> None:
 
 
 def sum_of(file: str | os.DirEntry[str]) -> int:
-    """A checksum of a file that is the same with holes and without.
+    """Return the CRC-32 of a file's blocks that hold anything but zeros, and of their places.
 
-    Args:
-        file: Any.
-
-    Returns:
-        The CRC-32 of its blocks that hold anything but zeros, and of their places.
+    It is the same with holes and without.
     """
     total = 0
     with open(file, "rb", buffering=0) as opened:  # noqa: PTH123 - many small files

@@ -49,15 +49,7 @@ class FolderConfig:
         object.__setattr__(self, "filter_fields", as_fields(self.filter_fields))
 
     def check(self, held: Manifest, folder: Path) -> None:
-        """Compare with an index that is there.
-
-        Args:
-            held: What it holds.
-            folder: Where.
-
-        Raises:
-            StoreError: The two contradict each other; the message names both sides.
-        """
+        """Raise `StoreError` where an index that is there contradicts it, naming both sides."""
         if self.encoder is not None and held.encoder is not None:
             self._check_encoder(self.encoder, held.encoder, folder)
         for name, mine, its in self._pairs(held):
@@ -102,14 +94,7 @@ class FolderConfig:
             )
 
     def new_manifest(self) -> Manifest:
-        """Make the manifest of a new index.
-
-        Returns:
-            A manifest, not written yet.
-
-        Raises:
-            InputError: A width is missing, or a value makes no sense.
-        """
+        """Make the manifest of a new index; `InputError` if a width is missing or a value wrong."""
         colbert = _usual(self.colbert_dim) if self.colbert is None else self.colbert
         if colbert not in COLBERT_KINDS:
             raise InputError(f"colbert={colbert!r} is not one of {list(COLBERT_KINDS)}")

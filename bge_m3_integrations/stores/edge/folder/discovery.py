@@ -57,26 +57,15 @@ def as_folder(path: str | os.PathLike[str], *, name: str = "path") -> Path:
 
 
 def is_systems(name: str) -> bool:
-    """Whether a file or folder is one that systems put into folders unasked, of no index or user.
+    """Whether a name is one that systems put into folders unasked, of no index or user.
 
-    Args:
-        name: Its name in its folder.
-
-    Returns:
-        Whether it is: "lost+found" on a disk of its own, ".DS_Store", "Thumbs.db" and such.
+    Such as "lost+found" on a disk of its own, ".DS_Store", "Thumbs.db".
     """
     return _SYSTEMS.fullmatch(name) is not None
 
 
 def no_index(path: Path) -> StoreError:
-    """Describe that a folder holds no index, with those nearby that may be meant.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        An error to raise.
-    """
+    """Describe that a folder holds no index, with those nearby that may be meant."""
     likely, others = _nearby(path)
     near = ""
     if likely:
@@ -91,14 +80,7 @@ def no_index(path: Path) -> StoreError:
 
 
 def check_outside(path: Path) -> None:
-    """Refuse a place in the folder of an index, which deletes what is called like its own shards.
-
-    Args:
-        path: Where an index is to be made.
-
-    Raises:
-        StoreError: It lies there, by whatever name; both folders are named.
-    """
+    """Raise `StoreError` for a place in the folder of an index, where only its own may lie."""
     for parent in path.resolve().parents:
         if _is_index(parent):
             raise StoreError(
@@ -109,14 +91,7 @@ def check_outside(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """A block in which the system's errors become ours: files that this user may not read.
-
-    Args:
-        path: The index's folder.
-
-    Raises:
-        StoreError: The block raised an `OSError`.
-    """
+    """Turn errors of the system into ours in this block: files that this user may not read."""
     try:
         yield
     except OSError as error:
@@ -124,14 +99,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where no index could begin, before anything is made.
-
-    Args:
-        path: A folder, or where it is to be made.
-
-    Raises:
-        StoreError: Something else is in the way, or the place cannot be written to.
-    """
+    """Raise `StoreError` for a place where no index could begin, before anything is made."""
     try:
         there = next(parent for parent in (path, *path.parents) if parent.exists())
     except OSError as error:  # a name that is too long; a folder that may not be looked into

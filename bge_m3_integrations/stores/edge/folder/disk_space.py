@@ -52,12 +52,7 @@ def check_opening(path: Path) -> None:
 
 
 def check_flush(path: Path, in_log: int) -> None:
-    """Raise `StoreError` where what was written may find no room on its way from the log.
-
-    Args:
-        path: The index's folder.
-        in_log: Bytes written since the last flush.
-    """
+    """Raise `StoreError` where bytes of the log may find no room on their way to the files."""
     then = "nothing is lost but by a power cut: free some space, and flush or close again"
     check_room(path, _FLUSHING + in_log // 16, "bringing writes to disk", spare=0, then=then)
 

@@ -24,15 +24,7 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 def read_file(path: Path) -> str:
     """Read a small file, which somebody may have edited by hand.
 
-    Args:
-        path: The file.
-
-    Returns:
-        Its text.
-
-    Raises:
-        OSError: It cannot be read, or is a pipe or a device, whose end would be waited for.
-        ValueError: It is no text.
+    It raises `OSError` for a pipe or a device too, whose end would be waited for.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -52,12 +44,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def replace_file(path: Path, text: str) -> None:
     """Write a file that is the old one or the new one, whatever crashes.
 
-    Args:
-        path: The file.
-        text: Its new content.
-
-    Raises:
-        StoreError: It cannot be written; the old one is there.
+    It raises `StoreError` where the file cannot be written; then the old one is there.
     """
     new = path.with_name(f"{path.name}.new")
     try:
@@ -117,13 +104,6 @@ def copy_file(source: str, target: str) -> None:
     """Copy a file that nobody writes to, for `shutil.copytree`: holes and zeros become holes.
 
     An index of one record takes 260 kB of a disk, but its files are 237 MB long.
-
-    Args:
-        source: The file.
-        target: Is not there yet.
-
-    Raises:
-        OSError: A file cannot be read or written; some of the target may be there.
     """
     with Path(source).open("rb") as old, Path(target).open("xb", buffering=0) as new:
         size = os.fstat(old.fileno()).st_size
@@ -137,15 +117,7 @@ def copy_file(source: str, target: str) -> None:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder whose files nobody writes to, see `copy_file`.
-
-    Args:
-        source: The folder.
-        target: Is not there yet.
-
-    Raises:
-        OSError: See `copy_file`; `reason_of` says why.
-    """
+    """Copy a folder whose files nobody writes to, see `copy_file` and `reason_of`."""
     shutil.copytree(source, target, False, None, copy_file)
 
 
@@ -158,15 +130,10 @@ def reason_of(error: OSError) -> str:
 
 
 def blocks_of(file: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """Read the blocks of an open file that hold anything but zeros.
+    """Read the blocks of an open file of so many bytes that hold anything but zeros.
 
-    Args:
-        file: Its descriptor.
-        size: Its length in bytes.
-
-    Yields:
-        The place of a block, a multiple of 4 KiB, and its bytes: the same for a file with holes and
-        for one without.
+    The place of a block is a multiple of 4 KiB. They are the same for a file with holes and for
+    one without.
     """
     done = 0
     for start, end in _stretches(file, size):

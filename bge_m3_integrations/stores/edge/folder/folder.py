@@ -153,14 +153,7 @@ class Folder:
         self._identity.close()
 
     def see(self, manifest: Manifest) -> None:
-        """Take note of what lies here now, for `change`.
-
-        Args:
-            manifest: The folder's.
-
-        Raises:
-            StoreError: The index is gone already.
-        """
+        """Remember what lies here now, for `change`; `StoreError` if the index is gone already."""
         before = self._identity
         try:
             self._identity = FolderIdentity(self.path, NAME, manifest.shard)
@@ -191,11 +184,7 @@ class Folder:
     def holds(self, manifest: Manifest) -> bool:
         """Whether the folder's manifest is this one after a `write` that was cut, in `rewriting`.
 
-        Args:
-            manifest: Was to be written; the shard is the one of before.
-
-        Returns:
-            Whether it was; `change` goes by what lies there in either case.
+        `change` goes by what lies there in either case; the shard is the one of before.
         """
         held = Manifest.read(self.path)
         self.see(manifest)
@@ -206,14 +195,10 @@ class Folder:
         return self._identity.within("wal")
 
     def check_shards(self, manifest: Manifest) -> None:
-        """Refuse a folder where another shard than the manifest's may be the index.
+        """Raise `StoreError` where another shard than the manifest's may be the index.
 
-        Args:
-            manifest: The folder's.
-
-        Raises:
-            StoreError: The named shard is not there, or a newer one lies beside it. The message
-                says what to do; nothing is deleted.
+        The named shard is not there, or a newer one lies beside it. The message says what to do;
+        nothing is deleted.
         """
         named = self.path / manifest.shard
         others = [entry for entry in self._shards() if entry != named]

@@ -23,26 +23,13 @@ _NO_CLAIM = -1
 
 
 def write_holder(folder: Path, *, caller: int | None) -> None:
-    """Write down that this process has a folder.
-
-    Args:
-        folder: An index's.
-        caller: The process that this one works for, if it does.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write down that this process has a folder, and the `caller` that it works for, if it does."""
     mine = {"pid": os.getpid(), "host": socket.gethostname(), "for": caller}
     _write(folder, {**mine, "since": time.strftime("%Y-%m-%d %H:%M:%S")})
 
 
 def note_opens(folder: Path, count: int) -> None:
-    """Write down how often this process has an index open.
-
-    Args:
-        folder: The index's.
-        count: How many opens are not closed.
-    """
+    """Write down how many opens of an index this process has not closed."""
     held = read_holder(folder)
     if os.getpid() in {held.get("pid"), held.get("for")}:
         with suppress(OSError):  # it is a help, no more
@@ -68,15 +55,7 @@ def described_holder(folder: Path) -> str:
 
 
 def is_held_for(folder: Path, pid: int) -> bool:
-    """Whether a folder that is in use is so by a process, or by one that works for it.
-
-    Args:
-        folder: A folder that somebody holds.
-        pid: The process, of this machine.
-
-    Returns:
-        What its holder has written down.
-    """
+    """Whether a folder in use is so by a process of this machine, or by one that works for it."""
     held = read_holder(folder)
     return held.get("host") == socket.gethostname() and pid in (held.get("pid"), held.get("for"))
 
@@ -106,10 +85,10 @@ def _write(folder: Path, held: Mapping[str, Any]) -> None:
 
 
 def claim(folder: Path, *, shared: bool) -> int:
-    """Lock a folder against writers, or against everybody; the lock leaves no trace in it.
+    """Lock a folder or file against writers, or against everybody; it leaves no trace there.
 
     Args:
-        folder: Or a file; it is there.
+        folder: It is there.
         shared: Let others have it too who share it.
 
     Returns:
@@ -138,12 +117,7 @@ def claim(folder: Path, *, shared: bool) -> int:
 
 
 def unclaim(held: int, *, own: bool) -> None:
-    """End a claim.
-
-    Args:
-        held: From `claim`.
-        own: Whether this process made it; a fork of that one only lets go of its own copy.
-    """
+    """End a claim; a fork of the process that made it (not `own`) only lets go of its own copy."""
     if held == _NO_CLAIM:
         return
     if own:
@@ -154,13 +128,9 @@ def unclaim(held: int, *, own: bool) -> None:
 
 
 def no_locks(file: Path) -> OSError | None:
-    """Ask the system why a lock was not given: older versions of filelock take all for "in use".
+    """Return the error of a file system without locks; None where somebody holds the lock.
 
-    Args:
-        file: The lock.
-
-    Returns:
-        The error of a file system without locks; None where somebody holds it.
+    Older versions of filelock take every refusal for "in use".
     """
     if os.name == "nt":
         return None

@@ -32,19 +32,19 @@ _GUARDED_ENCODER = ("document_instruction", "query_instruction", "clean")
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """Which encoder made an index's numbers.
+    """The encoder that made an index's numbers.
 
     Attributes:
         fingerprint: See `Encoder.fingerprint`; empty where it is not known yet.
         model: Folder or hub id, by which it can be loaded again.
         revision: Of the hub id.
-        dtype: What it computed in.
+        dtype: Of its computations.
         max_length: Of documents, in tokens; None is the model's own.
         pooling: How the dense vector is made, as the engine was told.
         document_instruction: Put in front of every document; None is the checkpoint's own prompt.
         query_instruction: Put in front of every query; another engine may have another.
         clean: Whether texts were mended before they were encoded.
-        name: What an encoder that is not loaded by `model` is called.
+        name: The name of an encoder that is not loaded by `model`.
     """
 
     fingerprint: str
@@ -70,7 +70,7 @@ class EncoderInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an index holds.
+    """The contents of an index.
 
     Attributes:
         modes: In the package's order.
@@ -79,8 +79,8 @@ class Manifest:
         colbert: How token vectors are kept, or `REENCODE`; None without the mode.
         pooling: How many neighbouring token vectors share one that is kept.
         filter_fields: Metadata paths that the engine filters by; None is all.
-        generation: Which shard folder is the index's; 0 before there is one.
-        encoder: What made the numbers, where that is known.
+        generation: The number of the index's shard folder; 0 before there is one.
+        encoder: The maker of the numbers, where that is known.
         format: Version of this file and of what lies beside it.
         kind: Tells the folder from others.
     """
@@ -134,28 +134,14 @@ class Manifest:
         return replace(self, generation=self.generation + 1)
 
     def write(self, folder: Path) -> None:
-        """Replace the folder's manifest; a crash leaves the old one or the new one.
-
-        Args:
-            folder: An index's folder.
-
-        Raises:
-            StoreError: It cannot be written; the old one is there.
-        """
+        """Replace the folder's manifest; a crash leaves the old one or the new one."""
         replace_file(folder / NAME, json.dumps(asdict(self), indent=2, sort_keys=True))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The folder's manifest; None where there is none.
+        """Read the folder's manifest; None where there is none.
 
-        Args:
-            folder: An index's folder.
-
-        Returns:
-            The manifest.
-
-        Raises:
-            StoreError: The file is not ours, or of a later version of this package.
+        It raises `StoreError` where the file is not ours, or of a later version of this package.
         """
         try:
             held = json.loads(read_file(folder / NAME))

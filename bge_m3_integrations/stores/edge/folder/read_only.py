@@ -88,17 +88,7 @@ class ReadFolder(Folder):
             made()
 
     def shard(self, manifest: Manifest) -> Path:
-        """Make the folder in which the engine finds a shard.
-
-        Args:
-            manifest: The index's.
-
-        Returns:
-            The shard, as the engine may have it; it goes with `release`, or with this process.
-
-        Raises:
-            StoreError: There is no room for it among the temporary files.
-        """
+        """Make the folder in which the engine finds a shard; `release` deletes it."""
         source = self.path / manifest.shard
         place = Path(tempfile.gettempdir())
         closed = not (self.path / HOLDER).exists() and Checksums(source).state == "clean"

@@ -61,14 +61,7 @@ class Reservation:
 
 
 def handed_over(path: Path) -> Folder | None:
-    """End a folder's reservations, because it is being opened.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        The folder, held, where it was reserved and is still the same.
-    """
+    """End reservations of a folder that is being opened; return it, held, if it is the same."""
     folder = _unreserved(path)
     if folder is not None and folder.change():  # it was made anew since
         folder.release()

@@ -26,7 +26,7 @@ from bge_m3_integrations.stores.edge.folder.manifest import Manifest
 from bge_m3_integrations.stores.edge.folder.open_handles import OpenHandles, SharedHandle
 from bge_m3_integrations.stores.edge.folder.read_only import read_only_error
 from bge_m3_integrations.stores.edge.folder.reservation import give_up
-from bge_m3_integrations.stores.edge.points import body_of
+from bge_m3_integrations.stores.edge.points import checked
 from bge_m3_integrations.stores.edge.process.index_process import IndexProcess
 from bge_m3_integrations.stores.edge.process.wire import Call
 from bge_m3_integrations.stores.validation import as_fields, id_list
@@ -60,20 +60,9 @@ class ProcessStore(SharedHandle):
         create: bool = True,
         read_only: bool = False,
     ) -> ProcessStore:
-        """Open a folder's index, or begin one, as `EdgeStore.open` does.
+        """Open a folder's index, or begin one; see `EdgeStore.open`.
 
-        Args:
-            path: The folder. It is made if it does not exist.
-            config: See `EdgeStore.open`.
-            create: See `EdgeStore.open`.
-            read_only: See `EdgeStore.open`.
-
-        Returns:
-            The store; `close` it as often as it was opened.
-
-        Raises:
-            StoreError: See `EdgeStore.open`; also where the process cannot be started.
-            InputError: See `EdgeStore.open`.
+        It also raises `StoreError` where the process cannot be started.
         """
         place = as_folder(path)
         asked = Call("open", (config, create, read_only))
@@ -122,7 +111,7 @@ class ProcessStore(SharedHandle):
         if self._read_only:
             raise read_only_error(self._path)
         for record in records:
-            body_of(record)
+            checked(record)
 
     def upsert(self, records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
         """See `EdgeStore.upsert`."""
@@ -226,7 +215,7 @@ class ProcessStore(SharedHandle):
 
 
 def _copies(records: Sequence[Record]) -> list[Record]:
-    """Records checked again, as their metadata may have been changed; of no subclass."""
+    """Records checked again, and of no subclass, which the other process may not know."""
     return [Record(r.id, r.text, r.metadata, r.content, r.payload) for r in records]
 
 

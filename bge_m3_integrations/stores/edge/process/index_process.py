@@ -83,10 +83,10 @@ class IndexProcess:
     def ask(
         self, call: Call, progress: Callable[[str], None] | None = None
     ) -> tuple[Any, list[Any]]:
-        """Have something done; several threads may ask at once.
+        """Have a call answered; several threads may ask at once.
 
         Args:
-            call: What.
+            call: Of the store.
             progress: Is told what happens meanwhile, where the call has that; what it raises ends
                 the call.
 

@@ -55,16 +55,7 @@ class StoreServer:
         self._store: EdgeStore | None = None
 
     def open(self, config: FolderConfig | None, create: bool, read_only: bool) -> Manifest:
-        """Open the store; later calls check that it is what they ask for.
-
-        Args:
-            config: See `EdgeStore.open`, as the others.
-            create: Begin an index where there is none.
-            read_only: Change nothing in the folder.
-
-        Returns:
-            The folder's manifest.
-        """
+        """Open the store; later calls check that it is what they ask for."""
         with self._lock:
             store = EdgeStore.open(self._path, config, create=create, read_only=read_only)
             if self._store is None:
@@ -91,12 +82,7 @@ class StoreServer:
 
 
 def serve(connection: Connection, server: StoreServer) -> None:
-    """Answer one call after the other, until the other end is closed.
-
-    Args:
-        connection: To the caller.
-        server: Has the store.
-    """
+    """Answer one call after the other, until the other end is closed."""
 
     def tell(text: str) -> None:
         send(connection, Told(text))
@@ -165,12 +151,7 @@ def _met(connection: Connection, key: bytes, server: StoreServer) -> None:
 
 
 def main(path: str, caller: str) -> None:
-    """Hold an index for as long as the standard input is open.
-
-    Args:
-        path: The index's folder.
-        caller: The id of the process that this one works for.
-    """
+    """Hold the index of a folder for a process, for as long as the standard input is open."""
     for name in _NOT_FOR_US:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -74,13 +74,5 @@ class _BuiltinPickler(pickle.Pickler):
 
 
 def send(connection: Connection, call: Call) -> None:
-    """Send a call; see `channel.send`.
-
-    Args:
-        connection: To the index's process.
-        call: What is asked.
-
-    Raises:
-        FilterError: It holds a Python function.
-    """
+    """Send a call; see `channel.send`. `FilterError` where it holds a Python function."""
     channel.send(connection, call, pickler=_BuiltinPickler)

@@ -46,12 +46,7 @@ class AdaptiveCallSize:
         return self._size
 
     def observe(self, done: int, seconds: float) -> None:
-        """Learn from a call.
-
-        Args:
-            done: Its size.
-            seconds: How long the engine was at it.
-        """
+        """Learn from a call of a size that took the engine so many seconds."""
         size = self.now
         fitting = int(done * _AIM / max(seconds, 1e-9))
         if seconds > _SLOW:

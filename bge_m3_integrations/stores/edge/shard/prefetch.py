@@ -76,15 +76,10 @@ def token_files(shard: Path) -> list[Path]:
 
 
 def read_through(files: Sequence[Path], most_bytes: int, stop: threading.Event) -> int:
-    """Read files for the sake of the system's cache.
+    """Read files for the sake of the system's cache, and return the bytes read.
 
-    Args:
-        files: Those that vanish meanwhile are passed over.
-        most_bytes: Where to end, about.
-        stop: Ends it before the next piece.
-
-    Returns:
-        Bytes read.
+    It ends about at the bound, or at the next piece once it is stopped; files that vanish
+    meanwhile are passed over.
     """
     piece, done = bytearray(_PIECE), 0
     for file in files:

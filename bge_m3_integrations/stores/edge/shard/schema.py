@@ -23,7 +23,7 @@ _INDEXED_FROM_KIB = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a shard holds.
+    """The contents of a shard.
 
     Attributes:
         dim: Width of dense vectors; None without the mode.

@@ -78,15 +78,7 @@ class Shard:
 
     @staticmethod
     def create(path: Path, layout: Layout) -> None:
-        """Make an empty shard in a folder that does not exist yet.
-
-        Args:
-            path: The folder.
-            layout: What it is to hold.
-
-        Raises:
-            StoreError: The engine refuses.
-        """
+        """Make an empty shard in a folder that does not exist yet."""
         path.mkdir()
         shard = _guarded(partial(engine.EdgeShard.create, str(path), layout.config()), path)
         # before any graph is built: a graph knows only the filters that it was built with
@@ -132,7 +124,7 @@ class Shard:
     def payloads(
         self, points: Sequence[UUID], names: Sequence[str] | None = None
     ) -> dict[UUID, dict[str, Any]]:
-        """Payloads of those points that are there.
+        """Return the payloads of those points that are there.
 
         Args:
             points: Any number.
@@ -195,7 +187,7 @@ class Shard:
         where: engine.Filter | None,
         params: engine.SearchParams,
     ) -> list[tuple[UUID, float]]:
-        """The best points for the one query of a batch by dense or lexical numbers, best first.
+        """Find the best points by dense or lexical numbers, best first.
 
         Args:
             queries: One query that holds the mode.

@@ -20,16 +20,7 @@ _PRODUCTS_AT_ONCE = 32 * 8192
 
 
 def token_scores(shard: Shard, query: TokenVectors, points: Sequence[UUID]) -> dict[UUID, float]:
-    """Score points by token vectors, exactly.
-
-    Args:
-        shard: Holds the points.
-        query: The token vectors of one query.
-        points: Any; those that are not there are passed over.
-
-    Returns:
-        Means over the query's tokens.
-    """
+    """Score points by the token vectors of a query, exactly: the mean over the query's tokens."""
     vectors = query.vectors.astype(np.float32)
     pieces = np.array_split(vectors, -(-len(vectors) // _QUERY_TOKENS_AT_ONCE))
     asked = [engine.Query.Nearest(piece.tolist(), using="colbert") for piece in pieces]

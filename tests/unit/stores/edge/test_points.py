@@ -17,7 +17,7 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.stores.edge import points
 from bge_m3_integrations.stores.edge.points import (
-    body_of,
+    checked,
     embeddings_of,
     metadata_of,
     name_of,
@@ -166,7 +166,7 @@ def test_what_was_put_into_a_record_after_it_was_made_is_checked_too() -> None:
     with pytest.raises(InputError, match="the-id"):
         payload_of(record, None)
     with pytest.raises(InputError, match="the-id"):
-        body_of(record)
+        checked(record)
 
 
 def names(count: int) -> list[str]:
