@@ -122,7 +122,7 @@ class OpenIndex:
     def filter_by(self, manifest: Manifest, shard: CheckedShard) -> None:
         """Write a manifest of other filter fields, and filter by them from then on."""
         filters = FilterResolver(manifest.fields, self.ids)
-        with self.folder.rewriting():
+        with self.folder.rewriting:
             self.check_same()
             shard.expect(manifest)
             written = False
@@ -152,7 +152,7 @@ class OpenIndex:
             try:
                 self._replacer = threading.get_ident()
                 made = optimized_copy(self.folder, self.manifest, tell, vacuum=vacuum)
-                with self._writing, self.folder.rewriting():
+                with self._writing, self.folder.rewriting:
                     self.check_same()
                     self.shard, self.manifest = switched(self.folder, made, self.manifest)
             finally:

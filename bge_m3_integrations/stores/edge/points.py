@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeAlias
 from uuid import UUID
@@ -72,16 +72,6 @@ def payload_of(record: Record, fields: frozenset[str] | None) -> dict[str, Any]:
     }
 
 
-def numbers_of(payload: Payload) -> set[str]:
-    """The keys of a payload that are filtered by as numbers."""
-    return {name for name in payload if name.startswith("n_")}
-
-
-def text_bytes(payloads: Iterable[Payload]) -> int:
-    """An upper estimate of what payloads take on disk: in the log, in the store, in the indexes."""
-    return sum(4 * len(str(payload)) for payload in payloads)
-
-
 @dataclass(frozen=True, slots=True)
 class PayloadBatch:
     """Payloads for the current filter fields, which may change before the write.
@@ -108,8 +98,9 @@ class PayloadBatch:
     ) -> Self:
         """Build the payloads of records, and count what is written with them; see `payload_of`."""
         payloads = [payload_of(record, fields) for record in records]
-        numbers = set().union(*map(numbers_of, payloads))
-        return cls(fields, payloads, numbers, text_bytes(payloads) + _bytes_of(embeddings))
+        numbers = {name for payload in payloads for name in payload if name.startswith("n_")}
+        texts = sum(len(str(payload)) for payload in payloads)
+        return cls(fields, payloads, numbers, 4 * texts + _bytes_of(embeddings))
 
 
 def _bytes_of(embeddings: EmbeddingBatch | None) -> int:

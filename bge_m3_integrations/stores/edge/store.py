@@ -25,7 +25,6 @@ from bge_m3_integrations.stores.edge.folder.open_handles import OpenHandles, Sha
 from bge_m3_integrations.stores.edge.lifecycle import back_up, open_folder, read_folder
 from bge_m3_integrations.stores.edge.open_index import OpenIndex
 from bge_m3_integrations.stores.edge.points import checked, embeddings_of, point_id, record_of
-from bge_m3_integrations.stores.edge.rewrite import set_filter_fields
 from bge_m3_integrations.stores.edge.search import components, find
 from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
 from bge_m3_integrations.stores.validation import (
@@ -308,7 +307,7 @@ class EdgeStore(SharedHandle):
             InputError: These are no paths.
             StoreError: The disk has no room.
         """
-        set_filter_fields(self._index, as_fields(fields), progress or _ignore)
+        writes.set_filter_fields(self._index, as_fields(fields), progress or _ignore)
 
     def backup(self, path: str | Path) -> None:
         """Copy the index as it is now; searches go on meanwhile, writes wait.

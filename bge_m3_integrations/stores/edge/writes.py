@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from bge_m3_integrations.core.filters import Filter
@@ -10,7 +11,14 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.stores.edge.folder.disk_space import check_room
 from bge_m3_integrations.stores.edge.open_index import OpenIndex
-from bge_m3_integrations.stores.edge.points import PayloadBatch, point_id, spans_of, upsert_of
+from bge_m3_integrations.stores.edge.points import (
+    PayloadBatch,
+    point_id,
+    record_of,
+    spans_of,
+    upsert_of,
+)
+from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
 from bge_m3_integrations.stores.validation import (
     check_batch,
     check_fits,
@@ -18,6 +26,9 @@ from bge_m3_integrations.stores.validation import (
     id_list,
 )
 
+_KEPT = ["tokens", "truncated"]
+_RECORDS_IN_LOG = 50_000
+"""Records whose payloads the engine's log holds before they are flushed."""
 _DELETION = 64
 """Bytes of a deletion in the log, at most."""
 
@@ -55,7 +66,7 @@ def rewrite(index: OpenIndex, records: Sequence[Record]) -> None:
     batch = _payloads(index, records)
     with index.changing() as shard:
         points = [point_id(record.id) for record in records]
-        held = shard.payloads(points, ["hash", "tokens", "truncated"])
+        held = shard.payloads(points, ["hash", *_KEPT])
         check_same_texts(records, [held.get(p, {}).get("hash") for p in points])
         batch = _payloads(index, records, None, batch)
         check_room(index.folder.path, batch.size, f"{len(records)} records")
@@ -78,6 +89,49 @@ def delete(index: OpenIndex, ids: Sequence[str] | None, where: Filter | None) ->
         index.ids.deleted(key for key in chosen if point_id(key) in known)
         index.written(size, shard)
     return len(known)
+
+
+def set_filter_fields(
+    index: OpenIndex, fields: tuple[str, ...] | None, tell: Callable[[str], None]
+) -> None:
+    """Filter by other metadata paths from now on; see `EdgeStore.set_filter_fields`."""
+    with index.changing() as shard:
+        old, manifest = index.manifest.fields, replace(index.manifest, filter_fields=fields)
+        new = manifest.fields
+        if old is not None and (new is None or not new <= old):
+            # of both: searches go by the old ones meanwhile
+            rewrite_payloads(shard, None if new is None else old | new, tell)
+        index.filter_by(manifest, shard)
+        shard.outlast_users()  # they go by the old fields: no write may come before they end
+    tell("done")
+
+
+def rewrite_payloads(
+    shard: CheckedShard, fields: frozenset[str] | None, tell: Callable[[str], None]
+) -> None:
+    """Replace the payload of every record; text, metadata and vectors stay.
+
+    Args:
+        shard: Nobody else writes to it.
+        fields: The metadata paths that its payloads are to be found by; None is all.
+        tell: Is told what happens.
+
+    Raises:
+        StoreError: The disk has no room; what was replaced is as good as what was not.
+    """
+    total, done, in_log = shard.count(None), 0, 0
+    for page in shard.pages(None, ["name", "body", *_KEPT]):
+        tell(f"rewriting {done:,} of {total:,} records")
+        batch = PayloadBatch.from_records([record_of(held) for _, held in page], None, fields)
+        check_room(shard.path, batch.size, "new filter fields")
+        shard.index_numbers(batch.numbers, named=fields is not None)
+        for (point, held), payload in zip(page, batch.payloads, strict=True):
+            shard.overwrite_payload(point, {**payload, **{name: held[name] for name in _KEPT}})
+        done, in_log = done + len(page), in_log + len(page)
+        if in_log >= _RECORDS_IN_LOG:
+            shard.flush()
+            in_log = 0
+    shard.flush()
 
 
 def _payloads(

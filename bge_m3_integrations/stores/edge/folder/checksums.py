@@ -22,7 +22,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -45,8 +45,6 @@ _TOPS = ("edge_config.json", "segments", "wal")
 _TIDIED = ("tracker_journal.dat", "edge_config.json", "mutable_id_tracker.versions")
 _WRITTEN = ("bitmask.dat", "gaps.dat", "page_", "chunk_", "wal/")
 """Beginnings of names of files that change before a flush."""
-
-_FIELDS = ("id", "records", "at", "manifests", "files")
 
 State: TypeAlias = Literal["clean", "loading", "written", "changing"]
 Entry: TypeAlias = tuple[int, int | None]
@@ -115,15 +113,11 @@ class Checksums:
         return self._note.state
 
     def check(self) -> None:
-        """Compare the files with their sums, as far as the state allows.
-
-        Raises:
-            StoreError: One is missing, damaged, or there though it was not.
-        """
+        """Raise `StoreError` where a file is not as its sum says, as far as the state allows."""
         if self._held is None:
             return
-        known = (self._held.manifests, guard_of(self._shard.parent))
-        if known[0] and known[1] is not None and known[1] not in known[0]:
+        manifests, guard = self._held.manifests, guard_of(self._shard.parent)
+        if manifests and guard is not None and guard not in manifests:
             raise self._damaged(self._shard.parent / NAME, "says something else than when it was")
         if self.state == "changing":
             return
@@ -172,7 +166,7 @@ class Checksums:
 
     def note(self, state: State) -> None:
         """Write down how far the files may move on from now, before they do."""
-        if self._held is not None and state != self._note.state:
+        if state != self._note.state:
             self._write_note(replace(self._note, state=state), durable=True)
             self._at_rest = False
 
@@ -180,13 +174,11 @@ class Checksums:
         """Write down that there will be fewer records."""
         note = self._note
         least, now = max(0, note.least - count), max(0, note.now - count)
-        if self._held is not None:
-            self._write_note(replace(note, least=least, now=now), durable=True)
+        self._write_note(replace(note, least=least, now=now), durable=True)
 
     def wrote(self, count: int) -> None:
         """Write down how many records there are, for as long as the system runs."""
-        if self._held is not None:
-            self._write_note(replace(self._note, now=count, boot=_boot()), durable=False)
+        self._write_note(replace(self._note, now=count, boot=_boot()), durable=False)
 
     def write(self, records: int, *, at_rest: bool = False, unwritten: bool = False) -> None:
         """Take the sums of all files; nothing of them is on its way to the disk.
@@ -204,31 +196,20 @@ class Checksums:
             name: _entry(file, old.get(name), at_rest or not _is_written(name))
             for name, file in _files(self._shard)
         }
-        guard = guard_of(self._shard.parent)
-        self._put(records, files, () if guard is None else (guard,), at_rest=at_rest)
+        guard, at = guard_of(self._shard.parent), time.strftime("%Y-%m-%d %H:%M:%S")
+        manifests = () if guard is None else (guard,)
+        self._put(_Sums(secrets.token_hex(8), records, at, manifests, files), at_rest=at_rest)
 
     def expect(self, guard: int) -> None:
-        """Let the manifest be another one soon.
-
-        Args:
-            guard: See `manifest.guard_of`.
-        """
+        """Let the manifest be one of this guard soon; see `guard_of`."""
         if self._held is not None:
             self._put_same(replace(self._held, manifests=(*self._held.manifests, guard)))
 
-    def _put(
-        self,
-        records: int,
-        files: Mapping[str, Entry],
-        manifests: tuple[int, ...],
-        *,
-        at_rest: bool,
-    ) -> None:
-        at = time.strftime("%Y-%m-%d %H:%M:%S")
-        made = _Sums(secrets.token_hex(8), records, at, manifests, files)
+    def _put(self, made: _Sums, *, at_rest: bool) -> None:
+        note = _Note(made.id, "clean", made.records, made.records, _boot())
         try:
             self._put_same(made)
-            self._write_note(_Note(made.id, "clean", records, records, _boot()), durable=True)
+            self._write_note(note, durable=True)
             self._at_rest = at_rest
         except BaseException as error:  # what lies there counts: a signal comes at any moment
             with suppress(StoreError):
@@ -237,12 +218,14 @@ class Checksums:
                 raise
 
     def _put_same(self, sums: _Sums) -> None:
-        body = {name: getattr(sums, name) for name in _FIELDS}
+        body = {kept.name: getattr(sums, kept.name) for kept in fields(sums)}
         replace_file(self._shard / SUMS, json.dumps({**body, "sum": _digest(body)}, indent=1))
         self._held = sums
 
     def _write_note(self, note: _Note, *, durable: bool) -> None:
         """Write in place: a file of one sector is the old or the new one, and takes no room."""
+        if self._held is None:
+            return
         text = json.dumps(asdict(note)).encode().ljust(_NOTE_BYTES - 1) + b"\n"
         path = self._shard / SINCE
         try:

@@ -12,8 +12,8 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,18 +68,19 @@ class Folder:
     Attributes:
         caller: The process for which this one holds folders; None is itself.
         read_only: Whether nothing in it may be changed.
+        rewriting: Held to `write`, so that nobody takes this process' change for that of others.
     """
 
     caller: ClassVar[int | None] = None
     read_only: ClassVar[bool] = False
-    _claims: tuple[int, ...] = ()
+    _claims: tuple[int | None, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self.path, self._pid = path, os.getpid()
         make_folder(path)
         check_ours(path)
         self._lock = FileLock(path / "lock", timeout=0, thread_local=False, **_NATIVE)
-        self._rewriting = threading.RLock()
+        self.rewriting = threading.RLock()
         self._take()
         self._identity = FolderIdentity(path)
 
@@ -123,7 +124,8 @@ class Folder:
     def _unclaim(self) -> None:
         claims, self._claims = self._claims, ()
         for held in claims:
-            unclaim(held, own=not self.inherited)
+            if held is not None:
+                unclaim(held, own=not self.inherited)
 
     def _in_use(self) -> StoreError:
         return StoreError(
@@ -156,7 +158,7 @@ class Folder:
         """Remember what lies here now, for `change`; `StoreError` if the index is gone already."""
         before = self._identity
         try:
-            self._identity = FolderIdentity(self.path, NAME, manifest.shard)
+            self._identity = FolderIdentity(self.path, manifest.shard)
         except OSError as error:
             raise StoreError(
                 f"{self.path} was changed while it was being opened: {error}"
@@ -167,14 +169,8 @@ class Folder:
         """What others have done to the folder meanwhile, in words; None where it is as it was."""
         if self._identity.change() is None:
             return None
-        with self._rewriting:  # it may have been this process, which has just written the manifest
+        with self.rewriting:  # it may have been this process, which has just written the manifest
             return self._identity.change()
-
-    @contextmanager
-    def rewriting(self) -> Iterator[None]:
-        """A block that calls `write`: nobody takes this process' change for that of others."""
-        with self._rewriting:
-            yield
 
     def write(self, manifest: Manifest) -> None:
         """Replace the manifest, in `rewriting`."""
@@ -206,15 +202,12 @@ class Folder:
         newer = [entry for entry in newer if not _is_unfinished(entry, manifest)]
         if manifest.generation and not named.is_dir():
             raise StoreError(f"{named} is missing, although {NAME} names it; {_ways_out(others)}")
-        if newer and manifest.generation:
-            raise StoreError(
-                f"{NAME} in {self.path} names {named.name}, but {newer[-1].name} lies beside it, "
-                f"which is newer; {_ways_out(newer)}"
-            )
         if newer:
+            empty = "belongs to an index without records"
+            said = f"names {named.name}" if manifest.generation else empty
             raise StoreError(
-                f"{NAME} in {self.path} belongs to an index without records, but "
-                f"{newer[-1].name} lies beside it; {_ways_out(newer)}"
+                f"{NAME} in {self.path} {said}, but {newer[-1].name} lies beside it, which is "
+                f"newer; {_ways_out(newer)}"
             )
 
     def tidy(self, manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -16,10 +17,11 @@ from typing import Any
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.files import read_object
 
+if sys.platform != "win32":
+    import fcntl
+
 HOLDER = "holder.json"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-_NO_CLAIM = -1
-"""Where the system locks no folders: Windows, and NFS."""
 
 
 def write_holder(folder: Path, *, caller: int | None) -> None:
@@ -66,14 +68,13 @@ def is_orphan(folder: Path) -> bool:
     caller = held.get("for")
     if not isinstance(caller, int) or held.get("host") != socket.gethostname():
         return False
-    if os.name == "nt":  # where signal 0 is no question but Ctrl-C
-        return False
-    try:
-        os.kill(caller, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):  # somebody else's
-        return False
+    if os.name != "nt":  # where signal 0 is no question but Ctrl-C
+        try:
+            os.kill(caller, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):  # somebody else's
+            return False
     return False
 
 
@@ -84,7 +85,7 @@ def _write(folder: Path, held: Mapping[str, Any]) -> None:
     new.replace(folder / HOLDER)
 
 
-def claim(folder: Path, *, shared: bool) -> int:
+def claim(folder: Path, *, shared: bool) -> int | None:
     """Lock a folder or file against writers, or against everybody; it leaves no trace there.
 
     Args:
@@ -92,37 +93,30 @@ def claim(folder: Path, *, shared: bool) -> int:
         shared: Let others have it too who share it.
 
     Returns:
-        For `unclaim`.
+        For `unclaim`; None where the system locks no folders: Windows, and NFS.
 
     Raises:
         BlockingIOError: Another has it.
     """
-    if os.name == "nt":
-        return _NO_CLAIM
-    import fcntl
-
+    if sys.platform == "win32":
+        return None
     try:
         held = os.open(folder, os.O_RDONLY)
     except OSError:  # a folder that may be entered, but not listed
-        return _NO_CLAIM
+        return None
     try:
         fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         os.close(held)
-        raise
-    except OSError:
-        os.close(held)
-        return _NO_CLAIM
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
     return held
 
 
 def unclaim(held: int, *, own: bool) -> None:
     """End a claim; a fork of the process that made it (not `own`) only lets go of its own copy."""
-    if held == _NO_CLAIM:
-        return
-    if own:
-        import fcntl
-
+    if own and sys.platform != "win32":
         fcntl.flock(held, fcntl.LOCK_UN)  # forks have it open too
     os.close(held)
 
@@ -132,10 +126,8 @@ def no_locks(file: Path) -> OSError | None:
 
     Older versions of filelock take every refusal for "in use".
     """
-    if os.name == "nt":
+    if sys.platform == "win32":
         return None
-    import fcntl
-
     try:
         with file.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -146,16 +138,15 @@ def no_locks(file: Path) -> OSError | None:
 
 def unwritable(path: Path, error: Exception) -> StoreError:
     """Describe that a folder cannot be written to, or has no locks, and what to do about it."""
-    if isinstance(error, NotImplementedError) or (
-        isinstance(error, OSError) and error.errno in _NO_LOCKS
-    ):
+    why = getattr(error, "strerror", None) or error
+    if isinstance(error, NotImplementedError) or getattr(error, "errno", None) in _NO_LOCKS:
         return StoreError(
-            f"the file system of {path} has no locks ({getattr(error, 'strerror', None) or error}),"
-            " like NFS without its lock service and some network and FUSE file systems. An index "
-            "needs locks, because only one process at a time may write; copy the folder to a local "
-            "disk, or open it with read_only=True"
+            f"the file system of {path} has no locks ({why}), like NFS without its lock service "
+            "and some network and FUSE file systems. An index needs locks, because only one "
+            "process at a time may write; copy the folder to a local disk, or open it with "
+            "read_only=True"
         )
     return StoreError(
-        f"{path} cannot be written to ({getattr(error, 'strerror', None) or error}); an index "
-        "needs a writable folder, unless it is opened with read_only=True"
+        f"{path} cannot be written to ({why}); an index needs a writable folder, unless it is "
+        "opened with read_only=True"
     )

@@ -8,10 +8,10 @@ what was restored becomes unreadable.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from stat import S_ISREG
 
-_Mark = tuple[int, ...]
+from bge_m3_integrations.stores.edge.folder.manifest import NAME
 
 
 class FolderIdentity:
@@ -22,23 +22,22 @@ class FolderIdentity:
 
     Args:
         path: The folder.
-        manifest: The file that says what the folder holds; None where only the folder counts.
-        shard: The folder in it that holds the records.
+        shard: The folder in it that holds the records; None where only the folder counts.
     """
 
-    def __init__(self, path: Path, manifest: str | None = None, shard: str = "") -> None:
-        self._path, self._shard = path, shard
-        asked: list[tuple[Path, Callable[[os.stat_result], _Mark]]] = [(path, _place)]
-        if manifest is not None:
-            asked += [(path / manifest, _state), (path / shard, _place)]
-        self._marks = [(place, mark, mark(place.stat())) for place, mark in asked]
-        self._open = _opened([place for place, _ in asked])
+    def __init__(self, path: Path, shard: str | None = None) -> None:
+        self._shard = None if shard is None else path / shard
+        places = [path] if self._shard is None else [path, path / NAME, self._shard]
+        self._marks = {place: _mark(place) for place in places}
+        # not on Windows, where they would be in the way
+        kept = [] if os.name == "nt" else places
+        self._open = [os.open(place, os.O_RDONLY | os.O_CLOEXEC) for place in kept]
 
     def change(self) -> str | None:
-        """What is not as it was, in words; None where all is."""
-        for place, mark, before in self._marks:
+        """Say what is not as it was; None where all is."""
+        for place, before in self._marks.items():
             try:
-                now = mark(place.stat())
+                now = _mark(place)
             except (FileNotFoundError, NotADirectoryError):
                 return f"{place} is no longer there"
             except OSError as error:
@@ -48,11 +47,13 @@ class FolderIdentity:
         return None
 
     def within(self, name: str) -> os.stat_result | None:
-        """The state of something in the shard, wherever that is by now; None where it is gone."""
+        """Return the state of something in the shard, wherever that is; None where it is gone."""
+        if self._shard is None:
+            return None
         try:
             if self._open:
-                return os.stat(f"{self._shard}/{name}", dir_fd=self._open[0])
-            return (self._path / self._shard / name).stat()
+                return os.stat(f"{self._shard.name}/{name}", dir_fd=self._open[0])
+            return (self._shard / name).stat()
         except OSError:
             return None
 
@@ -63,16 +64,8 @@ class FolderIdentity:
             os.close(handle)
 
 
-def _place(found: os.stat_result) -> _Mark:
-    return found.st_dev, found.st_ino
-
-
-def _state(found: os.stat_result) -> _Mark:
-    return *_place(found), found.st_size, found.st_mtime_ns
-
-
-def _opened(places: Sequence[Path]) -> list[int]:
-    """Handles of files and folders; none on Windows, where they would be in the way."""
-    if os.name == "nt":
-        return []
-    return [os.open(place, os.O_RDONLY | os.O_CLOEXEC) for place in places]
+def _mark(place: Path) -> tuple[int, ...]:
+    found = place.stat()
+    mark = found.st_dev, found.st_ino
+    # a folder is the same whatever comes into it, a file is not
+    return (*mark, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else mark

@@ -15,7 +15,6 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
@@ -65,7 +64,7 @@ class ReadFolder(Folder):
 
     def __init__(self, path: Path) -> None:
         self.path, self._pid = path, os.getpid()
-        self._rewriting = threading.RLock()
+        self.rewriting = threading.RLock()
         try:
             self._claims = (claim(path, shared=True),)
             if (path / "lock").exists():  # for where no folders are locked
@@ -93,7 +92,7 @@ class ReadFolder(Folder):
         place = Path(tempfile.gettempdir())
         closed = not (self.path / HOLDER).exists() and Checksums(source).state == "clean"
         parts = list(_parts(source, closed=closed, disk=place.stat().st_dev))
-        needed = sum(part.size for part in parts if part.way == "copy")
+        needed = sum(size for _, way, size in parts if way == "copy")
         check_room(
             place,
             needed,
@@ -103,43 +102,14 @@ class ReadFolder(Folder):
         made = Path(tempfile.mkdtemp(prefix="bge-m3-reading-", dir=place))
         self._made.append(weakref.finalize(self, _delete, made, os.getpid()))
         try:
-            for part in parts:
-                part.place(source, made / manifest.shard)
+            for name, way, _ in parts:
+                _place(source / name, made / manifest.shard / name, way)
         except OSError as error:
             raise StoreError(
                 f"{self.path} cannot be opened with read_only=True: {reason_of(error)}; the "
                 "environment variable TMPDIR says where temporary files are made"
             ) from error
         return made / manifest.shard
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A file or a folder of a shard.
-
-    Attributes:
-        name: Below the shard.
-        way: How it comes into the engine's folder.
-        size: Bytes on the disk.
-    """
-
-    name: Path
-    way: Way
-    size: int = 0
-
-    def place(self, source: Path, target: Path) -> None:
-        """Link or copy it from one shard into another."""
-        here, there = source / self.name, target / self.name
-        match self.way:
-            case "folder":
-                there.mkdir(parents=True)
-            case "symbolic":
-                there.symlink_to(here)
-            case "hard" if _hard_linked(here, there):
-                pass
-            case _:
-                copy_file(str(here), str(there))
-                there.chmod(0o600)
 
 
 def _hard_linked(here: Path, there: Path) -> bool:
@@ -151,15 +121,15 @@ def _hard_linked(here: Path, there: Path) -> bool:
     return True
 
 
-def _parts(shard: Path, *, closed: bool, disk: int) -> Iterator[_Part]:
-    """All of a shard, folders before what is in them.
+def _parts(shard: Path, *, closed: bool, disk: int) -> Iterator[tuple[Path, Way, int]]:
+    """All of a shard by name, and its bytes on the disk; folders before what is in them.
 
     What was closed has all of its log in its files. Otherwise the engine takes up again what is
     only in the log, which may change any file that is not copied.
     """
     for parent, folders, files in os.walk(shard):
         here = Path(parent)
-        yield _Part(here.relative_to(shard), "folder")
+        yield here.relative_to(shard), "folder", 0
         if here == shard and closed and _LOG in folders:
             folders.remove(_LOG)
         for name in set(files) - {SUMS, SINCE}:
@@ -168,7 +138,21 @@ def _parts(shard: Path, *, closed: bool, disk: int) -> Iterator[_Part]:
             way: Way = "copy"
             if size >= _LINKED and os.name != "nt":  # where few users may make links
                 way = _way(here / name, closed=closed, same=state.st_dev == disk)
-            yield _Part((here / name).relative_to(shard), way, size)
+            yield (here / name).relative_to(shard), way, size
+
+
+def _place(here: Path, there: Path, way: Way) -> None:
+    """Link or copy a file or a folder from one shard into another."""
+    match way:
+        case "folder":
+            there.mkdir(parents=True)
+        case "symbolic":
+            there.symlink_to(here)
+        case "hard" if _hard_linked(here, there):
+            pass
+        case _:
+            copy_file(str(here), str(there))
+            there.chmod(0o600)
 
 
 def _way(file: Path, *, closed: bool, same: bool) -> Way:

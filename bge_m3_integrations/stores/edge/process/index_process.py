@@ -149,17 +149,15 @@ class IndexProcess:
         return set(self._asking.values()) <= {threading.get_ident()}
 
     def _asked(self, call: Call, progress: Callable[[str], None] | None) -> tuple[Any, list[Any]]:
-        connection = self._connected()
+        connection, told = self._connected(), _Progress(progress)
         try:
             send(connection, call)
-            answer, items = _answer(connection, progress)
+            answer, items = _answer(connection, told.tell)
         except BaseException as error:  # in the middle of a conversation
             if call.name in _WRITES:
                 _let_end(connection)
             connection.close()
-            if isinstance(error, _OfProgressError):
-                raise error.raised from None
-            if isinstance(error, EOFError | OSError) and self._is_of_the_end(error):
+            if error is not told.raised and self._is_of_the_end(error):
                 raise StoreError(self._obituary(error)) from error
             raise
         with self._state:
@@ -189,10 +187,10 @@ class IndexProcess:
             raise StoreError(self._obituary(error)) from error
         return connection
 
-    def _is_of_the_end(self, error: Exception) -> bool:
+    def _is_of_the_end(self, error: BaseException) -> bool:
         """Whether it is the connection's error, not that of a signal handler of the caller's."""
-        if isinstance(error, EOFError | ConnectionError):
-            return True
+        if not isinstance(error, OSError) or isinstance(error, ConnectionError):
+            return isinstance(error, EOFError | ConnectionError)
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(_DYING)
         return not self.alive
@@ -208,12 +206,21 @@ class IndexProcess:
         )
 
 
-class _OfProgressError(Exception):
-    """What `progress` raised: no end of the process, whatever it is."""
+class _Progress:
+    """A caller's `progress`, and what it raised: no end of the process, whatever it is."""
 
-    def __init__(self, raised: BaseException) -> None:
-        super().__init__()
-        self.raised = raised
+    def __init__(self, progress: Callable[[str], None] | None) -> None:
+        self._progress = progress
+        self.raised: BaseException | None = None
+
+    def tell(self, text: str) -> None:
+        """Pass a text on."""
+        try:
+            if self._progress is not None:
+                self._progress(text)
+        except BaseException as error:
+            self.raised = error
+            raise
 
 
 def _let_end(connection: Connection) -> None:
@@ -225,28 +232,18 @@ def _let_end(connection: Connection) -> None:
             pass
 
 
-def _answer(
-    connection: Connection, progress: Callable[[str], None] | None
-) -> tuple[Any, list[Any]]:
+def _answer(connection: Connection, tell: Callable[[str], None]) -> tuple[Any, list[Any]]:
     items: list[Any] = []
     while True:
         match receive(connection):
             case Part(items=more):
                 items += more
             case Told(text=text):
-                _pass_on(text, progress)
+                tell(text)
             case Done(value=value):
                 return value, items
             case Failure() as failure:
                 return failure, items
-
-
-def _pass_on(text: str, progress: Callable[[str], None] | None) -> None:
-    if progress is not None:
-        try:
-            progress(text)
-        except BaseException as error:
-            raise _OfProgressError(error) from error
 
 
 def _stop(process: subprocess.Popen[str], owner: int) -> None:

@@ -108,25 +108,15 @@ def _answer(
         value = server.answer(call, tell)
     except Exception as error:
         yield Failure.from_error(error)
-    else:
-        yield from _messages(value)
-
-
-def _messages(value: Any) -> Iterator[Part | Done]:
-    """An answer in messages that are short, however long a list it is."""
+        return
+    items: Any = iter(())
     if isinstance(value, Page):
-        yield from map(Part, _slices(iter(value.records)))
-        yield Done(replace(value, records=[]))
+        value, items = replace(value, records=[]), iter(value.records)
     elif isinstance(value, list | Iterator):
-        yield from map(Part, _slices(iter(value)))
-        yield Done()
-    else:
-        yield Done(value)
-
-
-def _slices(items: Iterator[Any]) -> Iterator[list[Any]]:
+        items, value = iter(value), None
     while part := list(islice(items, _AT_ONCE)):
-        yield part
+        yield Part(part)
+    yield Done(value)
 
 
 def _welcome(listener: Listener, key: bytes, server: StoreServer) -> None:

@@ -93,7 +93,7 @@ class Shard:
         Args:
             points: Of checked ones: a malformed one would make the shard unreadable for good.
         """
-        self._run(lambda held: held.update(points))
+        self._update(points)
 
     def index_numbers(self, names: Iterable[str], *, named: bool = False) -> None:
         """Have payload keys indexed as numbers, as long as there are not too many.
@@ -105,21 +105,18 @@ class Shard:
         fresh = sorted(set(names) - self._numbers)
         most = _NAMED_NUMBERS if named else _NUMBERS
         for name in fresh[: max(0, most - len(self._numbers))]:
-            index = engine.UpdateOperation.create_field_index(name, engine.FloatIndexParams())
-            self._run(lambda held, index=index: held.update(index))
+            self._update(engine.UpdateOperation.create_field_index(name, engine.FloatIndexParams()))
             self._numbers.add(name)
 
     def overwrite_payload(self, point: UUID, payload: Mapping[str, Any]) -> None:
         """Replace a point's payload and keep its vectors."""
-        change = engine.UpdateOperation.overwrite_payload([point], dict(payload))
-        self._run(lambda held: held.update(change))
+        self._update(engine.UpdateOperation.overwrite_payload([point], dict(payload)))
 
     def delete(self, points: Sequence[UUID]) -> None:
         """Delete points; unknown ones are passed over."""
         for start in range(0, len(points), _DELETED_AT_ONCE):
             part: list[int | UUID | str] = list(points[start : start + _DELETED_AT_ONCE])
-            gone = engine.UpdateOperation.delete_points(part)
-            self._run(lambda held, gone=gone: held.update(gone))
+            self._update(engine.UpdateOperation.delete_points(part))
 
     def payloads(
         self, points: Sequence[UUID], names: Sequence[str] | None = None
@@ -348,6 +345,9 @@ class Shard:
         if self._held is None:
             raise StoreError(f"the index in {self.path.parent} is closed; open it again")
         return self._held
+
+    def _update(self, change: engine.UpdateOperation) -> None:
+        self._run(lambda held: held.update(change))
 
     def _run(self, call: Any) -> Any:
         return self._timed(call)[0]

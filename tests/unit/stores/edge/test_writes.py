@@ -13,7 +13,6 @@ from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.core.filters import as_filter
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge import EdgeStore, FolderConfig, selection, writes
-from bge_m3_integrations.stores.edge import rewrite as rewrite_module
 from bge_m3_integrations.stores.edge.points import metadata_of
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import encoded
@@ -135,7 +134,7 @@ def test_what_was_cut_is_right_and_can_be_repeated(
 def test_fewer_fields_rewrite_nothing_and_records_written_then_are_found_later(
     store: EdgeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewrite_module, "rewrite_payloads", None)
+    monkeypatch.setattr(writes, "rewrite_payloads", None)
     store.set_filter_fields([])
     monkeypatch.undo()
     new = [Record("new", "one more", {"lang": "en"})]
