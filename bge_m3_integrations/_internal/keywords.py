@@ -15,7 +15,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")
 
 _CHECKS = "__checks_keywords__"
-_UNSEEN = frozenset({"_together"})
 """Keywords between classes of this package, which no user gives."""
 
 _NAMES: Sequence[tuple[str, str]] = (
@@ -278,7 +277,7 @@ def _hinting(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
     def check(given: Mapping[str, Any]) -> None:
-        if unknown := [name for name in given if name not in known and name not in _UNSEEN]:
+        if unknown := [name for name in given if name not in known]:
             refuse(unknown, function)
 
     @functools.wraps(function)
@@ -316,7 +315,6 @@ def _expanded(function: Callable[..., Any]) -> inspect.Signature:
             annotation=getattr(kind, "__forward_arg__", kind),
         )
         for name, kind in options.items()
-        if name not in _UNSEEN
     ]
     return signature.replace(parameters=[*kept[:-1], *more])
 

@@ -37,7 +37,7 @@ from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.ingest import Check, Ingested, Writer
 from bge_m3_integrations.index.opening import (
-    Choices,
+    IndexConfig,
     NotBegun,
     check_own_model,
     copy_to_folder,
@@ -147,7 +147,7 @@ class HybridIndex:
                 named.
             InputError: The engine lacks a mode, or an index is to begin without an engine.
         """
-        choices = Choices(
+        choices = IndexConfig(
             modes=modes,
             colbert=colbert,
             pooling=pooling,

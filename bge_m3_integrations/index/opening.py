@@ -36,7 +36,7 @@ _COPIED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
+class IndexConfig:
     """How an index in a folder is opened; see `HybridIndex.open`.
 
     Attributes:
@@ -88,9 +88,9 @@ class Choices:
         )
 
 
-def for_reading(path: Path) -> Choices:
+def for_reading(path: Path) -> IndexConfig:
     """How a folder is opened for searching: read only where it cannot be written to anyway."""
-    return Choices(create=False, read_only=path.is_dir() and not os.access(path, os.W_OK))
+    return IndexConfig(create=False, read_only=path.is_dir() and not os.access(path, os.W_OK))
 
 
 class NotBegun:
@@ -106,7 +106,7 @@ class NotBegun:
         InputError: The engine is known to lack a mode.
     """
 
-    def __init__(self, path: Path, engine: BGEM3, choices: Choices) -> None:
+    def __init__(self, path: Path, engine: BGEM3, choices: IndexConfig) -> None:
         from bge_m3_integrations.stores.edge.folder.discovery import check_place
 
         check_place(path)
@@ -150,7 +150,7 @@ class NotBegun:
 
 
 def open_folder(
-    path: str | Path, engine: BGEM3 | None, choices: Choices
+    path: str | Path, engine: BGEM3 | None, choices: IndexConfig
 ) -> tuple[BGEM3, EdgeStore | ProcessStore | NotBegun]:
     """Open a folder's store, or wait for the first record; see `HybridIndex.open`.
 
@@ -199,7 +199,7 @@ def holds_index(path: str | Path) -> bool:
     return Manifest.read(as_folder(path)) is not None
 
 
-def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation | None:
+def reserve(path: Path, engine: BGEM3 | None, choices: IndexConfig) -> Reservation | None:
     """Check a folder that will be opened later, and keep other processes from it until then.
 
     It is cheap: neither torch nor the search engine is imported, and no weights are read.
@@ -215,7 +215,7 @@ def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation |
     Raises:
         StoreError: No index is there and none may begin, another process holds it, or it is
             another index than is asked for.
-        InputError: See `Choices`.
+        InputError: See `IndexConfig`.
     """
     from bge_m3_integrations.stores.edge.folder.discovery import check_place, no_index
     from bge_m3_integrations.stores.edge.folder.manifest import Manifest
@@ -233,7 +233,7 @@ def reserve(path: Path, engine: BGEM3 | None, choices: Choices) -> Reservation |
 
 
 def open_store(
-    path: Path, engine: BGEM3 | None, choices: Choices
+    path: Path, engine: BGEM3 | None, choices: IndexConfig
 ) -> tuple[BGEM3, EdgeStore | ProcessStore]:
     """Open a folder's store for an engine, now.
 
@@ -284,7 +284,7 @@ def check_own_model(engine: BGEM3, store: EdgeStore | ProcessStore) -> None:
 
 
 def _wanted(
-    engine: BGEM3, choices: Choices, *, held: Manifest | None, fingerprint: bool = True
+    engine: BGEM3, choices: IndexConfig, *, held: Manifest | None, fingerprint: bool = True
 ) -> FolderConfig:
     """What an index must hold to be searched by an engine; reads the model's files."""
     from bge_m3_integrations.stores.edge.folder.manifest import REENCODE
@@ -304,7 +304,7 @@ def _wanted(
     )
 
 
-def _check_modes(engine: BGEM3, choices: Choices) -> None:
+def _check_modes(engine: BGEM3, choices: IndexConfig) -> None:
     wanted = frozenset[Mode]() if choices.modes is None else as_modes(choices.modes)
     if missing := wanted - engine.modes:
         engine.check_heads(missing)
@@ -335,7 +335,7 @@ def copy_to_folder(index: HybridIndex, path: str | Path, *, colbert: str) -> Non
     from bge_m3_integrations.stores.edge.lifecycle import atomic_target
 
     with atomic_target(as_folder(path)) as place:
-        choices = Choices(
+        choices = IndexConfig(
             modes=index.modes,
             colbert=colbert if "colbert" in index.modes else None,
             pooling=index.pooling,

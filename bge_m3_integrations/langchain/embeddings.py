@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, Unpack
+from typing import Annotated, Any, ClassVar, Self, Unpack
 
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -12,6 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from bge_m3_integrations.encoders.placement import as_devices, as_dtype
 from bge_m3_integrations.engine.engine import BGEM3, DEFAULT_MODEL
@@ -188,3 +189,27 @@ def _rows(batch: EmbeddingBatch) -> list[list[float]]:
     """Python floats: caches write them as JSON, which knows no numpy."""
     rows: list[list[float]] = [] if batch.dense is None else batch.dense.tolist()
     return rows
+
+
+class SparseView:
+    """An engine that is asked for lexical weights; a subclass gives them its store's form.
+
+    Args:
+        engine: Shared with the dense embeddings, or these embeddings.
+
+    Attributes:
+        engine: The engine.
+        role: Under which it is told so.
+    """
+
+    role: ClassVar[str]
+
+    def __init__(self, engine: BGEM3 | BGEM3Embeddings) -> None:
+        self.engine: BGEM3 = engine_of(engine)
+        self.engine.declare(self.role, query=["sparse"], document=["sparse"])
+
+    def __repr__(self) -> str:
+        return called(self, lambda: [repr(self.engine)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.engine,)  # a copy declares its needs again

@@ -13,7 +13,6 @@ from bge_m3_integrations.encoders.placement import TorchDevice, TorchDtype
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.langchain.options import DocumentFilter, FusionLike
-from bge_m3_integrations.langchain.together import Together
 from bge_m3_integrations.stores.base import Store
 
 SearchType: TypeAlias = Literal["similarity", "similarity_score_threshold", "mmr", "hybrid"] | Mode
@@ -81,7 +80,6 @@ class StoreOptions(TypedDict, total=False):
     isolated: bool
     create: bool | None
     read_only: bool
-    embedding_id: str | None
     weights: WeightsLike | None
     candidates: Mapping[Mode, int] | None
     fusion: FusionLike | None
@@ -109,7 +107,6 @@ class SearchKeywords(VectorKeywords, total=False):
     weights: WeightsLike | None
     candidates: Mapping[Mode, int] | None
     fusion: FusionLike | None
-    _together: Together | None
 
 
 class AnySearch(SearchKeywords, total=False):
@@ -139,4 +136,3 @@ class CallOptions(TypedDict, total=False):
     weights: WeightsLike | None
     modes: Modes | Mode | None
     score_threshold: float | None
-    _together: Together | None

@@ -15,8 +15,7 @@ from bge_m3_integrations.core.scores import Weights, WeightsLike
 from bge_m3_integrations.core.validation import whole
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
-from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
-from bge_m3_integrations.langchain.sparse import SparseView
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, SparseView, engine_of
 
 check("langchain_milvus", extra="langchain-milvus")
 

@@ -13,8 +13,7 @@ from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from bge_m3_integrations.core.validation import check_text, whole
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
-from bge_m3_integrations.langchain.sparse import SparseView
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, SparseView, engine_of
 
 check("langchain_qdrant", extra="langchain-qdrant")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, Unpack
 
@@ -12,22 +12,21 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
-from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
-from langchain_core.runnables import RunnableConfig
+from langchain_core.retrievers import LangSmithRetrieverParams
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.progress import ProgressLike
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
-from bge_m3_integrations._internal.warn import from_here, in_thread
+from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import Mode
+from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.core.scores import WeightsLike
 from bge_m3_integrations.engine.engine import BGEM3
-from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.plan import SearchOptions
-from bge_m3_integrations.langchain.calling import search_options
+from bge_m3_integrations.index.plan import SearchOptions, Stage
+from bge_m3_integrations.langchain.batches import WarnsOnce
 from bge_m3_integrations.langchain.documents import (
     document_filter,
     latest,
@@ -38,9 +37,9 @@ from bge_m3_integrations.langchain.documents import (
     with_scores,
 )
 from bge_m3_integrations.langchain.embeddings import engine_of
-from bge_m3_integrations.langchain.events import Found, atell, listens, tell
-from bge_m3_integrations.langchain.foreign import called
+from bge_m3_integrations.langchain.events import atell, listens, observed, tell
 from bge_m3_integrations.langchain.keywords import CallOptions, RetrieverOptions
+from bge_m3_integrations.langchain.lazy_index import IndexSource, searched
 from bge_m3_integrations.langchain.options import (
     DocumentFilter,
     FusionLike,
@@ -48,10 +47,8 @@ from bge_m3_integrations.langchain.options import (
     checked_fusion,
     parsed_weights,
 )
-from bge_m3_integrations.langchain.search import afind, find
+from bge_m3_integrations.langchain.search_options import call_options
 from bge_m3_integrations.langchain.serialization import NotJsonError, as_json, check_json
-from bge_m3_integrations.langchain.source import Source, searched
-from bge_m3_integrations.langchain.together import TOGETHER, Together
 from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 from bge_m3_integrations.stores.base import Store
 
@@ -66,23 +63,21 @@ def _ranking_of(index: object) -> dict[str, Any]:
     return {name: value for name, value in own.items() if value is not None}
 
 
-def _source(value: Any) -> Source:
-    return Source.of(value, role=_ROLE)
+def _source(value: Any) -> IndexSource:
+    return IndexSource.of(value, role=_ROLE)
 
 
 @public_class
-class BGEM3Retriever(BaseRetriever):
+class BGEM3Retriever(WarnsOnce):
     """Finds documents by dense, sparse and ColBERT scores, one forward pass per query.
 
     `invoke` and its relatives take `k`, `filter`, `weights`, `modes` and `score_threshold` for one
     call; they stand in place of the fields, a filter too. `modes` are the only ones that count in
-    it. `batch` and `abatch` encode all queries together, and so do `ainvoke`s that wait at the
-    same time; no thread waits for the encoder. Over another model's LangChain `Embeddings` each
-    query goes alone, and side by side where the embeddings have coroutines.
+    it. Queries that wait at the same time are encoded together: those of `batch` and `abatch`, and
+    `ainvoke`s side by side, for which no thread waits.
 
     Handlers that hear custom events are told of each step of a search: "bge_m3.encode", "find",
-    "score" and "rank", with its seconds, its counts and the number of queries that it was for.
-    The steps of a batch are for all of its queries at once, and the run of each is told of them.
+    "score" and "rank", with its seconds and counts.
 
     Over an index in a folder it can be pickled, and written by LangChain's `dumpd` and read by
     `load(..., valid_namespaces=["bge_m3_integrations"], allowed_objects=[BGEM3Retriever])`; what
@@ -118,7 +113,7 @@ class BGEM3Retriever(BaseRetriever):
         validate_assignment=True,
     )
 
-    source: Annotated[HybridIndex | str | Path | Source, PlainValidator(_source)] = Field(
+    source: Annotated[HybridIndex | str | Path | IndexSource, PlainValidator(_source)] = Field(
         alias="index", exclude=True, repr=False
     )
     k: int = Field(default=4, ge=1)
@@ -268,44 +263,6 @@ class BGEM3Retriever(BaseRetriever):
             **options,
         )
 
-    def batch(
-        self,
-        inputs: list[str],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any | None,
-    ) -> list[list[Document]]:
-        """Retrieve documents for each query; all queries are encoded in one call.
-
-        Args:
-            inputs: The queries.
-            config: One for all, or one for each.
-            return_exceptions: Put a query's exception in place of its documents.
-            **kwargs: What `invoke` takes for one call.
-
-        Returns:
-            One list per query, in order.
-        """
-        shared = {**kwargs, TOGETHER: Together(inputs)}
-        with from_here(), Cuts({"query": inputs}):  # one warning for all queries
-            return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
-
-    async def abatch(
-        self,
-        inputs: list[str],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any | None,
-    ) -> list[list[Document]]:
-        """See `batch`."""
-        shared = {**kwargs, TOGETHER: Together(inputs)}
-        with from_here(), Cuts({"query": inputs}):  # one warning for all queries
-            return await super().abatch(
-                inputs, config, return_exceptions=return_exceptions, **shared
-            )
-
     def _get_relevant_documents(
         self,
         query: str,
@@ -313,11 +270,11 @@ class BGEM3Retriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,
         **call: Unpack[CallOptions],
     ) -> list[Document]:
-        options, together = self._options(call), call.get("_together")
+        options, stages = self._options(call), list[Stage]()
         index = _source(self.source).prepare()
-        found = find(index, query, options, together, watch=listens(run_manager))
-        tell(found, run_manager)
-        return self._documents(found)
+        hits = index.search(query, **observed(options, stages, wanted=listens(run_manager)))
+        tell(stages, run_manager)
+        return self._documents(hits)
 
     async def _aget_relevant_documents(
         self,
@@ -326,14 +283,15 @@ class BGEM3Retriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,
         **call: Unpack[CallOptions],
     ) -> list[Document]:
-        options, together = self._options(call), call.get("_together")
+        options, stages = self._options(call), list[Stage]()
         source = _source(self.source)
-        index = source.ready
+        index = source.prepared
         if index is None:  # it may read files
             index = await in_thread(source.prepare)
-        found = await afind(index, query, options, together, watch=listens(run_manager))
-        await atell(found, run_manager)
-        return self._documents(found)
+        wanted = listens(run_manager)
+        hits = await index.asearch(query, **observed(options, stages, wanted=wanted))
+        await atell(stages, run_manager)
+        return self._documents(hits)
 
     def _options(self, call: CallOptions) -> SearchOptions:
         usual = SearchOptions(
@@ -344,20 +302,19 @@ class BGEM3Retriever(BaseRetriever):
             candidates=self.candidates,
             fusion=checked_fusion(self.fusion),
         )
-        return search_options(usual, call)
+        return call_options(usual, call)
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)
-        index = _source(self.source).held
+        index = _source(self.source).loaded
         params["ls_embedding_provider"] = BGEM3.__name__
         if index is not None:  # no trace opens a folder
             params["ls_vector_store_provider"] = type(index.store).__name__
-            provider, model = called(index.engine)
-            params["ls_embedding_provider"], params["ls_embedding_model"] = provider, model
+            params["ls_embedding_model"] = index.engine.name
         return params
 
-    def _documents(self, found: Found) -> list[Document]:
-        documents = [to_document(hit.record) for hit in found.hits]
+    def _documents(self, hits: Sequence[Hit]) -> list[Document]:
+        documents = [to_document(hit.record) for hit in hits]
         if not self.include_scores:
             return documents
-        return [with_scores(d, hit) for d, hit in zip(documents, found.hits, strict=True)]
+        return [with_scores(d, hit) for d, hit in zip(documents, hits, strict=True)]

@@ -11,8 +11,8 @@ from bge_m3_integrations.core.filters import And, Compare, Filter, Not, Or, pars
 from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.errors import FilterError
+from bge_m3_integrations.langchain.lazy_index import IndexSource
 from bge_m3_integrations.langchain.options import FUSIONS
-from bge_m3_integrations.langchain.source import Source
 
 
 class NotJsonError(Exception):
@@ -20,7 +20,7 @@ class NotJsonError(Exception):
 
 
 def as_json(
-    source: Source, *, weights: Weights | None, where: Filter | None, fusion: Fusion | None
+    source: IndexSource, *, weights: Weights | None, where: Filter | None, fusion: Fusion | None
 ) -> dict[str, Any]:
     """The fields that need another form, by the names that the constructor knows.
 
@@ -93,10 +93,10 @@ def _listed(value: object) -> object:
     return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _folder(source: Source) -> str:
-    if source.written is None:
+def _folder(source: IndexSource) -> str:
+    if source.serializable_path is None:
         raise NotJsonError("an index that no folder stands for")
-    return str(source.written)
+    return str(source.serializable_path)
 
 
 def _fusion(fusion: Fusion) -> dict[str, Any]:

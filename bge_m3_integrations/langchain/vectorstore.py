@@ -25,7 +25,6 @@ from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import given_once, has_index, index_of
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.langchain.asking import Ranking
 from bge_m3_integrations.langchain.documents import (
     document_filter,
     latest,
@@ -35,13 +34,12 @@ from bge_m3_integrations.langchain.documents import (
     to_records,
 )
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
-from bge_m3_integrations.langchain.foreign import encoder_of
 from bge_m3_integrations.langchain.keywords import (
     AddOptions,
     StoreOptions,
     StoreRetrieverOptions,
 )
-from bge_m3_integrations.langchain.opening import Choices, Opening
+from bge_m3_integrations.langchain.lazy_index import StoreConfig, StoreIndex
 from bge_m3_integrations.langchain.options import (
     DocumentFilter,
     FusionLike,
@@ -49,6 +47,7 @@ from bge_m3_integrations.langchain.options import (
     checked_fusion,
     parsed_weights,
 )
+from bge_m3_integrations.langchain.search_options import RankingDefaults
 from bge_m3_integrations.langchain.vectorstore_retriever import BGEM3VectorStoreRetriever
 from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 from bge_m3_integrations.stores.base import Store
@@ -63,19 +62,18 @@ class BGEM3VectorStore(SearchingStore):
     `BGEM3VectorStore(engine)` is in memory, `BGEM3VectorStore(engine, path="my_index")` in a
     folder, `BGEM3VectorStore(index=index)` over an index that you hold. A folder is checked and
     reserved now, and opened when it is first needed. One forward pass per text, also for all three
-    modes. With another model's LangChain `Embeddings` it is a dense store.
+    modes.
 
     Every search by text takes the keywords `filter`, `weights`, `candidates` and `fusion`, which
     replace the store's own for one call, and `score_threshold`, below which hits are left
     out. A filter is a dict such as `{"year": {"$gte": 2020}}`, a filter tree, or a function over a
     `Document`. An unknown keyword is an error.
 
-    The async methods search without a thread that waits for the model (a foreign one has its own
-    coroutine); adding runs in a thread.
+    The async methods search without a thread that waits for the model; adding runs in a thread.
 
     Args:
-        embedding: An engine, an index, a `BGEM3Embeddings` (its engine is taken), or any
-            `Embeddings`. None over a folder that says which model made it.
+        embedding: An engine, an index, or a `BGEM3Embeddings`, whose engine is taken. None over a
+            folder that says which model made it.
         engine: An engine, by the name that it has everywhere else.
         index: An index that you hold, and close.
         path: A folder; see `HybridIndex.open` for `colbert`, `filter_fields`,
@@ -91,8 +89,6 @@ class BGEM3VectorStore(SearchingStore):
             and until then a search is an error; True lets searches find nothing; False is an error
             now.
         read_only: Change nothing in a folder, which several processes may then search.
-        embedding_id: Names the model of a foreign `Embeddings`; a folder that was made by another
-            one is refused. None is its class, its width, and what it states as its model.
         weights: How much each mode counts; None is the default preset.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         fusion: How scores become one ranking value, or its name; None is the weighted sum.
@@ -119,13 +115,12 @@ class BGEM3VectorStore(SearchingStore):
         isolated: bool = False,
         create: bool | None = None,
         read_only: bool = False,
-        embedding_id: str | None = None,
         weights: WeightsLike | None = None,
         candidates: Mapping[Mode, int] | None = None,
         fusion: FusionLike | None = None,
     ) -> None:
         kept = None if modes is None else as_modes(modes)
-        choices = Choices(
+        config = StoreConfig(
             path=path,
             store=store,
             modes=kept,
@@ -138,8 +133,8 @@ class BGEM3VectorStore(SearchingStore):
             read_only=read_only,
         )
         encodes, held = _parted(embedding, engine, index)
-        self._opening = Opening(encodes, held, choices, embedding_id=embedding_id)
-        self._ranking = Ranking(
+        self._opening = StoreIndex(encodes, held, config)
+        self._ranking = RankingDefaults(
             parsed_weights(weights), checked_candidates(candidates), checked_fusion(fusion)
         )
         self._embeddings = encodes if isinstance(encodes, Embeddings) else None
@@ -250,18 +245,8 @@ class BGEM3VectorStore(SearchingStore):
 
     @property
     def index(self) -> HybridIndex:
-        """The index below the store, with `optimize`, `flush`, `backup`, `ingest` and more.
-
-        Raises:
-            InputError: A new folder of foreign vectors has no document yet, so no width either.
-        """
-        index = self._declared(self._opening.held())
-        if index is None:
-            raise InputError(
-                "this folder becomes an index with its first document, which tells the width of "
-                "its vectors; add one first"
-            )
-        return index
+        """The index below the store, with `optimize`, `flush`, `backup`, `ingest` and more."""
+        return self._declared(self._opening.get())
 
     @property
     def engine(self) -> BGEM3 | None:
@@ -272,10 +257,7 @@ class BGEM3VectorStore(SearchingStore):
     def embeddings(self) -> Embeddings:
         """The same model's dense vectors as `Embeddings`."""
         if self._embeddings is None:
-            engine = self.engine or self.index.engine
-            foreign = encoder_of(engine)
-            made = BGEM3Embeddings(engine=engine) if foreign is None else foreign.embeddings
-            self._embeddings = made
+            self._embeddings = BGEM3Embeddings(engine=self.engine or self.index.engine)
         return self._embeddings
 
     def add_documents(
@@ -308,7 +290,6 @@ class BGEM3VectorStore(SearchingStore):
         size = whole("batch_size", batch_size)
         records = to_records(documents, ids=ids)
         if held := latest(records):
-            self._opening.opened_for(held, batch_size=size)
             self.index.add(held, batch_size=size, progress=progress)
         return [record.id for record in records]
 
@@ -391,9 +372,7 @@ class BGEM3VectorStore(SearchingStore):
             raise InputError("an empty filter matches every document; pass delete_all=True")
         wanted = None if ids is None else several(ids, "ids")
         where = And(()) if delete_all else document_filter(filter)
-        index = self._index()
-        if index is not None:
-            index.delete(ids=wanted, where=where)
+        self._index().delete(ids=wanted, where=where)
         return True
 
     async def adelete(
@@ -408,8 +387,7 @@ class BGEM3VectorStore(SearchingStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Get the documents of the ids, in order; unknown ids are skipped."""
-        wanted, index = several(ids, "ids"), self._index()
-        held = [] if index is None else index.get(wanted)
+        held = self._index().get(several(ids, "ids"))
         return [to_document(record) for record in held if record is not None]
 
     @checks_itself
@@ -454,26 +432,24 @@ class BGEM3VectorStore(SearchingStore):
 
     def _get_retriever_tags(self) -> list[str]:
         """Without opening a folder or declaring a second user of the engine."""
-        engine = self.engine
-        foreign = None if engine is None else encoder_of(engine)
-        kind = BGEM3Embeddings if foreign is None else type(foreign.embeddings)
-        return [type(self).__name__, kind.__name__]
+        return [type(self).__name__, BGEM3Embeddings.__name__]
 
-    def _index(self) -> HybridIndex | None:
-        """The index; None before the first document of a new folder of foreign vectors."""
-        return self._declared(self._opening.opened())
+    def _index(self) -> HybridIndex:
+        if self._ready is not None:
+            return self._ready
+        return self._declared(self._opening.get(begun=True))
 
-    def _declared(self, index: HybridIndex | None) -> HybridIndex | None:
+    def _declared(self, index: HybridIndex) -> HybridIndex:
         """Tell the engine what will be asked of it."""
-        if index is not None and self._ready is None:
+        if self._ready is None:
             # not in the constructor: the modes may come from the model's files
             kept = index.modes & index.store.capabilities.score
             index.engine.declare(_ROLE, query=index.modes, document=kept)
             self._ready = index
         return index
 
-    async def _aindex(self) -> HybridIndex | None:
-        return self._index() if self._ready is not None else await in_thread(self._index)
+    async def _aindex(self) -> HybridIndex:
+        return self._ready if self._ready is not None else await in_thread(self._index)
 
 
 def _parted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Unpack
 
 from langchain_core.callbacks import (
@@ -11,32 +11,28 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
-from langchain_core.runnables import RunnableConfig
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from pydantic import ConfigDict
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
-from bge_m3_integrations._internal.warn import from_here
 from bge_m3_integrations.engine.engine import BGEM3
-from bge_m3_integrations.engine.truncation import Cuts
-from bge_m3_integrations.langchain.asking import refuse_unknown
-from bge_m3_integrations.langchain.foreign import called
+from bge_m3_integrations.langchain.batches import WarnsOnce
 from bge_m3_integrations.langchain.keywords import (
     SEARCH_TYPES,
     AnySearch,
     StoreRetrieverOptions,
 )
-from bge_m3_integrations.langchain.together import TOGETHER, Together
+from bge_m3_integrations.langchain.search_options import refuse_unknown
 from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 
 
 @public_class
-class BGEM3VectorStoreRetriever(VectorStoreRetriever):
+class BGEM3VectorStoreRetriever(WarnsOnce, VectorStoreRetriever):
     """LangChain's retriever over a `BGEM3VectorStore`, with one mode alone as a search type.
 
-    `invoke` takes for one call what `search_kwargs` hold. `batch` and `abatch` encode all queries
-    together and look them up in one search; over a foreign model each goes alone.
+    `invoke` takes for one call what `search_kwargs` hold. Queries that wait at once, as those of a
+    `batch`, are encoded together.
 
     Args:
         vectorstore: What is searched.
@@ -62,49 +58,6 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
         fields: dict[str, Any] = {"vectorstore": vectorstore, **options}
         super().__init__(**fields)
 
-    def batch(
-        self,
-        inputs: list[str],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any | None,
-    ) -> list[list[Document]]:
-        """Documents for each query; all queries are encoded in one call.
-
-        Args:
-            inputs: The queries.
-            config: One for all, or one for each.
-            return_exceptions: Put a query's exception in place of its documents.
-            **kwargs: What `invoke` takes for one call.
-
-        Returns:
-            One list per query, in order.
-        """
-        shared = self._shared(inputs, kwargs)
-        with from_here(), Cuts({"query": inputs}):  # one warning for all queries
-            return super().batch(inputs, config, return_exceptions=return_exceptions, **shared)
-
-    async def abatch(
-        self,
-        inputs: list[str],
-        config: RunnableConfig | list[RunnableConfig] | None = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any | None,
-    ) -> list[list[Document]]:
-        """See `batch`."""
-        shared = self._shared(inputs, kwargs)
-        with from_here(), Cuts({"query": inputs}):  # one warning for all queries
-            return await super().abatch(
-                inputs, config, return_exceptions=return_exceptions, **shared
-            )
-
-    def _shared(self, queries: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords of all queries of a batch; another store would not know the last of them."""
-        ours = isinstance(self.vectorstore, SearchingStore)
-        return {**given, TOGETHER: Together(queries)} if ours else dict(given)
-
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
@@ -128,5 +81,6 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
         engine: BGEM3 | None = getattr(self.vectorstore, "engine", None)
         if engine is None:
             return params
-        params["ls_embedding_provider"], params["ls_embedding_model"] = called(engine)
+        params["ls_embedding_provider"] = type(engine).__name__
+        params["ls_embedding_model"] = engine.name
         return params

@@ -21,14 +21,6 @@ from bge_m3_integrations.core.records import Hit, relevance
 from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.langchain.asking import (
-    Choice,
-    Ranking,
-    mode_options,
-    search_options,
-    vector_batch,
-    vector_options,
-)
 from bge_m3_integrations.langchain.documents import to_document, with_scores
 from bge_m3_integrations.langchain.keywords import (
     SEARCH_TYPES,
@@ -37,22 +29,28 @@ from bge_m3_integrations.langchain.keywords import (
     SearchType,
     VectorKeywords,
 )
-from bge_m3_integrations.langchain.search import afind, find
-from bge_m3_integrations.langchain.together import TOGETHER, Together
+from bge_m3_integrations.langchain.search_options import (
+    MmrParams,
+    RankingDefaults,
+    mode_options,
+    search_options,
+    vector_batch,
+    vector_options,
+)
 
 
 @public_class
 class SearchingStore(VectorStore, metaclass=HintingMeta):
     """All that LangChain asks of a store for reading by query; a subclass has the index."""
 
-    _ranking: Ranking
+    _ranking: RankingDefaults
 
     @abstractmethod
-    def _index(self) -> HybridIndex | None:
-        """The index; None where there is none yet, so that nothing is found."""
+    def _index(self) -> HybridIndex:
+        """The index; the first call opens a folder."""
 
     @abstractmethod
-    async def _aindex(self) -> HybridIndex | None:
+    async def _aindex(self) -> HybridIndex:
         """See `_index`; the event loop is free meanwhile."""
 
     def search(self, query: str, search_type: str, **kwargs: Unpack[AnySearch]) -> list[Document]:
@@ -194,7 +192,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
             InputError: The index keeps no dense vectors, an unknown keyword, or a number out of
                 range.
         """
-        choice = Choice.of(k, fetch_k, lambda_mult)
+        choice = MmrParams.of(k, fetch_k, lambda_mult)
         return self._diverse(self._hits(query, choice.fetched, options), choice, options)
 
     async def amax_marginal_relevance_search(
@@ -206,7 +204,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         **options: Unpack[SearchKeywords],
     ) -> list[Document]:
         """See `max_marginal_relevance_search`."""
-        choice = Choice.of(k, fetch_k, lambda_mult)
+        choice = MmrParams.of(k, fetch_k, lambda_mult)
         hits = await self._ahits(query, choice.fetched, options)
         return await in_thread(self._diverse, hits, choice, options)
 
@@ -219,7 +217,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         **options: Unpack[VectorKeywords],
     ) -> list[Document]:
         """See `max_marginal_relevance_search`; relevance is the dense score."""
-        choice = Choice.of(k, fetch_k, lambda_mult)
+        choice = MmrParams.of(k, fetch_k, lambda_mult)
         return self._diverse(self._vector_hits(embedding, choice.fetched, options), choice, options)
 
     async def amax_marginal_relevance_search_by_vector(
@@ -236,9 +234,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """`Hit.relevance` of the store's own ranking; searches use that of the call's."""
-        index, weights = self._index(), self._ranking.weights
-        if weights is None:
-            weights = Weights() if index is None else Weights().restricted(index.modes)
+        weights = self._ranking.weights or Weights().restricted(self._index().modes)
         greatest = (self._ranking.fusion or WeightedSum()).greatest(weights)
         return lambda score: relevance(score, greatest)
 
@@ -252,51 +248,35 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
     ) -> list[tuple[Document, float]]:
         return _relevant(await self._ahits(query, k, kwargs), kwargs)
 
-    def _hits(self, query: str, k: int, given: Mapping[str, Any]) -> Sequence[Hit]:
-        given, together = _parted(given)
-        options, index = search_options(given, k, self._ranking), self._index()
-        return [] if index is None else find(index, query, options, together).hits
+    def _hits(self, query: str, k: int, given: Mapping[str, Any]) -> list[Hit]:
+        options = search_options(given, k, self._ranking)
+        return self._index().search(query, **options)
 
-    async def _ahits(self, query: str, k: int, given: Mapping[str, Any]) -> Sequence[Hit]:
-        given, together = _parted(given)
-        options, index = search_options(given, k, self._ranking), await self._aindex()
-        return [] if index is None else (await afind(index, query, options, together)).hits
+    async def _ahits(self, query: str, k: int, given: Mapping[str, Any]) -> list[Hit]:
+        options = search_options(given, k, self._ranking)
+        return await (await self._aindex()).asearch(query, **options)
 
-    def _mode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> Sequence[Hit]:
-        asked, together = _parted(given)
+    def _mode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> list[Hit]:
         index = self._index()
-        if index is None:
-            return []
-        return find(index, query, mode_options(asked, k, mode, index), together).hits
+        return index.search(query, **mode_options(given, k, mode, index))
 
-    async def _amode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> Sequence[Hit]:
-        asked, together = _parted(given)
+    async def _amode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> list[Hit]:
         index = await self._aindex()
-        if index is None:
-            return []
-        found = await afind(index, query, mode_options(asked, k, mode, index), together)
-        return found.hits
+        return await index.asearch(query, **mode_options(given, k, mode, index))
 
     def _vector_hits(
         self, embedding: Sequence[float], k: int, given: Mapping[str, Any]
     ) -> list[Hit]:
-        options, batch, index = vector_options(given, k), vector_batch(embedding), self._index()
-        return [] if index is None else index.search_embedded(batch, **options)[0]
+        options, batch = vector_options(given, k), vector_batch(embedding)
+        return self._index().search_embedded(batch, **options)[0]
 
     def _diverse(
-        self, hits: Sequence[Hit], choice: Choice, given: Mapping[str, Any]
+        self, hits: Sequence[Hit], choice: MmrParams, given: Mapping[str, Any]
     ) -> list[Document]:
-        index = self._index()
-        if index is None or not hits:
+        if not hits:
             return []
-        chosen = index.diversify(hits, limit=choice.k, relevance_share=choice.share)
+        chosen = self._index().diversify(hits, limit=choice.k, relevance_share=choice.share)
         return _shown(chosen, given)
-
-
-def _parted(given: Mapping[str, Any]) -> tuple[dict[str, Any], Together | None]:
-    """What a caller says, and the batch that a retriever's query belongs to."""
-    asked = dict(given)
-    return asked, asked.pop(TOGETHER, None)
 
 
 def _checked_type(search_type: str) -> SearchType:

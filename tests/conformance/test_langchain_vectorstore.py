@@ -14,13 +14,6 @@ from bge_m3_integrations.langchain import BGEM3VectorStore
 from bge_m3_integrations.testing import FakeEncoder
 
 
-class TestVectorStoreMemoryForeign(VectorStoreIntegrationTests):
-    @pytest.fixture
-    def vectorstore(self) -> Iterator[VectorStore]:
-        with BGEM3VectorStore(self.get_embeddings()) as store:
-            yield store
-
-
 class TestVectorStoreMemoryHybrid(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self) -> Iterator[VectorStore]:
@@ -45,8 +38,9 @@ class TestVectorStoreEdgeColbert(VectorStoreIntegrationTests):
             yield store
 
 
-class TestVectorStoreEdgeForeign(VectorStoreIntegrationTests):
+class TestVectorStoreEdgeIsolated(VectorStoreIntegrationTests):
     @pytest.fixture
     def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:
-        with BGEM3VectorStore(self.get_embeddings(), path=tmp_path, create=True) as store:
+        engine = BGEM3(FakeEncoder())
+        with BGEM3VectorStore(engine, path=tmp_path, create=True, isolated=True) as store:
             yield store

@@ -54,7 +54,7 @@ async def called(store: BGEM3VectorStore, name: str, **options: Any) -> Any:
 def test_a_search_shows_its_keywords_and_no_catch_all(name: str) -> None:
     parameters = inspect.signature(getattr(BGEM3VectorStore, name)).parameters
     assert set(SEARCHES[name.removeprefix("a")]) <= set(parameters)
-    assert not {"kwargs", "options", "unknown", "_together"} & set(parameters)
+    assert not {"kwargs", "options", "unknown"} & set(parameters)
     assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
@@ -225,9 +225,9 @@ def test_the_typed_keywords_are_those_that_there_are() -> None:
 
     typed = keywords.StoreOptions.__annotations__
     assert set(typed) == shown(BGEM3VectorStore, "embedding")
-    assert {"engine", "index", "store", "embedding_id", "path"} <= set(typed)
+    assert {"engine", "index", "store", "path"} <= set(typed)
     ranking = {"weights", "candidates", "fusion"}
-    folder = set(typed) - ranking - {"engine", "index", "store", "embedding_id", "path"}
+    folder = set(typed) - ranking - {"engine", "index", "store", "path"}
     assert folder == shown(HybridIndex.open, "path", "engine")
     fields = set(BGEM3Retriever.model_fields) - {"source"}
     assert set(keywords.RetrieverOptions.__annotations__) == fields

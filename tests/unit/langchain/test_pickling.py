@@ -33,7 +33,7 @@ def test_a_retriever_over_a_folder_comes_back_over_that_folder(index: HybridInde
     retriever = BGEM3Retriever(index=index, k=2, weights="keyword", filter={"year": {"$gte": 2021}})
     again = pickle.loads(pickle.dumps(retriever))
     assert again == retriever
-    assert again.source.held is None
+    assert again.source.loaded is None
     assert again.invoke("honey") == retriever.invoke("honey")
     again.index.close()
 

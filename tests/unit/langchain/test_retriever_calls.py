@@ -13,8 +13,8 @@ from bge_m3_integrations import (
     Weights,
 )
 from bge_m3_integrations.langchain import BGEM3Retriever
-from bge_m3_integrations.langchain.calling import candidates_among
 from bge_m3_integrations.langchain.documents import document_filter
+from bge_m3_integrations.langchain.search_options import candidates_among
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.langchain.animals import DOCUMENTS, made, ranked
 

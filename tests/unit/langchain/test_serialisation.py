@@ -59,7 +59,7 @@ def test_over_a_folder_what_is_written_is_read_as_an_equal_retriever(
     retriever = BGEM3Retriever(index=index, **options)
     again = loaded(dumpd(retriever))
     assert again == retriever
-    assert again.source.held is None  # type: ignore[union-attr]
+    assert again.source.loaded is None  # type: ignore[union-attr]
     assert again.invoke("honey") == retriever.invoke("honey")
     assert again.index.engine.name == index.engine.name
     again.index.close()
@@ -72,7 +72,7 @@ async def test_what_is_read_opens_its_folder_once_at_the_first_search(index: Hyb
     for k in (1, 2):
         found = await configurable.ainvoke("honey", {"configurable": {"k": k}})
         assert len(found) == k
-    opened = again.source.held  # type: ignore[union-attr]
+    opened = again.source.loaded  # type: ignore[union-attr]
     assert opened is not None
     assert opened.store is index.store
     prepared, _ = configurable.prepare({"configurable": {"k": 3}})  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStoreRetriever
 from pydantic import ValidationError
 
@@ -748,7 +749,7 @@ def test_options_that_an_index_would_ignore_are_refused(
     ("options", "message"),
     [
         ({}, "give an embedding"),
-        ({"embedding": "BAAI/bge-m3"}, "must be a BGEM3 or LangChain Embeddings, not str"),
+        ({"embedding": "BAAI/bge-m3"}, "must be a BGEM3 or BGEM3Embeddings, not str"),
         (
             {
                 "embedding": HybridIndex(BGEM3(FakeEncoder())),
@@ -763,7 +764,10 @@ def test_options_that_an_index_would_ignore_are_refused(
         ({"index": BGEM3(FakeEncoder())}, "index must be a HybridIndex, not BGEM3"),
         ({"embedding": BGEM3(FakeEncoder()), "colbert": "float32"}, r"\['colbert'\].*give path="),
         ({"embedding": BGEM3(FakeEncoder()), "path": "a", "store": MemoryStore()}, "two places"),
-        ({"embedding": BGEM3(FakeEncoder()), "embedding_id": "a"}, "names a foreign model"),
+        (
+            {"embedding": DeterministicFakeEmbedding(size=4)},
+            "DeterministicFakeEmbedding gives vectors of another model: pass a BGEM3 .*own stores",
+        ),
         ({"embedding": BGEM3(FakeEncoder()), "weights": "best"}, "unknown weights preset 'best'"),
         ({"embedding": BGEM3(FakeEncoder()), "fusion": "rrf"}, "fusion 'rrf'"),
     ],

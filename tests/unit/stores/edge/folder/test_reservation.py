@@ -20,7 +20,7 @@ import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.index.opening import Choices, reserve
+from bge_m3_integrations.index.opening import IndexConfig, reserve
 from bge_m3_integrations.stores.edge import Manifest
 from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 from bge_m3_integrations.testing import FakeEncoder
@@ -191,14 +191,14 @@ def test_a_reserved_folder_is_opened_by_its_own_process(folder: Path, isolated: 
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        (Choices(colbert="turbo8"), "has colbert 'float32', but 'turbo8'"),
-        (Choices(modes=["dense"]), r"has modes .*, but \('dense',\)"),
-        (Choices(pooling=2), "has pooling 1, but 2"),
-        (Choices(filter_fields=["lang"]), "has filter_fields 'all'"),
+        (IndexConfig(colbert="turbo8"), "has colbert 'float32', but 'turbo8'"),
+        (IndexConfig(modes=["dense"]), r"has modes .*, but \('dense',\)"),
+        (IndexConfig(pooling=2), "has pooling 1, but 2"),
+        (IndexConfig(filter_fields=["lang"]), "has filter_fields 'all'"),
     ],
 )
 def test_what_contradicts_an_index_is_said_before_it_is_opened(
-    folder: Path, choices: Choices, message: str
+    folder: Path, choices: IndexConfig, message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
         reserve(folder, BGEM3("no/model"), choices)
@@ -216,7 +216,7 @@ def test_an_engine_whose_options_contradict_an_index_is_refused_unloaded(
     folder: Path, engine: BGEM3, message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
-        reserve(folder, engine, Choices())
+        reserve(folder, engine, IndexConfig())
 
 
 def test_a_fork_and_a_pickle_end_a_reservation(folder: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_file_system_without_locks_is_named(
     before = sorted(folder.iterdir())
     for make in (
         lambda: HybridIndex.open(folder, BGEM3(FakeEncoder())),
-        lambda: reserve(folder, BGEM3("no/model"), Choices()),
+        lambda: reserve(folder, BGEM3("no/model"), IndexConfig()),
     ):
         with pytest.raises(StoreError, match=r"file system of .*/index has no locks.*NFS.*local"):
             make()

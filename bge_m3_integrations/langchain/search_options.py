@@ -1,4 +1,4 @@
-"""Arguments of the vector store's searches, as options of a search of the index."""
+"""Keywords of a call and fields of an adapter, as options of a search of the index."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any, Final, Self, cast
 import numpy as np
 
 from bge_m3_integrations._internal.keywords import refuse
-from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, Modes, as_modes, ordered_modes
 from bge_m3_integrations.core.fusion import Fusion
-from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.scores import Weights, WeightsLike
 from bge_m3_integrations.core.validation import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.plan import SearchOptions
+from bge_m3_integrations.index.plan import USUAL_CANDIDATES, SearchOptions
 from bge_m3_integrations.langchain.documents import document_filter
-from bge_m3_integrations.langchain.foreign import unit
-from bge_m3_integrations.langchain.keywords import SearchKeywords, VectorKeywords
-from bge_m3_integrations.langchain.options import checked_candidates, checked_fusion
-from bge_m3_integrations.langchain.together import TOGETHER
+from bge_m3_integrations.langchain.keywords import CallOptions, SearchKeywords, VectorKeywords
+from bge_m3_integrations.langchain.options import (
+    checked_candidates,
+    checked_fusion,
+    parsed_weights,
+)
 
 _LOOKED_UP: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class RankingDefaults:
     """How a store ranks where a call says nothing; see `HybridIndex.search`.
 
     Attributes:
@@ -41,7 +43,7 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class MmrParams:
     """What a search by maximal marginal relevance asks for.
 
     Attributes:
@@ -61,7 +63,7 @@ class Choice:
         return cls(most, max(most, whole("fetch_k", fetch_k)), share("lambda_mult", lambda_mult))
 
 
-def search_options(given: Mapping[str, Any], k: int, ranking: Ranking) -> SearchOptions:
+def search_options(given: Mapping[str, Any], k: int, ranking: RankingDefaults) -> SearchOptions:
     """The options of a search by the store's weights, or the call's.
 
     Args:
@@ -109,7 +111,7 @@ def mode_options(given: Mapping[str, Any], k: int, mode: Mode, index: HybridInde
         )
     # token vectors that are not kept score what the other modes find
     found = {mode: _LOOKED_UP} if mode in index.store.capabilities.find else None
-    return search_options(given, k, Ranking(Weights.only(mode), found))
+    return search_options(given, k, RankingDefaults(Weights.only(mode), found))
 
 
 def vector_options(given: Mapping[str, Any], k: int) -> SearchOptions:
@@ -127,7 +129,7 @@ def vector_options(given: Mapping[str, Any], k: int) -> SearchOptions:
         FilterError: A malformed filter.
     """
     refuse_unknown(given, VectorKeywords)
-    return search_options(given, k, Ranking(Weights.only("dense"), {"dense": _LOOKED_UP}))
+    return search_options(given, k, RankingDefaults(Weights.only("dense"), {"dense": _LOOKED_UP}))
 
 
 def refuse_unknown(given: Mapping[str, Any], options: type[Any]) -> None:
@@ -140,8 +142,8 @@ def refuse_unknown(given: Mapping[str, Any], options: type[Any]) -> None:
     Raises:
         KeywordError: There is an unknown one.
     """
-    known = [name for name in options.__annotations__ if name != TOGETHER]
-    if unknown := sorted(given.keys() - set(known)):
+    known = options.__annotations__
+    if unknown := sorted(given.keys() - known.keys()):
         refuse(unknown, dict.fromkeys(["k", *known]))
 
 
@@ -157,8 +159,90 @@ def vector_batch(vector: Sequence[float]) -> EmbeddingBatch:
     Raises:
         InputError: It is zero, not finite, or no vector.
     """
-    row = unit(vector)
-    if row is None:
+    try:
+        row = np.asarray(vector, np.float64)  # squares of large float32 would overflow
+    except (TypeError, ValueError):
+        row = np.zeros(0)
+    norm = float(np.linalg.norm(row)) if row.ndim == 1 else 0.0
+    if not 0 < norm < np.inf:
         raise InputError("the embedding must be a list of finite numbers that are not all 0")
     none = np.zeros(1, np.int64)
-    return EmbeddingBatch(row[np.newaxis], None, None, none, none)
+    return EmbeddingBatch(np.asarray(row / norm, np.float32)[np.newaxis], None, None, none, none)
+
+
+def call_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
+    """The options of a search.
+
+    Args:
+        usual: The retriever's own.
+        call: What one call says; None leaves the retriever's own.
+
+    Returns:
+        New options.
+
+    Raises:
+        KeywordError: The call has an unknown option.
+        InputError: A number is out of range, or its weights and modes contradict each other or are
+            malformed.
+        FilterError: Its filter is malformed.
+    """
+    if unknown := call.keys() - CallOptions.__annotations__.keys():
+        refuse(sorted(unknown), list(CallOptions.__annotations__))
+    options = usual.copy()
+    if (limit := call.get("k")) is not None:
+        options["limit"] = whole("k", limit)
+    if (where := document_filter(call.get("filter"))) is not None:
+        options["where"] = where
+    if (threshold := call.get("score_threshold")) is not None:
+        options["score_threshold"] = threshold
+    if (weights := parsed_weights(call.get("weights"))) is not None:
+        options["weights"] = weights
+    if (modes := call.get("modes")) is not None:
+        options["weights"] = weights_among(modes, weights, parsed_weights(usual.get("weights")))
+        options["candidates"] = candidates_among(modes, usual.get("candidates"))
+    return options
+
+
+def weights_among(
+    modes: Modes | Mode, weights: WeightsLike | None, usual: Weights | None
+) -> Weights:
+    """The weights of a call that names its modes.
+
+    Args:
+        modes: The only modes that count.
+        weights: The weights of the same call.
+        usual: Those of the retriever, taken where the call has none.
+
+    Returns:
+        Weights of these modes alone.
+
+    Raises:
+        InputError: The call's weights count another mode, or no mode is left.
+    """
+    wanted = as_modes(modes)
+    if weights is None:
+        return (usual or Weights()).restricted(wanted)
+    chosen = Weights.parse(weights)
+    if other := chosen.modes - wanted:
+        raise InputError(
+            f"modes={ordered_modes(wanted)} and weights={chosen} contradict each other: the "
+            f"weights count {ordered_modes(other)}; leave one of the two out"
+        )
+    return chosen
+
+
+def candidates_among(
+    modes: Modes | Mode, usual: Mapping[Mode, int] | None
+) -> Mapping[Mode, int] | None:
+    """The lookups of a call that names its modes: by these alone, where any of them looks up.
+
+    Args:
+        modes: The only modes that count.
+        usual: The retriever's lookups; None is the index's own.
+
+    Returns:
+        What to look up; token vectors alone rank what the usual lookups find.
+    """
+    wanted = as_modes(modes)
+    counts = USUAL_CANDIDATES if usual is None else usual
+    return {mode: n for mode, n in counts.items() if mode in wanted} or usual
