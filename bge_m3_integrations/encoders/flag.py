@@ -18,7 +18,7 @@ from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
-from bge_m3_integrations.encoders.torch.layer_ops import InPlace
+from bge_m3_integrations.encoders.torch.layer_ops import SharedOps
 from bge_m3_integrations.encoders.torch.layers import (
     PackedBackbone,
     Weights,
@@ -106,7 +106,7 @@ class FlagSource:
         if is_packable(module.config) and _is_plain(module):
             weights = Weights.in_memory(dict(module.named_parameters()))
             backbone = PackedBackbone(
-                weights, module.config, dtype=module.dtype, device=module.device, parts=InPlace()
+                weights, module.config, dtype=module.dtype, device=module.device, parts=SharedOps()
             )
         else:
             pad, positions = self.tokenizer.pad_token_id, usable_positions(module.config)
@@ -142,7 +142,7 @@ def _is_plain(module: Any) -> bool:
     known = kind.__module__.startswith("transformers.") and kind.__name__ in _PLAIN_MODELS
     parts = list(module.modules())
     untouched = all(not m._forward_hooks and not m._forward_pre_hooks for m in parts)
-    # a quantised layer is a Linear of another class, whose weights are no numbers by themselves
+    # a quantized layer is a Linear of another class, whose weights are no numbers by themselves
     plain = all(type(m) is torch.nn.Linear for m in parts if isinstance(m, torch.nn.Linear))
     held = {name: t for name, t in module.named_parameters() if "pooler" not in name}
     floating = all(t.dtype in FLOATS for t in held.values())

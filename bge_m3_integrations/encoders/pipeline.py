@@ -1,4 +1,4 @@
-"""Three stages that overlap where a device gains from it: tokenise, run, bring back.
+"""Three stages that overlap where a device gains from it: tokenize, run, bring back.
 
 Nothing here knows a device: `encoders.torch.stages` says what a device gains, `Work` what is done.
 """
@@ -24,7 +24,7 @@ from bge_m3_integrations.encoders.batching import (
 
 
 class Sized(Protocol):
-    """A stretch of texts, tokenised."""
+    """A stretch of texts, tokenized."""
 
     @property
     def lengths(self) -> IntArray:
@@ -71,7 +71,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RunOptions:
     """Under what conditions the stages run.
 
     Attributes:
@@ -89,7 +89,9 @@ class Terms:
     make_room: Callable[[], None]
 
 
-def run_stages(work: Work[Piece, Stretch, Started], pieces: Iterable[Piece], terms: Terms) -> None:
+def run_stages(
+    work: Work[Piece, Stretch, Started], pieces: Iterable[Piece], options: RunOptions
+) -> None:
     """Do all work on all pieces.
 
     An error of any stage is raised as it was, once nothing is under way any more. Out of memory is
@@ -98,27 +100,27 @@ def run_stages(work: Work[Piece, Stretch, Started], pieces: Iterable[Piece], ter
 
     Args:
         work: What the stages do.
-        pieces: Stretches of texts. At most two are tokenised and not yet run.
-        terms: Under what conditions.
+        pieces: Stretches of texts. At most two are tokenized and not yet run.
+        options: Under what conditions.
     """
-    if not terms.overlap.ahead and terms.overlap.in_flight == 0:
+    if not options.overlap.ahead and options.overlap.in_flight == 0:
         for piece in pieces:
             stretch = work.prepare(piece)
             if len(stretch.lengths) == 1:  # such as a query: nothing to divide
                 work.finish(work.start(stretch, _FIRST))
             else:
-                _run_serially(work, stretch, terms)
+                _run_serially(work, stretch, options)
         return
-    with closing(prepared(work.prepare, pieces, ahead=terms.overlap.ahead)) as stretches:
-        if terms.overlap.in_flight == 0:
+    with closing(prepared(work.prepare, pieces, ahead=options.overlap.ahead)) as stretches:
+        if options.overlap.in_flight == 0:
             for stretch in stretches:
-                _run_serially(work, stretch, terms)
+                _run_serially(work, stretch, options)
             return
-        with _Flight(work, terms) as flight:
+        with _Flight(work, options) as flight:
             for stretch in stretches:
-                for rows in batches(stretch.lengths, terms.budget, padded=terms.padded):
-                    flight.take_off(stretch, rows)
-            flight.land_all()
+                for rows in batches(stretch.lengths, options.budget, padded=options.padded):
+                    flight.launch(stretch, rows)
+            flight.collect_all()
 
 
 def prepared(
@@ -138,7 +140,7 @@ def prepared(
         yield from map(prepare, pieces)
         return
     waiting = iter(pieces)
-    with ThreadPoolExecutor(1, "bge-m3-tokenise") as thread:
+    with ThreadPoolExecutor(1, "bge-m3-tokenize") as thread:
         for first in waiting:
             stretch = prepare(first)
             for piece in waiting:
@@ -151,7 +153,7 @@ def prepared(
 def _run_serially(
     work: Work[Piece, Stretch, Started],
     stretch: Stretch,
-    terms: Terms,
+    options: RunOptions,
     within: IntArray | None = None,
 ) -> None:
     """Texts of a stretch, one pass after the other; by default all."""
@@ -159,11 +161,11 @@ def _run_serially(
     chosen = np.arange(len(lengths)) if within is None else within
     run_in_batches(
         lengths[chosen],
-        terms.budget,
+        options.budget,
         lambda rows: work.finish(work.start(stretch, chosen[rows])),
-        padded=terms.padded,
-        is_out_of_memory=terms.is_out_of_memory,
-        make_room=terms.make_room,
+        padded=options.padded,
+        is_out_of_memory=options.is_out_of_memory,
+        make_room=options.make_room,
     )
 
 
@@ -174,12 +176,12 @@ class _Flight(Generic[Piece, Stretch, Started]):
     itself, without a thread.
     """
 
-    def __init__(self, work: Work[Piece, Stretch, Started], terms: Terms) -> None:
-        self._work, self._terms = work, terms
+    def __init__(self, work: Work[Piece, Stretch, Started], options: RunOptions) -> None:
+        self._work, self._terms = work, options
         self._newest: tuple[Stretch, IntArray, Started] | None = None
-        self._landing: deque[tuple[Stretch, IntArray, Future[None]]] = deque()
+        self._returning: deque[tuple[Stretch, IntArray, Future[None]]] = deque()
         self._lost: list[tuple[Stretch, IntArray]] = []
-        self._threads = ThreadPoolExecutor(terms.overlap.in_flight, "bge-m3-finish")
+        self._threads = ThreadPoolExecutor(options.overlap.in_flight, "bge-m3-finish")
 
     def __enter__(self) -> Self:
         return self
@@ -188,32 +190,32 @@ class _Flight(Generic[Piece, Stretch, Started]):
         self._newest = None
         self._threads.shutdown(cancel_futures=True)
 
-    def take_off(self, stretch: Stretch, rows: IntArray) -> None:
+    def launch(self, stretch: Stretch, rows: IntArray) -> None:
         """Start a pass; waits while as many are on their way back as may be."""
         self._hand_over()
-        while len(self._landing) > self._terms.overlap.in_flight:
-            self._land()
+        while len(self._returning) > self._terms.overlap.in_flight:
+            self._collect()
         if self._lost:
-            self.land_all()
+            self.collect_all()
         if not self._start(stretch, rows):
             self._lost.append((stretch, rows))
-            self.land_all()
+            self.collect_all()
 
-    def land_all(self) -> None:
+    def collect_all(self) -> None:
         """Wait until every pass is back; texts that did not fit in memory run again, serially."""
-        if not self._landing:
+        if not self._returning:
             self._finish_newest()
         self._hand_over()
-        while self._landing:
-            self._land()
+        while self._returning:
+            self._collect()
         for stretch, rows in self._lost:
-            terms = self._terms
+            options = self._terms
             if len(rows) > 1:
                 lengths = stretch.lengths[rows]
-                smaller = smaller_for(lengths, terms.budget, padded=terms.padded)
-                terms = replace(terms, budget=smaller)
-            terms.make_room()
-            _run_serially(self._work, stretch, terms, rows)
+                smaller = smaller_for(lengths, options.budget, padded=options.padded)
+                options = replace(options, budget=smaller)
+            options.make_room()
+            _run_serially(self._work, stretch, options, rows)
         self._lost.clear()
 
     def _start(self, stretch: Stretch, rows: IntArray) -> bool:
@@ -230,15 +232,15 @@ class _Flight(Generic[Piece, Stretch, Started]):
         if self._newest is not None:
             (stretch, rows, started), self._newest = self._newest, None
             future = self._threads.submit(self._work.finish, started)
-            self._landing.append((stretch, rows, future))
+            self._returning.append((stretch, rows, future))
 
     def _finish_newest(self) -> None:
         if self._newest is not None:
             (stretch, rows, started), self._newest = self._newest, None
             self._settle(stretch, rows, lambda: self._work.finish(started))
 
-    def _land(self) -> None:
-        stretch, rows, future = self._landing.popleft()
+    def _collect(self) -> None:
+        stretch, rows, future = self._returning.popleft()
         self._settle(stretch, rows, future.result)
 
     def _settle(self, stretch: Stretch, rows: IntArray, end: Callable[[], None]) -> None:

@@ -45,7 +45,7 @@ def read_config(folder: Path, *, trust_remote_code: bool) -> Any:
         A transformers config.
 
     Raises:
-        CheckpointError: It is unreadable, asks for the impossible, or for quantised weights.
+        CheckpointError: It is unreadable, asks for the impossible, or for quantized weights.
     """
     from transformers import AutoConfig
 
@@ -93,7 +93,7 @@ def _check_fields(fields: Mapping[str, Any], path: Path) -> None:
     if name := next((name for name in _QUANTISED if fields.get(name)), None):
         method = fields[name].get("quant_method") if isinstance(fields[name], dict) else None
         raise CheckpointError(
-            f"{path} has a {name} (quant_method {method!r}): quantised weights are not read. Pass "
+            f"{path} has a {name} (quant_method {method!r}): quantized weights are not read. Pass "
             "the checkpoint that they were made from, with dtype='int8' for 8 bits on a CPU; or "
             "load this one with transformers, call .dequantize() and save it"
         )

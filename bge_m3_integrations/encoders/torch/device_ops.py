@@ -80,7 +80,7 @@ _MPS = new_rlock()
 
 
 class Mps(Host):
-    """Apple's GPU: tokenising ahead overlaps with it; copies wait, as memory is shared."""
+    """Apple's GPU: tokenizing ahead overlaps with it; copies wait, as memory is shared."""
 
     overlap = Overlap(ahead=True)
 

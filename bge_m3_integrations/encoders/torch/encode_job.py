@@ -1,4 +1,4 @@
-"""What the stages of one encode call do: tokenise, run a pass, store its numbers."""
+"""What the stages of one encode call do: tokenize, run a pass, store its numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STRETCH_TEXTS = 32_768
 
 
 class Limits(TypedDict):
-    """How a call's texts are tokenised: `TextTokenizer.pack`'s arguments."""
+    """How a call's texts are tokenized: `TextTokenizer.pack`'s arguments."""
 
     instruction: str
     max_length: int
@@ -37,7 +37,7 @@ class Limits(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Consecutive texts of a call, tokenised.
+    """Consecutive texts of a call, tokenized.
 
     Attributes:
         first: The first one's position among the caller's texts.
@@ -55,7 +55,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Stretches:
-    """A call's texts, tokenised a stretch at a time: so neither ids nor packs of all are held.
+    """A call's texts, tokenized a stretch at a time: so neither ids nor packs of all are held.
 
     Attributes:
         tokenizer: The tokenizer.
@@ -73,7 +73,7 @@ class Stretches:
             return (slice(0, 1),)
         return chunks(self.texts, most=_STRETCH_TEXTS, characters=_STRETCH_CHARACTERS)
 
-    def tokenised(self, piece: slice) -> Stretch:
+    def tokenized(self, piece: slice) -> Stretch:
         """One stretch."""
         with between_forks:
             tokens = self.tokenizer.pack(self.texts[piece], **self.limits)
@@ -103,11 +103,11 @@ class Work(Generic[Piece]):
     device: Device
     modes: frozenset[Mode]
     results: Results
-    tokenised: Callable[[Piece], Stretch]
+    tokenized: Callable[[Piece], Stretch]
 
     def prepare(self, piece: Piece) -> Stretch:
         """Tokenise, and make room for what the texts will give."""
-        stretch = self.tokenised(piece)
+        stretch = self.tokenized(piece)
         self.results.extend(stretch.tokens)
         return stretch
 

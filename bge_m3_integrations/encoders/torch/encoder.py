@@ -22,7 +22,7 @@ from bge_m3_integrations.core.embeddings import (
 )
 from bge_m3_integrations.core.validation import check_texts, whole
 from bge_m3_integrations.encoders.batching import TokenBudget
-from bge_m3_integrations.encoders.pipeline import Piece, Terms, run_stages
+from bge_m3_integrations.encoders.pipeline import Piece, RunOptions, run_stages
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.device_ops import Device, device_of
@@ -189,10 +189,10 @@ class TorchEncoder:
         stretches = self.stretches(texts, kind=kind, max_length=max_length)
         if not len(texts):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
-        return self._run(stretches.pieces(), stretches.tokenised, len(texts), modes)
+        return self._run(stretches.pieces(), stretches.tokenized, len(texts), modes)
 
     def encode_tokens(self, tokens: PackedIds, *, modes: Modes) -> EmbeddingBatch:
-        """Encode texts that `stretches` has tokenised.
+        """Encode texts that `stretches` has tokenized.
 
         Args:
             tokens: At least one text, special tokens included.
@@ -209,7 +209,7 @@ class TorchEncoder:
     def stretches(
         self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
     ) -> Stretches:
-        """Texts in stretches, to be tokenised one by one; arguments as those of `encode`."""
+        """Texts in stretches, to be tokenized one by one; arguments as those of `encode`."""
         check_texts(texts)
         limit = self.max_length if max_length is None else self._checked_length(max_length)
         limits = Limits(instruction=self._instructions[kind], max_length=limit)
@@ -230,14 +230,14 @@ class TorchEncoder:
         results = Results(count, modes, dim=width, colbert_dim=source.colbert_dim)
         device = self._device
         work = Work(self.source, device, modes, results, prepare)
-        terms = Terms(
+        options = RunOptions(
             self._budget or self._own_budget(),
             self.source.modules.backbone.padded,
             device.overlap,
             device.is_out_of_memory,
             device.make_room,
         )
-        run_stages(work, pieces, terms)
+        run_stages(work, pieces, options)
         return results.batch()
 
     @property

@@ -48,7 +48,7 @@ _OPTIONAL = (
 )
 # Beside whole weights: an adapter that is still to be added to them.
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-# The configs of quantised weights that do not stand in config.json.
+# The configs of quantized weights that do not stand in config.json.
 _QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _LFS_POINTER = b"version https://git-lfs"
 _KINDS = {
@@ -188,9 +188,9 @@ def check_whole(names: Collection[str], place: Place) -> None:
             ".merge_and_unload().save_pretrained(merged), copy tokenizer and heads there, and pass "
             "that folder"
         )
-    if quantised := _first(_QUANTISED, names):
+    if quantized := _first(_QUANTISED, names):
         raise CheckpointError(
-            f"{place.label} holds quantised weights ({quantised}), which are not read; pass the "
+            f"{place.label} holds quantized weights ({quantized}), which are not read; pass the "
             'checkpoint that they were made from, with dtype="int8" for 8 bits on a CPU'
         )
 

@@ -28,7 +28,7 @@ def pool(hidden: torch.Tensor, pack: Pack, pooling: Pooling) -> torch.Tensor:
         pooling: The first token's state, the mean over the tokens, or the last token's state.
 
     Returns:
-        `(n, h)` float32, not normalised.
+        `(n, h)` float32, not normalized.
     """
     device = hidden.device
     if pooling == "cls":
@@ -41,7 +41,7 @@ def pool(hidden: torch.Tensor, pack: Pack, pooling: Pooling) -> torch.Tensor:
     return total.index_add_(0, owner, hidden.float()) / lengths[:, None]
 
 
-def normalised(vectors: torch.Tensor) -> torch.Tensor:
+def normalized(vectors: torch.Tensor) -> torch.Tensor:
     """Rows of L2 norm 1, in float32; float32 rows are changed in place.
 
     A row of length 0 becomes NaN: it has no direction, and must not pass for a vector.

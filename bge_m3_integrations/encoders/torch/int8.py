@@ -70,22 +70,22 @@ class Int8Linear:
         bias: `(out,) float32`.
         activated: Whether gelu follows.
         after_gelu: Whether it went before.
-        twice: Whether what comes has twice the bits; not after gelu.
+        residual: Whether what comes has twice the bits; not after gelu.
     """
 
     weight: Int8Weight
     bias: torch.Tensor
     activated: bool = False
     after_gelu: bool = False
-    twice: bool = False
+    residual: bool = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`; the result is in float32."""
         if self.after_gelu:
-            levels, scale = quantised_gelu(x.float())
+            levels, scale = quantized_gelu(x.float())
             out = self.weight.product(levels, torch.float32, zero=GELU_ZERO)
-        elif self.twice:
-            both, scale = quantised_twice(x.float(), torch.float32)
+        elif self.residual:
+            both, scale = quantized_with_residual(x.float(), torch.float32)
             out = _sum_of_both(self.weight.product(both.flatten(0, 1), torch.float32))
         else:
             levels, scale = quantised_rows(x.float())
@@ -119,7 +119,7 @@ class Int8QueryKeyValue:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`; x is in float32, of which a half-precision dtype would keep no rest."""
-        levels, scale = quantised_twice(x, self.dtype)
+        levels, scale = quantized_with_residual(x, self.dtype)
         pair = self.pair.product(levels[0], self.dtype)
         value = _sum_of_both(self.value.product(levels.flatten(0, 1), torch.float32))
         between = pair.shape[1]
@@ -136,7 +136,7 @@ def make_int8_linear(
     *,
     activated: bool = False,
     after_gelu: bool = False,
-    twice: bool = False,
+    residual: bool = False,
 ) -> Adding:
     """A layer with its own 8-bit copy of the weights.
 
@@ -145,12 +145,12 @@ def make_int8_linear(
         bias: `(out,)`.
         activated: Whether gelu follows.
         after_gelu: Whether what comes are gelu's results.
-        twice: Whether to keep twice the bits of what comes; not after gelu.
+        residual: Whether to keep twice the bits of what comes; not after gelu.
 
     Returns:
         The layer.
     """
-    return Int8Linear(Int8Weight.of(weight.float()), bias.float(), activated, after_gelu, twice)
+    return Int8Linear(Int8Weight.of(weight.float()), bias.float(), activated, after_gelu, residual)
 
 
 def make_int8_qkv(
@@ -198,7 +198,9 @@ def quantised_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return _low_bytes(torch.addcmul(_whole(x.shape[1], ZERO), x, scale.reciprocal())), scale
 
 
-def quantised_twice(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def quantized_with_residual(
+    x: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row to 8 bits by its own scale, and what they leave to 8 bits more.
 
     Args:
@@ -219,7 +221,7 @@ def quantised_twice(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, 
     return both, scale
 
 
-def quantised_gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantized_gelu(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row of gelu's results to 8 bits by its own scale.
 
     Args:

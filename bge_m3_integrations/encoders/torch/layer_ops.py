@@ -26,7 +26,7 @@ from bge_m3_integrations.encoders.torch.linear import (
     with_rounded_rows,
 )
 
-# Rows of states that are normalised while they are in cache: 2 MiB at 1,024 wide.
+# Rows of states that are normalized while they are in cache: 2 MiB at 1,024 wide.
 _ROWS_IN_CACHE = 512
 
 Role: TypeAlias = Literal["mix", "up", "down"]
@@ -41,7 +41,7 @@ class Norm(Protocol):
         ...
 
 
-class Parts(Protocol):
+class LayerOps(Protocol):
     """Makes them from a checkpoint's tensors."""
 
     def layout(self, states: torch.Tensor) -> torch.Tensor:
@@ -76,47 +76,47 @@ class TorchNorm:
             rows.copy_(layer_norm(rows, rows.shape[-1:], self.weight, self.bias, self.eps))
 
 
-class _TorchParts:
+class _TorchOps:
     def layout(self, states: torch.Tensor) -> torch.Tensor:
         """On the CPU with rows of zeros behind, up to one of few sizes."""
         return with_rounded_rows(states)
 
     def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
-        """See `Parts`."""
+        """See `LayerOps`."""
         return TorchNorm(weight, bias, eps)
 
 
-class InPlace(_TorchParts):
+class SharedOps(_TorchOps):
     """Products over the tensors themselves, without a copy."""
 
     def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
-        """See `Parts`."""
+        """See `LayerOps`."""
         return PlainLinear(tuple(weights), tuple(biases))
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
-        """See `Parts`."""
+        """See `LayerOps`."""
         return PlainLinear((weight,), (bias,), activated=role == "up")
 
 
 @dataclass(frozen=True)
-class Owned(_TorchParts):
+class CopiedOps(_TorchOps):
     """Products with their own copy of the weights, in the fastest layout."""
 
     dtype: torch.dtype
     device: torch.device
 
     def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
-        """See `Parts`."""
+        """See `LayerOps`."""
         return make_linear(weights, biases, dtype=self.dtype, device=self.device)
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
-        """See `Parts`."""
+        """See `LayerOps`."""
         up = role == "up"
         return make_linear([weight], [bias], dtype=self.dtype, device=self.device, activated=up)
 
 
 @dataclass(frozen=True)
-class InInt8(_TorchParts):
+class Int8Ops(_TorchOps):
     """Products with their own copy of the weights in 8 bits, on the CPU.
 
     Attention computes in the dtype, everything else in float32. With weights of 7 bits only the
@@ -126,17 +126,17 @@ class InInt8(_TorchParts):
     dtype: torch.dtype
 
     def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
-        """See `Parts`."""
+        """See `LayerOps`."""
         if weight_levels() < 127:
             return _Narrowing(self._float(weights, biases), self.dtype)
         return make_int8_qkv(weights, biases, dtype=self.dtype)
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
-        """See `Parts`."""
+        """See `LayerOps`."""
         if weight_levels() < 127 and role == "mix":
             return _Narrowing(self._float([weight], [bias]), self.dtype)
         return make_int8_linear(
-            weight, bias, activated=role == "up", after_gelu=role == "down", twice=role == "mix"
+            weight, bias, activated=role == "up", after_gelu=role == "down", residual=role == "mix"
         )
 
     def _float(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Adding:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import embedding
 
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
-from bge_m3_integrations.encoders.torch.layer_ops import InPlace, Norm, Parts, Role, TorchNorm
+from bge_m3_integrations.encoders.torch.layer_ops import LayerOps, Norm, Role, SharedOps, TorchNorm
 from bge_m3_integrations.encoders.torch.linear import Adding, Linear
 from bge_m3_integrations.encoders.torch.packing import Pack
 from bge_m3_integrations.encoders.torch.tensors import trim_heap
@@ -104,7 +104,7 @@ class Layer:
 
 
 class Embeddings:
-    """Word, position and type vectors, summed and normalised in float32.
+    """Word, position and type vectors, summed and normalized in float32.
 
     Args:
         weights: The tables' source. On the CPU the tables stay where they are, memory-mapped from
@@ -211,7 +211,7 @@ class PackedBackbone:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        parts: Parts,
+        parts: LayerOps,
         states: torch.dtype | None = None,
     ) -> None:
         self._weights, self._config, self._dtype, self._device = weights, config, dtype, device
@@ -220,7 +220,7 @@ class PackedBackbone:
         self._layers = []
         for i in range(config.num_hidden_layers):
             self._layers.append(self._layer(i, parts, taken))
-            if not isinstance(parts, InPlace):
+            if not isinstance(parts, SharedOps):
                 # what was freed lies between what stays, and the next layer may not fit there
                 trim_heap()
         self._parts = parts
@@ -236,7 +236,7 @@ class PackedBackbone:
             `(t, width) float32`, the last layer's states.
         """
         dtype = torch.float32 if wide else self._dtype
-        parts = InPlace() if wide else self._parts
+        parts = SharedOps() if wide else self._parts
         hidden = parts.layout(self._embeddings(pack))
         heads = self._config.num_attention_heads
         width = self._config.hidden_size // heads
@@ -245,7 +245,7 @@ class PackedBackbone:
             hidden = (self._layer(i, parts, dtype) if wide else layer)(hidden, attend)
         return hidden[: len(pack.ids)]
 
-    def _layer(self, i: int, parts: Parts, dtype: torch.dtype) -> Layer:
+    def _layer(self, i: int, parts: LayerOps, dtype: torch.dtype) -> Layer:
         at = f"encoder.layer.{i}"
 
         def pairs(*names: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -24,7 +24,7 @@ from bge_m3_integrations.encoders.torch.files import CONFIG, HEADS, CheckpointFi
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
 from bge_m3_integrations.encoders.torch.int8 import can_int8
-from bge_m3_integrations.encoders.torch.layer_ops import InInt8, Owned, Parts
+from bge_m3_integrations.encoders.torch.layer_ops import CopiedOps, Int8Ops, LayerOps
 from bge_m3_integrations.encoders.torch.layers import PackedBackbone, is_packable
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.native.attention import takes
@@ -32,7 +32,7 @@ from bge_m3_integrations.encoders.torch.native.binding import unavailable_reason
 from bge_m3_integrations.encoders.torch.native.layer_ops import (
     NativeFloat,
     NativeInt8,
-    native_parts,
+    native_ops,
 )
 from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
 from bge_m3_integrations.encoders.torch.sentence_transformers import (
@@ -210,13 +210,13 @@ class CheckpointSource:
         return torch.float32 if self.is_int8 else self.dtype
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> LayerOps:
         """What a packed backbone's layers are computed with: compiled kernels where they run."""
         if self.device.type == "cpu":
-            native = native_parts(self.config, dtype=self.dtype, int8=self.is_int8)
+            native = native_ops(self.config, dtype=self.dtype, int8=self.is_int8)
             if native is not None:
                 return native
-        return InInt8(self.dtype) if self.is_int8 else Owned(self.dtype, self.device)
+        return Int8Ops(self.dtype) if self.is_int8 else CopiedOps(self.dtype, self.device)
 
     @property
     def computed_by(self) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bge_m3_integrations.core.embeddings import FloatArray, IntArray, Modes
 from bge_m3_integrations.encoders.torch.file_changes import WatchedFiles
-from bge_m3_integrations.encoders.torch.heads import Pooling, normalised, pool
+from bge_m3_integrations.encoders.torch.heads import Pooling, normalized, pool
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.packing import Pack
 
@@ -122,7 +122,7 @@ def run_pack(
         The outputs, on the device; it may still be computing them.
     """
     hidden = modules.backbone.hidden(pack, wide=wide)
-    dense = normalised(pool(hidden, pack, pooling)) if "dense" in modes else None
+    dense = normalized(pool(hidden, pack, pooling)) if "dense" in modes else None
     sparse = colbert = None
     if "sparse" in modes and modules.sparse is not None:
         sparse = modules.sparse(hidden)[:, 0].relu().float()
@@ -138,4 +138,4 @@ def run_pack(
 
 def _colbert(head: PlainLinear, hidden: torch.Tensor, pack: Pack, *, wide: bool) -> torch.Tensor:
     rows = hidden[pack.after_first().to(hidden.device)]
-    return normalised(head(rows if wide else rows.to(head.weights[0].dtype)))
+    return normalized(head(rows if wide else rows.to(head.weights[0].dtype)))

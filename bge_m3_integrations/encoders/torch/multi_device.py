@@ -30,7 +30,7 @@ from bge_m3_integrations.encoders.torch.encoder import TorchEncoder, checkpoint_
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
 from bge_m3_integrations.encoders.torch.output import Part, Results
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
-from bge_m3_integrations.encoders.torch.worker import Job, Recipe
+from bge_m3_integrations.encoders.torch.worker import Job, WorkerConfig
 from bge_m3_integrations.encoders.torch.workers import Lane, Workers
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.errors import EncodingError, WorkerError
@@ -45,7 +45,7 @@ class SeveralDevices(EncoderWrapper):
     """An encoder whose forward passes run in worker processes, one per device.
 
     Workers start with the first text and end with `close`, with this object, or with the
-    interpreter. The caller's process tokenises and never loads the weights.
+    interpreter. The caller's process tokenizes and never loads the weights.
 
     Args:
         model: A folder or a hub id.
@@ -95,7 +95,7 @@ class SeveralDevices(EncoderWrapper):
         if not len(texts):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
         results = self.encoder.results(len(texts), modes)
-        found = prepared(stretches.tokenised, stretches.pieces(), ahead=True)
+        found = prepared(stretches.tokenized, stretches.pieces(), ahead=True)
         with closing(found), _Call(self._running(), results, modes) as call:
             for stretch in found:
                 results.extend(stretch.tokens)
@@ -120,14 +120,14 @@ class SeveralDevices(EncoderWrapper):
     def _running(self) -> Workers:
         with self._lock:
             if self._workers is None or not self._workers.running:
-                self._workers = Workers(self._recipes())
+                self._workers = Workers(self._configs())
             return self._workers
 
-    def _recipes(self) -> list[Recipe]:
+    def _configs(self) -> list[WorkerConfig]:
         devices = [pick_device(name) for name in self._devices]
         threads = torch.get_num_threads() // max(1, sum(d.type == "cpu" for d in devices))
         return [
-            Recipe(
+            WorkerConfig(
                 folder=self._source.files.folder,
                 device=str(device),
                 dtype=self._dtype,

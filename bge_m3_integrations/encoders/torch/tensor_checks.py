@@ -1,6 +1,6 @@
 """Checks of a checkpoint's tensors: all there, all known, floating, and not all zero.
 
-Weights that are quantised, of an unmerged adapter or of a deeper model have the names and shapes of
+Weights that are quantized, of an unmerged adapter or of a deeper model have the names and shapes of
 plain ones here and there, and would give numbers without meaning.
 """
 
@@ -37,7 +37,7 @@ _ADVICE: tuple[tuple[str, str], ...] = (
         r"\.(SCB|absmax|quant_map|nested_absmax|quant_state|weight_format|weight_scale|"
         r"weight_scale_inv|input_scale|weight_scale_2|weight_zero_point|weight_packed|weight_shape|"
         r"qweight|qzeros|scales|g_idx)([._]|$)",
-        "The weights are quantised. Pass the checkpoint that they were made from, with "
+        "The weights are quantized. Pass the checkpoint that they were made from, with "
         "dtype='int8' for 8 bits on a CPU; or load this one with transformers, call .dequantize() "
         "and save it",
     ),

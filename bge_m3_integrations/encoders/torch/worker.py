@@ -1,6 +1,6 @@
 """A process that encodes: what it is given, what it does, what it answers.
 
-It answers one job at a time on each of its lanes. It never sees texts: the caller tokenises, for
+It answers one job at a time on each of its lanes. It never sees texts: the caller tokenizes, for
 only that tells how much work a text is.
 """
 
@@ -25,7 +25,7 @@ READY = "ready"
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class WorkerConfig:
     """How a worker makes its encoder.
 
     Attributes:
@@ -62,11 +62,11 @@ class Job:
     modes: frozenset[Mode]
 
 
-def work(recipe: Recipe, connections: Sequence[Connection]) -> None:
+def work(config: WorkerConfig, connections: Sequence[Connection]) -> None:
     """A worker's whole life: answer jobs until the caller's ends are closed.
 
     Args:
-        recipe: How to make the encoder.
+        config: How to make the encoder.
         connections: One for each lane.
     """
     import torch
@@ -75,20 +75,20 @@ def work(recipe: Recipe, connections: Sequence[Connection]) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends workers
     warnings.simplefilter("ignore", PoolingWarning)  # the caller has warned
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     encoder = checkpoint_encoder(
-        recipe.folder,
-        device=recipe.device,
-        dtype=recipe.dtype,
-        pooling=recipe.pooling,
-        trust_remote_code=recipe.trust_remote_code,
-        token_budget=recipe.token_budget,
+        config.folder,
+        device=config.device,
+        dtype=config.dtype,
+        pooling=config.pooling,
+        trust_remote_code=config.trust_remote_code,
+        token_budget=config.token_budget,
     )
 
     def encode(job: Job) -> EmbeddingBatch:
-        if recipe.device.startswith("cuda"):
-            torch.cuda.set_device(recipe.device)  # of this thread; else it also opens the first one
+        if config.device.startswith("cuda"):
+            torch.cuda.set_device(config.device)  # of this thread; else it also opens the first one
         return encoder.encode_tokens(job.tokens, modes=job.modes)
 
     lanes = [

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from bge_m3_integrations._internal.channel import Failure, how_ended, receive, send
 from bge_m3_integrations._internal.subprocesses import spawning
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
-from bge_m3_integrations.encoders.torch.worker import Job, Recipe, work
+from bge_m3_integrations.encoders.torch.worker import Job, WorkerConfig, work
 from bge_m3_integrations.errors import WorkerError
 
 _GRACE = 5.0
@@ -76,37 +76,37 @@ class Lane:
 class Workers:
     """Running workers, and which of their lanes are free.
 
-    Starts a process for every recipe, by spawning: a forked one could not use CUDA.
+    Starts a process for every config, by spawning: a forked one could not use CUDA.
 
     Args:
-        recipes: What each worker is.
+        configs: What each worker is.
     """
 
-    def __init__(self, recipes: Sequence[Recipe]) -> None:
+    def __init__(self, configs: Sequence[WorkerConfig]) -> None:
         self.pid = os.getpid()
         self._changed = threading.Condition()
         self._reason: WorkerError | None = None
         self._processes: list[BaseProcess] = []
         # also at the interpreter's exit, and when the engine is dropped without a word
         self._stop = weakref.finalize(self, _stop, self._processes, self.pid)
-        lanes = [self._start(recipe) for recipe in recipes]
+        lanes = [self._start(config) for config in configs]
         self.size = sum(len(own) for own in lanes)
         # the workers' first lanes first
         depth = max(len(own) for own in lanes)
         self._free = deque(own[i] for i in range(depth) for own in lanes if i < len(own))
 
-    def _start(self, recipe: Recipe) -> list[Lane]:
+    def _start(self, config: WorkerConfig) -> list[Lane]:
         context = multiprocessing.get_context("spawn")
-        ends = [context.Pipe() for _ in range(recipe.lanes)]
+        ends = [context.Pipe() for _ in range(config.lanes)]
         theirs = [end for _, end in ends]
-        name = f"bge-m3 on {recipe.device}"
-        process = context.Process(target=work, args=(recipe, theirs), name=name, daemon=True)
+        name = f"bge-m3 on {config.device}"
+        process = context.Process(target=work, args=(config, theirs), name=name, daemon=True)
         with spawning():
             process.start()
         self._processes.append(process)
         for end in theirs:
             end.close()  # theirs alone: so their end is seen here
-        return [Lane(process, end, recipe.device) for end, _ in ends]
+        return [Lane(process, end, config.device) for end, _ in ends]
 
     @property
     def running(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from bge_m3_integrations.core.embeddings import IntArray
 from bge_m3_integrations.encoders.batching import TokenBudget
-from bge_m3_integrations.encoders.pipeline import Overlap, Terms, run_stages
+from bge_m3_integrations.encoders.pipeline import Overlap, RunOptions, run_stages
 
 ALONE = Overlap()
 AHEAD = Overlap(ahead=True)
@@ -81,7 +81,7 @@ class Device:
 
 def go(device: Device, overlap: Overlap, *, tokens: int = 100, pieces: int = 5) -> TokenBudget:
     budget = TokenBudget(tokens)
-    terms = Terms(
+    terms = RunOptions(
         budget,
         padded=False,
         overlap=overlap,

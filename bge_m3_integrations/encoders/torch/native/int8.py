@@ -21,14 +21,14 @@ class NativeInt8Linear:
         bias: `(out,) float32`.
         activated: Whether gelu follows.
         after_gelu: Whether it went before.
-        twice: Whether what comes has twice the bits; with neither of the two.
+        residual: Whether what comes has twice the bits; with neither of the two.
     """
 
     weight: NativeWeight
     bias: torch.Tensor
     activated: bool = False
     after_gelu: bool = False
-    twice: bool = False
+    residual: bool = False
 
     @classmethod
     def of(
@@ -38,13 +38,13 @@ class NativeInt8Linear:
         *,
         activated: bool = False,
         after_gelu: bool = False,
-        twice: bool = False,
+        residual: bool = False,
     ) -> NativeInt8Linear:
         """With its own 8-bit copy of the weights; see `int8.make_int8_linear`."""
-        if twice and (activated or after_gelu):
-            raise ValueError("a product beside gelu is not computed twice")
+        if residual and (activated or after_gelu):
+            raise ValueError("a product beside gelu keeps no residual")
         zero = int8.GELU_ZERO if after_gelu else int8.ZERO
-        return cls(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu, twice)
+        return cls(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu, residual)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
@@ -61,12 +61,12 @@ class NativeInt8Linear:
             of_gelu = {"zero": int8.GELU_ZERO, "most": int8.GELU_LEVELS}
             found = to_levels(x, depth=int8.GELU_DEPTH, **of_gelu)
         else:
-            finer = int8.REST_LEVELS if self.twice else 0
+            finer = int8.REST_LEVELS if self.residual else 0
             found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS, finer=finer)
         self.weight.product(
             found.levels, out, bias=self.bias, row_scale=found.scale, gelu=self.activated, add=add
         )
-        if self.twice:
+        if self.residual:
             self.weight.product(found.rest, out, row_scale=found.rest_scale, add=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bge_m3_integrations.encoders.torch.int8 import weight_levels
-from bge_m3_integrations.encoders.torch.layer_ops import Norm, Parts, Role
+from bge_m3_integrations.encoders.torch.layer_ops import LayerOps, Norm, Role
 from bge_m3_integrations.encoders.torch.linear import Adding, Linear
 from bge_m3_integrations.encoders.torch.native.binding import padded_rows, runs
 from bge_m3_integrations.encoders.torch.native.int8 import (
@@ -21,52 +21,52 @@ from bge_m3_integrations.encoders.torch.native.linear import NativeLinear, Nativ
 _VECTOR = 16
 
 
-class _NativeParts:
+class _NativeOps:
     def layout(self, states: torch.Tensor) -> torch.Tensor:
-        """See `Parts`."""
+        """See `LayerOps`."""
         rows, width = states.shape
         return padded_rows(rows, width, states.dtype).copy_(states)
 
     def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
-        """See `Parts`."""
+        """See `LayerOps`."""
         return NativeNorm(weight.contiguous(), bias.contiguous(), eps)
 
 
 @dataclass(frozen=True)
-class NativeFloat(_NativeParts):
+class NativeFloat(_NativeOps):
     """In float32 or bfloat16."""
 
     dtype: torch.dtype
 
     def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
-        """See `Parts`."""
+        """See `LayerOps`."""
         weight = torch.cat([weight.to(self.dtype) for weight in weights])
         return NativeLinear(NativeWeight.of(weight), torch.cat([b.float() for b in biases]))
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
-        """See `Parts`."""
+        """See `LayerOps`."""
         own = NativeWeight.of(weight.to(self.dtype))
         return NativeLinear(own, bias.float(), activated=role == "up")
 
 
 @dataclass(frozen=True)
-class NativeInt8(_NativeParts):
+class NativeInt8(_NativeOps):
     """In 8 bits; attention computes in the dtype, everything else in float32."""
 
     dtype: torch.dtype
 
     def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
-        """See `Parts`."""
+        """See `LayerOps`."""
         return NativeInt8QueryKeyValue.of(weights, biases, dtype=self.dtype)
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
-        """See `Parts`."""
+        """See `LayerOps`."""
         return NativeInt8Linear.of(
-            weight, bias, activated=role == "up", after_gelu=role == "down", twice=role == "mix"
+            weight, bias, activated=role == "up", after_gelu=role == "down", residual=role == "mix"
         )
 
 
-def native_parts(config: Any, *, dtype: torch.dtype, int8: bool) -> Parts | None:
+def native_ops(config: Any, *, dtype: torch.dtype, int8: bool) -> LayerOps | None:
     """The compiled way to compute a backbone's layers.
 
     Args:

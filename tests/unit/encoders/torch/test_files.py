@@ -301,7 +301,7 @@ def test_an_adapter_beside_the_base_is_to_be_merged_first(folder: Path, name: st
 @pytest.mark.parametrize("name", ["quantize_config.json", "hf_quant_config.json"])
 def test_a_config_of_quantised_weights_is_refused(folder: Path, name: str) -> None:
     write(folder, name)
-    assert f"quantised weights ({name})" in message(folder)
+    assert f"quantized weights ({name})" in message(folder)
 
 
 def test_json_of_a_hundred_thousand_levels_is_an_error(folder: Path) -> None:

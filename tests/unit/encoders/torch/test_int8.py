@@ -14,11 +14,11 @@ from bge_m3_integrations.encoders.torch.int8 import (
     Int8QueryKeyValue,
     make_int8_linear,
     make_int8_qkv,
-    quantised_gelu,
     quantised_rows,
-    quantised_twice,
+    quantized_gelu,
+    quantized_with_residual,
 )
-from bge_m3_integrations.encoders.torch.layer_ops import InInt8
+from bge_m3_integrations.encoders.torch.layer_ops import Int8Ops
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
 
 needs_int8 = pytest.mark.skipif(
@@ -46,7 +46,7 @@ def test_each_row_has_its_own_scale() -> None:
 @pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16])
 def test_what_the_levels_leave_is_kept_in_as_many_again(scales: torch.dtype) -> None:
     x = random(4, 64) * ROWS
-    (levels, rest), scale = quantised_twice(x, scales)
+    (levels, rest), scale = quantized_with_residual(x, scales)
     assert scale.dtype == scales
     assert ((levels.float() - 128) * scale.float() - x).abs().le(scale.float() * 0.501).all()
     restored = (levels.float() - 128 + (rest.float() - 128) / 254) * scale.float()
@@ -56,7 +56,7 @@ def test_what_the_levels_leave_is_kept_in_as_many_again(scales: torch.dtype) -> 
 @pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16])
 def test_the_largest_number_of_a_row_never_changes_its_sign(scales: torch.dtype) -> None:
     x = torch.linspace(0.5, 300, 20_000)[:, None]
-    (levels, _), _ = quantised_twice(torch.cat([x, -x], dim=1), scales)
+    (levels, _), _ = quantized_with_residual(torch.cat([x, -x], dim=1), scales)
     assert (levels[:, 0] > 128 + 120).all()
     assert (levels[:, 1] < 128 - 120).all()
 
@@ -64,7 +64,7 @@ def test_the_largest_number_of_a_row_never_changes_its_sign(scales: torch.dtype)
 @pytest.mark.parametrize("size", [1e-3, 1.0, 50.0, 0.0])
 def test_results_of_gelu_have_most_levels_above_zero(size: float) -> None:
     x = torch.nn.functional.gelu(random(4, 256) * size + torch.linspace(-3, 0, 256))
-    levels, scale = quantised_gelu(x)
+    levels, scale = quantized_gelu(x)
     assert levels.dtype == torch.uint8
     restored = (levels.float() - 32) * scale
     assert ((restored - x).abs() <= scale * 0.501).all()
@@ -75,7 +75,7 @@ def test_results_of_gelu_have_most_levels_above_zero(size: float) -> None:
 def test_results_of_gelu_never_leave_the_levels() -> None:
     most = torch.linspace(0.0, 300, 20_000)[:, None]
     least = torch.full_like(most, -0.17)
-    levels, _ = quantised_gelu(torch.cat([most, least], dim=1))
+    levels, _ = quantized_gelu(torch.cat([most, least], dim=1))
     assert (levels[:, 0] >= 32).all()
     assert (levels[-1, 0] >= 250).all()
     assert (levels[:, 1] <= 32).all()
@@ -118,7 +118,9 @@ def test_what_comes_with_twice_the_bits_is_hardly_rounded() -> None:
     weight, bias, x = levels_of(random(48, 256)), random(48, seed=9), random(33, 256, seed=5)
     expected = x @ weight.T + bias
     errors = [
-        float((make_int8_linear(weight, bias, twice=twice)(x) - expected).norm() / expected.norm())
+        float(
+            (make_int8_linear(weight, bias, residual=twice)(x) - expected).norm() / expected.norm()
+        )
         for twice in (False, True)
     ]
     assert 1e-3 < errors[0] < 0.02
@@ -201,7 +203,7 @@ def test_attentions_products_stay_in_float_where_weights_have_7_bits(
     monkeypatch.setattr(
         "bge_m3_integrations.encoders.torch.layer_ops.weight_levels", lambda: levels
     )
-    parts = InInt8(dtype)
+    parts = Int8Ops(dtype)
     weights, biases = [random(16, 32, seed=i) for i in range(3)], [random(16)] * 3
     weight, bias = weights[0], biases[0]
     qkv, x = parts.qkv(weights, biases), random(5, 32, seed=7)
@@ -209,9 +211,9 @@ def test_attentions_products_stay_in_float_where_weights_have_7_bits(
     assert isinstance(parts.linear(weight, bias, "mix"), Int8Linear) == (levels == 127)
     up = parts.linear(weight, bias, "up")
     assert isinstance(up, Int8Linear)
-    assert not up.twice
+    assert not up.residual
     mix = parts.linear(weight, bias, "mix")
-    assert not isinstance(mix, Int8Linear) or mix.twice
+    assert not isinstance(mix, Int8Linear) or mix.residual
     assert isinstance(parts.linear(weight, bias, "down"), Int8Linear)
     found, expected = qkv(x), x @ torch.cat(weights).T + torch.cat(biases)
     assert found.dtype == dtype

@@ -21,7 +21,7 @@ from transformers import (
 
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.encoders.torch import layers
-from bge_m3_integrations.encoders.torch.layer_ops import InPlace, Owned
+from bge_m3_integrations.encoders.torch.layer_ops import CopiedOps, SharedOps
 from bge_m3_integrations.encoders.torch.layers import (
     PackedBackbone,
     Weights,
@@ -32,7 +32,7 @@ from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
 from tests.checkpoints import make_xlm_roberta
 
 CPU = torch.device("cpu")
-PLAIN = InPlace()
+PLAIN = SharedOps()
 SIZES = {
     "vocab_size": 50,
     "hidden_size": 32,
@@ -68,7 +68,7 @@ def pair(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("parts", [PLAIN, Owned(torch.float32, CPU)], ids=["plain", "owned"])
+@pytest.mark.parametrize("parts", [PLAIN, CopiedOps(torch.float32, CPU)], ids=["plain", "owned"])
 def test_packed_states_are_those_of_transformers(family: str, parts: Any) -> None:
     padded, packed = pair(family, parts)
     pack = pack_of(600, 1, 2, 130, 7, 128, 33)
@@ -117,7 +117,7 @@ def test_what_follows_attention_takes_long_packs_in_pieces(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_states_stay_in_float32_whatever_the_products_are_in(dtype: torch.dtype) -> None:
-    padded, packed = pair("xlm-roberta", Owned(dtype, CPU), dtype=dtype)
+    padded, packed = pair("xlm-roberta", CopiedOps(dtype, CPU), dtype=dtype)
     pack = pack_of(5, 40, 130)
     with torch.inference_mode():
         found, expected = packed.hidden(pack), padded.hidden(pack)
@@ -153,7 +153,7 @@ def test_products_meet_few_shapes_over_texts_of_all_lengths(
 
     monkeypatch.setattr(layers.Layer, "__call__", noted)
     load = "bge_m3_integrations.encoders.torch.load"
-    monkeypatch.setattr(f"{load}.native_parts", lambda *_, **__: None)  # they take any size
+    monkeypatch.setattr(f"{load}.native_ops", lambda *_, **__: None)  # they take any size
     monkeypatch.setattr(f"{load}._LOADED", {})
     engine = BGEM3(xlm_roberta, device="cpu", dtype="float32", token_budget=64)
     for n in range(1, 300):

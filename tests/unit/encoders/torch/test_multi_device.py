@@ -332,14 +332,14 @@ import sys
 from pathlib import Path
 import numpy as np
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
-from bge_m3_integrations.encoders.torch.worker import Job, Recipe
+from bge_m3_integrations.encoders.torch.worker import Job, WorkerConfig
 from bge_m3_integrations.encoders.torch.workers import Workers
 if {guard}:
-    recipe = Recipe(
+    config = WorkerConfig(
         folder=Path({folder!r}), device="cpu", dtype="float32", pooling="cls",
         trust_remote_code=False, token_budget=None, threads=1, lanes=1,
     )
-    workers = Workers([recipe, recipe])
+    workers = Workers([config, config])
     lanes = [workers.acquire(), workers.acquire()]
     ids = np.full(1000, 5, np.int32)
     job = Job(PackedIds(ids, np.array([0, 1000]), np.array([0])), frozenset({{"dense"}}))
@@ -460,7 +460,7 @@ def test_a_pipe_that_closes_in_the_middle_is_an_error() -> None:
 
 def test_workers_that_cannot_all_start_are_all_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[list[BaseProcess]] = []
-    monkeypatch.setattr(Workers, "_start", lambda self, recipe: (_ for _ in ()).throw(OSError))
+    monkeypatch.setattr(Workers, "_start", lambda self, config: (_ for _ in ()).throw(OSError))
     monkeypatch.setattr(
         "bge_m3_integrations.encoders.torch.workers._stop", lambda p, o: ended.append(p)
     )

@@ -17,7 +17,7 @@ from bge_m3_integrations.encoders.torch.native.binding import runs
 from bge_m3_integrations.encoders.torch.native.layer_ops import (
     NativeFloat,
     NativeInt8,
-    native_parts,
+    native_ops,
 )
 from bge_m3_integrations.encoders.torch.packing import Pack
 from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
@@ -116,20 +116,20 @@ def without(patch: pytest.MonkeyPatch) -> None:
 def test_widths_that_fill_no_vector_are_left_to_torch(width: str) -> None:
     for size, fits in ((64, True), (72, False)):
         config = XLMRobertaConfig(**{**SIZES, width: size, "num_attention_heads": 8})
-        found = native_parts(config, dtype=torch.float32, int8=False)
+        found = native_ops(config, dtype=torch.float32, int8=False)
         assert (found is not None) == fits
 
 
 def test_other_dtypes_are_left_to_torch() -> None:
     config = XLMRobertaConfig(**SIZES)
-    assert native_parts(config, dtype=torch.float16, int8=False) is None
-    assert native_parts(config, dtype=torch.float64, int8=False) is None
+    assert native_ops(config, dtype=torch.float16, int8=False) is None
+    assert native_ops(config, dtype=torch.float64, int8=False) is None
 
 
 def test_weights_of_7_bits_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     config = XLMRobertaConfig(**SIZES)
-    assert (native_parts(config, dtype=torch.float32, int8=True) is None) == (not runs(torch.int8))
+    assert (native_ops(config, dtype=torch.float32, int8=True) is None) == (not runs(torch.int8))
     monkeypatch.setattr(
         "bge_m3_integrations.encoders.torch.native.layer_ops.weight_levels", lambda: 63
     )
-    assert native_parts(config, dtype=torch.float32, int8=True) is None
+    assert native_ops(config, dtype=torch.float32, int8=True) is None

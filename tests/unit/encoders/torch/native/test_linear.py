@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import gelu, layer_norm
 
 from bge_m3_integrations.encoders.torch import int8
-from bge_m3_integrations.encoders.torch.int8 import quantised_gelu, quantised_twice
+from bge_m3_integrations.encoders.torch.int8 import quantized_gelu, quantized_with_residual
 from bge_m3_integrations.encoders.torch.native.binding import KernelArgumentError, padded_rows, runs
 from bge_m3_integrations.encoders.torch.native.int8 import (
     NativeInt8Linear,
@@ -147,7 +147,7 @@ def test_normalisation_is_torchs(width: int) -> None:
 def test_levels_are_those_of_the_torch_code() -> None:
     x = drawn(37, 1024)
     x[5] = 0
-    (levels, rest), scale = quantised_twice(x, torch.float32)
+    (levels, rest), scale = quantized_with_residual(x, torch.float32)
     found = to_levels(x, zero=int8.ZERO, most=int8.ACTIVATION_LEVELS, finer=int8.REST_LEVELS)
     assert (found.levels.int() - levels.int()).abs().max() <= 1
     assert (found.levels != levels).float().mean() < 1e-4
@@ -161,7 +161,7 @@ def test_levels_are_those_of_the_torch_code() -> None:
 
 def test_levels_of_gelus_results_are_those_of_the_torch_code() -> None:
     x = gelu(drawn(37, 1024) * 3)
-    levels, scale = quantised_gelu(x)
+    levels, scale = quantized_gelu(x)
     found = to_levels(x, zero=int8.GELU_ZERO, most=int8.GELU_LEVELS, depth=int8.GELU_DEPTH)
     assert (found.levels.int() - levels.int()).abs().max() <= 1
     assert (found.levels != levels).float().mean() < 1e-4
@@ -256,7 +256,7 @@ def test_what_comes_with_twice_the_bits_is_hardly_rounded(states: torch.dtype) -
     if not runs(torch.int8):
         pytest.skip("no kernels for 8 bits here")
     x, bias, sums = drawn(50, 64, seed=2).to(states), drawn(64, seed=1), torch.ones(50, 64)
-    layer = NativeInt8Linear.of(torch.eye(64), bias, twice=True)
+    layer = NativeInt8Linear.of(torch.eye(64), bias, residual=True)
     layer.add_to(sums, x)
     finer = x.float().abs().amax(dim=1, keepdim=True) / int8.ACTIVATION_LEVELS / int8.REST_LEVELS
     for found in (layer(x), sums - 1):
