@@ -1,0 +1,117 @@
+"""The shape of the package: its folders, the size of its files, its docstrings."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "bge_m3_integrations"
+FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = {"_internal", "core", "encoders", "engine", "stores", "index", "langchain", "llama_index"}
+ROOMS |= {"compat", "evaluation", "testing", "demo", "cli", "errors.py"}
+FACE = {"__init__.py", "__main__.py", "_version.py", "py.typed"}
+# Tests of the programs beside the package.
+PROGRAMS = {"benchmarks", "train_demo"}
+LONG_FILES = {
+    "core/filters.py",
+    "encoders/torch/load.py",
+    "engine/engine.py",
+    "evaluation/parity.py",
+    "index/index.py",
+    "index/opening.py",
+    "langchain/vectorstore.py",
+    "llama_index/vector_store.py",
+    "testing/store_conformance.py",
+}
+LONG_FUNCTIONS = {
+    "compat/flag_embedding.py:__init__",
+    "compat/flag_embedding.py:compute_score",
+    "core/mmr.py:mmr",
+    "demo/run.py:run_demo",
+    "encoders/torch/native/linear.py:product",
+    "encoders/torch/tokenizer.py:text_tokenizer",
+    "engine/engine.py:__init__",
+    "evaluation/parity.py:verify_model",
+    "index/arguments.py:index_for",
+    "index/index.py:open",
+    "index/index.py:search",
+    "index/reencode.py:scores",
+    "langchain/milvus.py:hybrid_milvus",
+    "langchain/qdrant.py:hybrid_qdrant",
+    "langchain/retriever.py:from_texts",
+    "llama_index/contexts.py:with_ours",
+    "llama_index/milvus.py:hybrid_milvus",
+    "llama_index/qdrant.py:hybrid_qdrant",
+    "llama_index/vector_store_query.py:read_query",
+}
+ASSERTING = {
+    "core/codec.py",
+    "index/index.py",
+    "index/reencode.py",
+    "llama_index/contexts.py",
+    "llama_index/given_vectors.py",
+    "llama_index/milvus.py",
+    "llama_index/vector_store_query.py",
+    "stores/edge/folder/checksums.py",
+    "stores/edge/folder/folder.py",
+    "stores/edge/process/index_process.py",
+    "stores/edge/shard/schema.py",
+}
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def nodes(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+def folders(root: Path) -> set[str]:
+    """The folders below a root that hold Python files of their own."""
+    return {file.parent.relative_to(root).as_posix() for file in root.rglob("*.py")} - {"."}
+
+
+def test_the_top_level_has_fourteen_rooms_and_a_face() -> None:
+    there = {entry.name for entry in PACKAGE.iterdir()} - {"__pycache__"}
+    assert (len(ROOMS), there) == (14, ROOMS | FACE)
+
+
+def test_every_folder_of_unit_tests_is_one_of_the_package() -> None:
+    tested = {
+        folder for folder in folders(ROOT / "tests/unit") if folder.split("/")[0] not in PROGRAMS
+    }
+    assert tested <= folders(PACKAGE)
+
+
+def test_every_unit_test_is_in_a_folder() -> None:
+    assert list((ROOT / "tests/unit").glob("*.py")) == []
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    long = {
+        relative(file) for file in FILES if len(file.read_text(encoding="utf-8").splitlines()) > 400
+    }
+    assert long <= LONG_FILES
+
+
+def test_no_function_is_longer_than_40_lines() -> None:
+    long = {
+        f"{relative(file)}:{node.name}"
+        for file in FILES
+        for node in nodes(file)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= 40
+    }
+    assert long <= LONG_FUNCTIONS
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_nothing_is_guarded_by_an_assert(file: Path) -> None:
+    """`python -O` leaves asserts out; the suites for users' own tests are made of them."""
+    if file.is_relative_to(PACKAGE / "testing") or relative(file) in ASSERTING:
+        return
+    assert [node.lineno for node in nodes(file) if isinstance(node, ast.Assert)] == []
