@@ -17,20 +17,20 @@ SECONDS = 30.0
 """How long the interpreter waits for one pass; a remote encoder may not come back at all."""
 
 
-class Ends(Protocol):
-    """What owns a thread."""
+class Stoppable(Protocol):
+    """An owner of a thread."""
 
-    def end(self, seconds: float) -> None:
+    def stop(self, seconds: float) -> None:
         """Cancel what waits, and wait so long for what runs."""
         ...
 
 
-_owners: weakref.WeakSet[Ends] = weakref.WeakSet()
+_owners: weakref.WeakSet[Stoppable] = weakref.WeakSet()
 _leaving = threading.Event()
 
 
-def ends_at_exit(owner: Ends) -> None:
-    """Have `owner.end` called when the interpreter ends."""
+def stop_at_exit(owner: Stoppable) -> None:
+    """Have `owner.stop` called when the interpreter ends."""
     if not _owners:
         atexit.unregister(_leave)
         atexit.register(_leave)  # behind torch's own, so before it
@@ -50,4 +50,4 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def _leave() -> None:
     _leaving.set()
     for owner in list(_owners):
-        owner.end(SECONDS)
+        owner.stop(SECONDS)

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Mode
+from bge_m3_integrations.core.embeddings import EmbeddingBatch
+from bge_m3_integrations.engine.request import EncodeRequest
 from bge_m3_integrations.errors import EncodingError
 
 LARGE_TEXTS = 64
@@ -16,16 +17,7 @@ LARGE_CHARACTERS = 65_536
 """A call of more texts or characters fills the model's passes by itself (some 16,000 tokens): it
 gains nothing from company, and would hold up those who wait for one text."""
 
-Run: TypeAlias = Callable[[Sequence[str], "Ask"], EmbeddingBatch]
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a call wants of its texts; calls that want the same can share a batch."""
-
-    kind: Kind
-    modes: frozenset[Mode]
-    max_length: int | None
+Run: TypeAlias = Callable[[Sequence[str], EncodeRequest], EmbeddingBatch]
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +28,7 @@ class Call:
     """
 
     texts: Sequence[str]
-    ask: Ask
+    request: EncodeRequest
     run: Run
     future: Future[EmbeddingBatch] = field(default_factory=Future)
 
@@ -55,7 +47,7 @@ class Call:
 
 
 class _Here(threading.local):
-    """What the current thread is doing: a call from inside the encoder must wait for nobody."""
+    """The work of the current thread: a call from inside the encoder must wait for nobody."""
 
     running = False
     worker = False
@@ -65,7 +57,7 @@ here = _Here()
 
 
 def starts(call: Call) -> bool:
-    """Whether a call may run now; from here on it cannot be cancelled."""
+    """Return whether a call may run now; from here on it cannot be cancelled."""
     return call.future.set_running_or_notify_cancel()
 
 
@@ -109,7 +101,7 @@ def _without_culprit(calls: list[Call], error: EncodingError) -> list[Call]:
 
 
 def _together(calls: list[Call]) -> BaseException | None:
-    """Run calls as one batch and hand out the rows, or give back what it raised."""
+    """Run calls as one batch and hand out the rows; return the error if there is one."""
     try:
         parts = _split(run_together(calls), calls)
     except BaseException as error:  # whatever it is, those who wait get it
@@ -120,12 +112,12 @@ def _together(calls: list[Call]) -> BaseException | None:
 
 
 def run_together(calls: list[Call]) -> EmbeddingBatch:
-    """The rows of all calls, in one run of the first one's."""
+    """Run the texts of all calls at once, as those of the first one."""
     before, here.running = here.running, True
     try:
         first = calls[0]
         texts = first.texts if len(calls) == 1 else [t for call in calls for t in call.texts]
-        return first.run(texts, first.ask)
+        return first.run(texts, first.request)
     finally:
         here.running = before
 

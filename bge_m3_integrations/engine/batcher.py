@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from bge_m3_integrations._internal.shutdown import ends_at_exit
+from bge_m3_integrations._internal.shutdown import stop_at_exit
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind
 from bge_m3_integrations.core.validation import ENCODED_CHARACTERS
-from bge_m3_integrations.engine.batch_calls import Ask, Call, Run, here, run_together, serve, starts
+from bge_m3_integrations.engine.batch_calls import Call, Run, here, run_together, serve, starts
+from bge_m3_integrations.engine.request import EncodeRequest
 from bge_m3_integrations.errors import InputError
 
 MOST_TEXTS = 512
@@ -29,12 +30,12 @@ IDLE_SECONDS = 5.0
 _MOST_WINDOWS = 5
 
 
-class Gatherer:
+class Batcher:
     """Gathers calls that wait at the same time into batches; thread-safe.
 
     Args:
-        batch_window_ms: Most milliseconds that a call waits for others to join it, when there are
-            others; 0 gathers only what waits already.
+        batch_window_ms: How long a call may wait for others to join its batch, in milliseconds; 0
+            gathers only calls that wait already. A lone call never waits.
 
     Raises:
         InputError: `batch_window_ms` is negative or not finite.
@@ -44,43 +45,45 @@ class Gatherer:
         self.batch_window_ms = _milliseconds(batch_window_ms)
         self._renew()
 
-    def encode(self, texts: Sequence[str], ask: Ask, run: Run) -> EmbeddingBatch:
+    def encode(self, texts: Sequence[str], request: EncodeRequest, run: Run) -> EmbeddingBatch:
         """Run texts, together with those of others where others wait.
 
         Args:
             texts: Checked texts.
-            ask: What is wanted of them.
-            run: Turns any texts of an equal `ask` into a row each.
+            request: Of equal ones the texts run together.
+            run: Turns any texts of an equal request into a row each.
 
         Returns:
             One row per text, in order.
         """
-        call = Call(texts, ask, run)
+        call = Call(texts, request, run)
         if here.running or here.worker or call.large:
             return run_together([call])
-        self._lane(ask.kind, large=False).put(call)
+        self._lane(request.kind, large=False).put(call)
         try:
             return call.future.result()
         finally:  # also where the caller was interrupted
             call.future.cancel()
 
-    def submit(self, texts: Sequence[str], ask: Ask, run: Run) -> Future[EmbeddingBatch]:
+    def submit(
+        self, texts: Sequence[str], request: EncodeRequest, run: Run
+    ) -> Future[EmbeddingBatch]:
         """Queue texts; see `encode`.
 
         Args:
             texts: Checked texts.
-            ask: What is wanted of them.
-            run: Turns any texts of an equal `ask` into a row each.
+            request: Of equal ones the texts run together.
+            run: Turns any texts of an equal request into a row each.
 
         Returns:
             A future, which can be cancelled until its batch starts.
         """
-        call = Call(texts, ask, run)
+        call = Call(texts, request, run)
         if here.running:
             call.future.set_running_or_notify_cancel()
             serve([call])
         else:
-            self._lane(ask.kind, large=call.large).put(call)
+            self._lane(request.kind, large=call.large).put(call)
         return call.future
 
     def close(self) -> None:
@@ -137,7 +140,7 @@ class _Lane:
             self._closing = self._worker is not None
             self._changed.notify()
 
-    def end(self, seconds: float) -> None:
+    def stop(self, seconds: float) -> None:
         """For the end of the interpreter: cancel what waits, and wait for what runs."""
         with self._changed:
             for call in self._waiting:
@@ -153,8 +156,8 @@ class _Lane:
         if self._worker is not None:
             self._changed.notify()
             return
-        self._worker = threading.Thread(target=self._work, name="bge-m3-gatherer", daemon=True)
-        ends_at_exit(self)
+        self._worker = threading.Thread(target=self._work, name="bge-m3-batcher", daemon=True)
+        stop_at_exit(self)
         try:
             self._worker.start()
         except RuntimeError as error:  # the system gives no thread: say so to all who wait
@@ -210,7 +213,7 @@ class _Lane:
         count = len(waiting)
         if not self._window or count >= self._most_texts:
             return True
-        if count and waiting[0].ask != waiting[-1].ask:
+        if count and waiting[0].request != waiting[-1].request:
             return True  # others gather while this batch runs
         return count >= self._expected if self._expected > 1 else count <= 1
 
@@ -222,7 +225,7 @@ class _Lane:
         for call in self._waiting:
             more, longer = len(call.texts), sum(map(len, call.texts))
             fits = texts + more <= self._most_texts and characters + longer <= ENCODED_CHARACTERS
-            if batch and not (fits and call.ask == batch[0].ask):
+            if batch and not (fits and call.request == batch[0].request):
                 rest.append(call)
             elif starts(call):
                 batch.append(call)

@@ -26,7 +26,7 @@ class CacheWarning(UserWarning):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CacheKey:
     """All that decides an embedding, the text aside.
 
     Attributes:
@@ -43,8 +43,8 @@ class Question:
     instruction: str
     limit: int
 
-    def keys(self, texts: Sequence[str]) -> list[bytes]:
-        """A sha256 for each text."""
+    def digests(self, texts: Sequence[str]) -> list[bytes]:
+        """Return a sha256 for each text."""
         start = hashlib.sha256()
         fields = (self.fingerprint, self.precision, self.kind, self.instruction, str(self.limit))
         for field in fields:
@@ -108,7 +108,7 @@ class EmbeddingCache:
         """Look embeddings up in one transaction.
 
         Args:
-            keys: As `Question.keys` makes them.
+            keys: As `CacheKey.digests` makes them.
             modes: The modes that are needed.
             spoilt: Called with the number of values whose checksum is wrong, where there are any.
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from bge_m3_integrations._internal.passes import PassCount
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Mode, Modes, as_modes
 from bge_m3_integrations.core.validation import check_texts, chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
-from bge_m3_integrations.engine.cache import CacheWarning, EmbeddingCache, Question
+from bge_m3_integrations.engine.cache import CacheKey, CacheWarning, EmbeddingCache
 from bge_m3_integrations.engine.cache_sql import NoRoomError
 from bge_m3_integrations.engine.memo import in_order
-from bge_m3_integrations.engine.stats import Stats, StatsCounter
-from bge_m3_integrations.errors import EncodingError, StoreError
+from bge_m3_integrations.engine.request import EncodeRequest
+from bge_m3_integrations.engine.stats import CountingEncoder, StatsCounter
+from bge_m3_integrations.errors import StoreError
 
 _LOG = logging.getLogger(__name__)
 
 
-class CachedEncoder(EncoderWrapper):
+class CachedEncoder(CountingEncoder):
     """An encoder that looks texts up on disk, and keeps there what it had to encode.
 
     Queries are kept only of an encoder with an attribute `query_instruction`: the fingerprint does
@@ -30,86 +30,52 @@ class CachedEncoder(EncoderWrapper):
     Args:
         encoder: Does the work; a text that lacks one wanted mode goes through it for all of them.
         cache: Where embeddings are kept.
-        counts: StatsCounter forwards, hits and failures; share it with the memo in front.
+        counts: Counts of forwards, hits and failures; share them with the memo in front.
     """
 
     def __init__(
         self, encoder: Encoder, cache: EmbeddingCache, *, counts: StatsCounter | None = None
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, counts=counts)
         self.cache = cache
-        self._counts = counts or StatsCounter()
-
-    @property
-    def stats(self) -> Stats:
-        """A snapshot of the counts."""
-        return self._counts.stats
 
     def encode(
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
-        wanted = as_modes(modes)
         check_texts(texts, surrogates=True)  # lone surrogates are for the encoder to judge
         limit = self.max_length if max_length is None else whole("max_length", max_length, least=0)
-        question = self._question(kind, limit)
+        request = EncodeRequest(kind, as_modes(modes), limit)
         distinct = list(dict.fromkeys(texts))
-        found = {} if question is None else self._found(distinct, question, wanted)
+        key = self._key(kind, limit)
+        found = {} if key is None else self._found(distinct, key, request.modes)
         missing = [text for text in distinct if text not in found]
         parts = list(found.values())
-        try:
-            parts += self._encoded(missing, kind, limit, wanted, question)
-        except EncodingError as error:
-            position = list(texts).index(missing[error.position])
-            raise EncodingError(error.reason, position) from error
-        return in_order(texts, [*found, *missing], parts or [self._run([], kind, wanted, limit)])
+        for piece in chunks(missing):  # each kept before the next: a run that is cut loses one
+            parts.append(self._run(missing[piece], request, among=texts))
+            if key is not None:
+                self._keep(key.digests(missing[piece]), parts[-1])
+        return in_order(texts, [*found, *missing], parts or [self._run([], request, among=texts)])
 
-    def _question(self, kind: Kind, limit: int) -> Question | None:
-        """What is asked of the texts, or None where the cache could not tell answers apart."""
-        instruction = _said(self, "query_instruction") if kind == "query" else ""
+    def _key(self, kind: Kind, limit: int) -> CacheKey | None:
+        """Return what decides the embeddings, or None where the cache could not tell them apart."""
+        instruction = _attribute(self, "query_instruction") if kind == "query" else ""
         if instruction is None:
             return None
-        return Question(self.fingerprint, _said(self, "precision") or "", kind, instruction, limit)
+        precision = _attribute(self, "precision") or ""
+        return CacheKey(self.fingerprint, precision, kind, instruction, limit)
 
     def _found(
-        self, texts: list[str], question: Question, modes: frozenset[Mode]
+        self, texts: list[str], key: CacheKey, modes: frozenset[Mode]
     ) -> dict[str, EmbeddingBatch]:
-        keys = question.keys(texts)
         try:
-            rows = self.cache.get_many(keys, modes=modes, spoilt=self._count_spoilt)
+            rows = self.cache.get_many(key.digests(texts), modes=modes, spoilt=self._count_spoilt)
         except NoRoomError as error:
             self._tell("computed anew", error)
             return {}
         found = {text: row for text, row in zip(texts, rows, strict=True) if row is not None}
         self._counts.add(cache_hits=len(found))
         return found
-
-    def _encoded(
-        self,
-        texts: list[str],
-        kind: Kind,
-        limit: int,
-        modes: frozenset[Mode],
-        question: Question | None,
-    ) -> list[EmbeddingBatch]:
-        """Encode in stretches, each kept before the next: a run that is cut is not all lost."""
-        parts = []
-        for piece in chunks(texts):
-            try:
-                parts.append(self._run(texts[piece], kind, modes, limit))
-            except EncodingError as error:
-                raise EncodingError(error.reason, piece.start + error.position) from error
-            if question is not None:
-                self._keep(question.keys(texts[piece]), parts[-1])
-        return parts
-
-    def _run(
-        self, texts: list[str], kind: Kind, modes: frozenset[Mode], limit: int
-    ) -> EmbeddingBatch:
-        with PassCount() as count:
-            batch = self.encoder.encode(texts, kind=kind, modes=modes, max_length=limit)
-        self._counts.add_forwards(batch, passes=count.passes)
-        return batch
 
     def _count_spoilt(self, values: int) -> None:
         if not self.stats.cache_damaged:
@@ -127,18 +93,18 @@ class CachedEncoder(EncoderWrapper):
         except StoreError as error:  # a full disk must not cost the caller what was computed
             self._tell("returned but not kept", error)
 
-    def _tell(self, what: str, error: StoreError) -> None:
+    def _tell(self, outcome: str, error: StoreError) -> None:
         """Count a call that the cache was of no use to, and say so the first time."""
         if not self.stats.cache_failures:
             warn_user(
-                f"embeddings are {what}: {error} (said once; stats.cache_failures counts)",
+                f"embeddings are {outcome}: {error} (said once; stats.cache_failures counts)",
                 CacheWarning,
             )
         self._counts.add(cache_failures=1)
 
 
-def _said(encoder: object, name: str) -> str | None:
-    """A text attribute of the encoder or of the first one behind it that has it."""
+def _attribute(encoder: object, name: str) -> str | None:
+    """Return a text attribute of the encoder, or of the first one behind it that has it."""
     value = getattr(encoder, name, None)
     while value is None and isinstance(encoder, EncoderWrapper):
         encoder = encoder.encoder

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Unpack, get_args, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, overload, runtime_checkable
 
 import numpy as np
 
@@ -28,7 +28,6 @@ from bge_m3_integrations.core.embeddings import (
     Modes,
     TokenBatch,
     TokenVectors,
-    as_modes,
     ordered_modes,
 )
 from bge_m3_integrations.core.scores import Components, Ranked, Scores, Weights, WeightsLike
@@ -42,14 +41,20 @@ from bge_m3_integrations.encoders.base import (
 )
 from bge_m3_integrations.encoders.placement import TorchDevice, TorchDtype, as_devices, as_dtype
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper, innermost
-from bge_m3_integrations.engine.batch_calls import Ask
-from bge_m3_integrations.engine.batcher import Gatherer
+from bge_m3_integrations.engine.batcher import Batcher
 from bge_m3_integrations.engine.cache import EmbeddingCache, as_cache
 from bge_m3_integrations.engine.cached_encoder import CachedEncoder
 from bge_m3_integrations.engine.memo import MemoEncoder
+from bge_m3_integrations.engine.request import EncodeRequest, check_kind
 from bge_m3_integrations.engine.similarity import similarity
 from bge_m3_integrations.engine.stats import DeclaredModes, Stats, StatsCounter
-from bge_m3_integrations.engine.stretches import Stretched, below, beside, by_query, unzip
+from bge_m3_integrations.engine.stretches import (
+    DistinctTexts,
+    by_query,
+    hstack_scores,
+    unzip,
+    vstack_scores,
+)
 from bge_m3_integrations.engine.token_counts import own_token_count, own_token_ids, token_counts
 from bge_m3_integrations.engine.truncation import Cuts, Limit
 from bge_m3_integrations.errors import InputError, MissingHeadWarning
@@ -60,9 +65,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "BAAI/bge-m3"
 MEMO_BYTES = 64 * 1024 * 1024
 SPILL_BYTES = 4 * 1024**3
-GATHER_MS = 2.0
+BATCH_WINDOW_MS = 2.0
 _WARMING = "What is BGE-M3?"
-_KINDS = get_args(Kind)
 _MAIN = threading.main_thread()
 
 
@@ -142,7 +146,7 @@ class BGEM3:
         token_budget: int | None = None,
         memo_bytes: int = MEMO_BYTES,
         spill_bytes: int = SPILL_BYTES,
-        batch_window_ms: float = GATHER_MS,
+        batch_window_ms: float = BATCH_WINDOW_MS,
         cache: str | Path | EmbeddingCache | None = None,
         clean: bool = False,
         revision: str | None = None,
@@ -179,7 +183,7 @@ class BGEM3:
             )
         self._memo_bytes = whole("memo_bytes", memo_bytes, least=0)
         self._spill_bytes = whole("spill_bytes", spill_bytes, least=0)
-        self._gatherer = Gatherer(batch_window_ms=batch_window_ms)
+        self._batcher = Batcher(batch_window_ms=batch_window_ms)
         self._cache = None if cache is None else as_cache(cache)
         self._clean = clean
         self._needs = DeclaredModes()
@@ -236,7 +240,7 @@ class BGEM3:
         ours: dict[str, Any] = {
             "memo_bytes": self._memo_bytes,
             "spill_bytes": self._spill_bytes,
-            "batch_window_ms": self._gatherer.batch_window_ms,
+            "batch_window_ms": self._batcher.batch_window_ms,
             "cache": self._cache,
         }
         return _rebuilt, (self._model, {**self.options, **ours})
@@ -514,8 +518,8 @@ class BGEM3:
         Raises:
             InputError: A text is no encodable string, or an argument is malformed.
         """
-        asked = _asked(kind, modes, max_length)
-        return self._gatherer.submit(self._checked(texts), asked, self._run)
+        request = EncodeRequest.checked(kind, modes, max_length)
+        return self._batcher.submit(self._checked(texts), request, self._run)
 
     def tokenize(
         self, texts: Sequence[str], *, kind: Kind = "document", max_length: int | None = None
@@ -547,8 +551,9 @@ class BGEM3:
         Raises:
             InputError: A text is no encodable string.
         """
+        check_kind(kind)
         many = self._checked([texts] if isinstance(texts, str) else texts)
-        counts = token_counts(self.encoder, many, kind=_asked_kind(kind))
+        counts = token_counts(self.encoder, many, kind=kind)
         return counts[0] if isinstance(texts, str) else counts
 
     def length_function(self, text: str) -> int:
@@ -675,14 +680,14 @@ class BGEM3:
         small = "colbert" not in chosen.modes
         encode = partial(self.encode_queries, **how)
         queries, documents = self._checked(queries), self._checked(documents)
-        left = Stretched(queries, encode, at_once=small)
-        right = Stretched(documents, partial(self.encode_documents, **how))
+        left = DistinctTexts(queries, encode, at_once=small)
+        right = DistinctTexts(documents, partial(self.encode_documents, **how))
         rows = []
         with Cuts({"query": queries, "document": documents}):
             for _, some in left.batches():
                 parts = [self._components(some, b, chosen) for _, b in right.batches() if len(b)]
-                rows.append(beside(parts, some, chosen))
-        table = below(rows).take(left.places).take(np.s_[:, right.places])
+                rows.append(hstack_scores(parts, some, chosen))
+        table = vstack_scores(rows).take(left.places).take(np.s_[:, right.places])
         return scoring.hybrid(table, chosen)
 
     def score_pairs(
@@ -712,18 +717,18 @@ class BGEM3:
         queries, documents = unzip(pairs, surrogates=self._clean)
         how: Any = {"modes": chosen.modes, "max_length": max_length}
         small = "colbert" not in chosen.modes
-        left = Stretched(queries, partial(self.encode_queries, **how), at_once=small)
+        left = DistinctTexts(queries, partial(self.encode_queries, **how), at_once=small)
         with Cuts({"query": queries, "document": documents}):
             out = self._pair_scores(left, documents, chosen, how)
         return scoring.hybrid(Components(**out), chosen)
 
     def _pair_scores(
-        self, left: Stretched, documents: Sequence[str], chosen: Weights, how: Any
+        self, left: DistinctTexts, documents: Sequence[str], chosen: Weights, how: Any
     ) -> dict[Mode, FloatArray]:
         out = {mode: np.zeros(len(documents), np.float32) for mode in chosen.modes}
         for piece, query_batch in left.batches():
             of_these = left.inside(piece)
-            right = Stretched(
+            right = DistinctTexts(
                 [documents[i] for i in of_these],
                 partial(self.encode_documents, **how),
                 numbers=of_these,
@@ -794,7 +799,7 @@ class BGEM3:
         One device has no processes. They also end when the engine is dropped, and with the
         interpreter.
         """
-        self._gatherer.close()
+        self._batcher.close()
         with self._lock:
             encoder: object = self._encoder
         while isinstance(encoder, EncoderWrapper):
@@ -817,7 +822,7 @@ class BGEM3:
 
             encoder = encoder_on(encoder, **asdict(self._loading))
         if self._clean:
-            from bge_m3_integrations.engine.cleaning_encoder import CleaningEncoder
+            from bge_m3_integrations.engine.cleaning import CleaningEncoder
 
             encoder = CleaningEncoder(encoder)
         return encoder
@@ -835,34 +840,36 @@ class BGEM3:
         max_length: int | None,
         progress: ProgressLike,
     ) -> EmbeddingBatch:
-        asked = _asked(kind, modes, max_length)
+        request = EncodeRequest.checked(kind, modes, max_length)
         checked = listed(texts, "texts")
         check_texts(checked, surrogates=self._clean)
         with Cuts({kind: checked}) as cuts, encoding(progress, len(checked)):
             if threading.current_thread() is _MAIN:
-                batch = self._run(checked, asked)
+                batch = self._run(checked, request)
             else:
-                batch = self._gatherer.encode(checked, asked, self._run)
-            cuts.note(checked, kind, batch, self._limit(asked) if batch.truncated.any() else None)
+                batch = self._batcher.encode(checked, request, self._run)
+            cuts.note(checked, kind, batch, self._limit(request) if batch.truncated.any() else None)
         return batch
 
     async def _aencode(
         self, texts: Sequence[str], kind: Kind, modes: Modes, max_length: int | None
     ) -> EmbeddingBatch:
         # the event loop does nothing slow: also the model's configuration is read by the worker
-        asked = _asked(kind, modes, max_length)
+        request = EncodeRequest.checked(kind, modes, max_length)
         checked = self._checked(texts)
         with Cuts({kind: checked}) as cuts:
-            future = self._gatherer.submit(checked, asked, self._run)
+            future = self._batcher.submit(checked, request, self._run)
             batch = await asyncio.wrap_future(future)
-            cuts.note(checked, kind, batch, self._limit(asked) if batch.truncated.any() else None)
+            cuts.note(checked, kind, batch, self._limit(request) if batch.truncated.any() else None)
         return batch
 
-    def _run(self, texts: Sequence[str], ask: Ask) -> EmbeddingBatch:
-        if self._modes is None or not ask.modes <= self._modes:
-            self._require(ask.modes)
+    def _run(self, texts: Sequence[str], request: EncodeRequest) -> EmbeddingBatch:
+        if self._modes is None or not request.modes <= self._modes:
+            self._require(request.modes)
         encoder = self._encoder or self.encoder
-        return encoder.encode(texts, kind=ask.kind, modes=ask.modes, max_length=ask.max_length)
+        return encoder.encode(
+            texts, kind=request.kind, modes=request.modes, max_length=request.max_length
+        )
 
     def _checked(self, texts: Sequence[str]) -> Sequence[str]:
         texts = listed(texts, "texts")
@@ -882,26 +889,15 @@ class BGEM3:
         if missing := modes - self.modes:
             raise InputError(f"{self.name} has no {sorted(missing)}; it has {sorted(self.modes)}")
 
-    def _limit(self, ask: Ask) -> Limit:
+    def _limit(self, request: EncodeRequest) -> Limit:
         usual = self.encoder.max_length
         most = getattr(innermost(self.encoder), "model_max_length", usual)
-        return Limit(ask.max_length or usual, most)
+        return Limit(request.max_length or usual, most)
 
 
 @runtime_checkable
 class _Closes(Protocol):
     def close(self) -> None: ...
-
-
-def _asked(kind: Kind, modes: Modes, max_length: int | None) -> Ask:
-    limit = None if max_length is None else whole("max_length", max_length)
-    return Ask(kind if kind in _KINDS else _asked_kind(kind), as_modes(modes), limit)
-
-
-def _asked_kind(kind: Kind) -> Kind:
-    if kind not in _KINDS:
-        raise InputError(f"kind must be one of {list(_KINDS)}, not {kind!r}")
-    return kind
 
 
 def _rebuilt(model: str | Path, options: Mapping[str, Any]) -> BGEM3:

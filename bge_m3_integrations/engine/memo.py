@@ -8,115 +8,126 @@ union, and the others find it here, or wait for it while it runs.
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from cachetools import LRUCache
 
 from bge_m3_integrations._internal.forks import follows, new_lock
-from bge_m3_integrations._internal.passes import PassCount
 from bge_m3_integrations.core.embeddings import MODES, EmbeddingBatch, Kind, Mode, Modes, as_modes
 from bge_m3_integrations.core.validation import chunks, whole
 from bge_m3_integrations.encoders.base import Encoder
-from bge_m3_integrations.encoders.wrapper import EncoderWrapper
+from bge_m3_integrations.engine.request import EncodeRequest
 from bge_m3_integrations.engine.spill import Key, Spill
-from bge_m3_integrations.engine.stats import DeclaredModes, Stats, StatsCounter
-from bge_m3_integrations.errors import EncodingError
+from bge_m3_integrations.engine.stats import CountingEncoder, DeclaredModes, StatsCounter
 
 _QUERY_SHARE = 0.25
 _REMEMBERED_EVICTIONS = 100_000
 
 
 @dataclass(slots=True)
-class _Held:
+class _Entry:
     """A row, and how many callers are still expected to ask for it."""
 
     row: EmbeddingBatch
     awaited: int
 
 
-class _Shelf:
+@dataclass(slots=True)
+class _Claim:
+    """The distinct texts of one call, by where their rows come from.
+
+    Attributes:
+        found: Remembered.
+        running: Computed by another caller now.
+        mine: Computed by this call, for all callers, who wait for these futures.
+        left: Computed by this call for itself: the caller who computes them leaves out a mode.
+    """
+
+    found: dict[str, EmbeddingBatch] = field(default_factory=dict)
+    running: dict[str, Future[EmbeddingBatch]] = field(default_factory=dict)
+    mine: dict[str, Future[EmbeddingBatch]] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+
+class _Shelf(LRUCache[Key, _Entry]):
     """The embeddings of one kind, least recently used first out; its user holds the lock.
 
     A row that is still awaited when it must go is spilled to disk.
     """
 
-    def __init__(self, max_bytes: int, *, spill_bytes: int = 0) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._rows: OrderedDict[Key, _Held] = OrderedDict()
-        self._evicted: OrderedDict[bytes, None] = OrderedDict()
+    def __init__(self, max_bytes: int, *, spill_bytes: int, counts: StatsCounter) -> None:
+        super().__init__(max_bytes, getsizeof=_nbytes)
+        self._counts = counts
+        self._evicted: LRUCache[bytes, None] = LRUCache(_REMEMBERED_EVICTIONS)
         self._spill = Spill(spill_bytes if max_bytes else 0)
         self.running: dict[Key, tuple[frozenset[Mode], Future[EmbeddingBatch]]] = {}
 
-    def take(self, key: Key, modes: frozenset[Mode]) -> EmbeddingBatch | None:
-        """The row of a key for one caller, if it has the modes."""
-        held = self._rows.get(key)
-        if held is None:
-            return self._spill.take(key, modes)
-        if not modes <= held.row.modes:
-            return None
-        self._rows.move_to_end(key)
-        held.awaited -= 1
-        return held.row
+    def claim(self, text: str, request: EncodeRequest, wanted: frozenset[Mode], to: _Claim) -> None:
+        """Note where the row of a text comes from; nobody else begins on what is this call's."""
+        key = (request.max_length, text)
+        modes, future = self.running.get(key, (frozenset(), None))
+        row = self._row(key, request.modes)
+        if row is not None:
+            to.found[text] = row
+        elif future is None:
+            if key not in self and _digest(key) in self._evicted:
+                self._counts.add(evicted_forwards=1)
+            to.mine[text] = Future()
+            self.running[key] = (wanted, to.mine[text])
+        elif request.modes <= modes:
+            to.running[text] = future
+        else:
+            to.left.append(text)
 
-    def was_evicted(self, key: Key) -> bool:
-        return key not in self._rows and _digest(key) in self._evicted
-
-    def put(self, key: Key, row: EmbeddingBatch, *, awaited: int) -> int:
-        """Remember a row; how many rows were spilled for it."""
-        old = self._rows.pop(key, None)
+    def put(self, key: Key, row: EmbeddingBatch, *, awaited: int) -> None:
+        """Remember a row, with the modes of an older one that it lacks."""
+        old = self.pop(key, None)
         if old is not None:
-            self._bytes -= _nbytes(old.row)
             missing = [mode for mode in MODES if getattr(row, mode) is None]
             row = replace(row, **{mode: getattr(old.row, mode) for mode in missing})
-        self._rows[key] = _Held(row, awaited)
-        self._bytes += _nbytes(row)
-        spilled = 0
-        while self._bytes > self._max_bytes:
-            spilled += self._evict_oldest()
-        return spilled
+        entry = _Entry(row, awaited)
+        if _nbytes(entry) > self.maxsize:
+            self._drop(key, entry)
+        else:
+            self[key] = entry
 
-    def _evict_oldest(self) -> bool:
-        """Give up one row; whether it was spilled."""
-        key, held = self._rows.popitem(last=False)
-        self._bytes -= _nbytes(held.row)
-        if held.awaited < 1:
-            self._lose(key)
-            return False
-        lost = self._spill.put(key, held.row, awaited=held.awaited)
-        for one in lost:
-            self._lose(one)
-        return key not in lost
+    def popitem(self) -> tuple[Key, _Entry]:
+        """Give up the row that nobody asked for the longest."""
+        key, entry = super().popitem()
+        self._drop(key, entry)
+        return key, entry
 
-    def _lose(self, key: Key) -> None:
+    def _drop(self, key: Key, entry: _Entry) -> None:
         self._evicted[_digest(key)] = None
-        if len(self._evicted) > _REMEMBERED_EVICTIONS:
-            self._evicted.popitem(last=False)
+        if entry.awaited > 0 and self._spill.put(key, entry.row, awaited=entry.awaited):
+            self._counts.add(spilled=1)
+
+    def _row(self, key: Key, modes: frozenset[Mode]) -> EmbeddingBatch | None:
+        """The row of a key for one caller, if it has the modes."""
+        entry = self.get(key)
+        if entry is None:
+            return self._spill.take(key, modes)
+        if not modes <= entry.row.modes:
+            return None
+        entry.awaited -= 1
+        return entry.row
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One call's question, the same for all its texts."""
-
-    kind: Kind
-    modes: frozenset[Mode]
-    limit: int
-
-
-class MemoEncoder(EncoderWrapper):
+class MemoEncoder(CountingEncoder):
     """An encoder that runs equal texts once per call and, when shared, across calls and threads.
 
     Args:
         encoder: Does the work.
-        needs: What the callers will ask for. Nothing is remembered before two roles have declared
-            theirs, so a lone caller pays no memory.
+        needs: The modes that the callers will ask for. Nothing is remembered before two roles have
+            declared theirs, so a lone caller pays no memory.
         max_bytes: Most bytes of embeddings remembered: a quarter for queries, which documents in
             bulk must not push out, the rest for documents.
         spill_bytes: Most bytes of documents' embeddings in a temporary file, for those that a
             second caller has not had when they must go; see `Spill`.
-        counts: Where the encoder behind counts its forwards, as a `CachedEncoder` does, to whom
-            not every text that it is given is one; None counts each as one here.
+        counts: The counts of an encoder behind that counts its own forwards, as a `CachedEncoder`
+            does, which does not count a cache hit as a forward; None counts each text here.
     """
 
     def __init__(
@@ -128,15 +139,13 @@ class MemoEncoder(EncoderWrapper):
         spill_bytes: int = 0,
         counts: StatsCounter | None = None,
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, counts=counts, forwards=counts is None)
         max_bytes = whole("memo_bytes", max_bytes, least=0)
         spill_bytes = whole("spill_bytes", spill_bytes, least=0)
         queries = int(max_bytes * _QUERY_SHARE)
         self._needs = needs
         self._bounds = {"query": (queries, 0), "document": (max_bytes - queries, spill_bytes)}
         self._shelves = self._new_shelves()
-        self._counts = counts or StatsCounter()
-        self._counts_forwards = counts is None
         self._lock = new_lock()
         follows(self)
 
@@ -152,14 +161,9 @@ class MemoEncoder(EncoderWrapper):
 
     def _new_shelves(self) -> dict[str, _Shelf]:
         return {
-            kind: _Shelf(most, spill_bytes=spilled)
+            kind: _Shelf(most, spill_bytes=spilled, counts=self._counts)
             for kind, (most, spilled) in self._bounds.items()
         }
-
-    @property
-    def stats(self) -> Stats:
-        """A snapshot of the counts."""
-        return self._counts.stats
 
     def encode(
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
@@ -168,72 +172,48 @@ class MemoEncoder(EncoderWrapper):
         modes = modes if isinstance(modes, frozenset) else as_modes(modes)
         distinct = list(dict.fromkeys(texts))
         self._counts.add(texts=len(texts))
-        try:
-            if self._needs.shared:
-                limit = self.max_length if max_length is None else max_length
-                return self._encode_shared(texts, distinct, _Ask(kind, modes, limit))
-            with PassCount() as count:
-                batch = self.encoder.encode(distinct, kind=kind, modes=modes, max_length=max_length)
-        except EncodingError as error:
-            text = distinct[error.position]
-            raise EncodingError(error.reason, list(texts).index(text)) from error
-        if self._counts_forwards:
-            self._counts.add_forwards(batch, passes=count.passes)
+        if self._needs.shared:
+            limit = self.max_length if max_length is None else max_length
+            return self._encode_shared(texts, distinct, EncodeRequest(kind, modes, limit))
+        batch = self._run(distinct, EncodeRequest(kind, modes, max_length), among=texts)
         return batch if len(distinct) == len(texts) else in_order(texts, distinct, [batch])
 
     def _encode_shared(
-        self, texts: Sequence[str], distinct: list[str], ask: _Ask
+        self, texts: Sequence[str], distinct: list[str], request: EncodeRequest
     ) -> EmbeddingBatch:
-        found, fresh = self._shared(distinct, ask)
-        parts = [row.only(ask.modes) for row in found.values()]
-        if fresh or not distinct:
-            parts.append(self._run_left(fresh, distinct, ask))
-        return in_order(texts, [*found, *fresh], parts)
+        found, left = self._for_all(distinct, request, texts)
+        parts = [row.only(request.modes) for row in found.values()]
+        if left or not distinct:
+            parts.append(self._run(left, request, among=texts))
+        return in_order(texts, [*found, *left], parts)
 
-    def _shared(self, texts: list[str], ask: _Ask) -> tuple[dict[str, EmbeddingBatch], list[str]]:
-        """What is remembered or computed for all callers, and what is left for this one alone."""
-        found, running, mine, left = self._claim(texts, ask)
-        found |= self._run_for_all(mine, texts, ask)
-        for text, future in running.items():
+    def _for_all(
+        self, distinct: list[str], request: EncodeRequest, texts: Sequence[str]
+    ) -> tuple[dict[str, EmbeddingBatch], list[str]]:
+        """Remember or compute for all callers; the rows, and the texts left for this one alone."""
+        claim, found = _Claim(), dict[str, EmbeddingBatch]()
+        try:
+            self._claim(distinct, request, claim)
+            found = claim.found | self._run_claimed(claim, request, texts)
+        except BaseException as error:
+            self._give_up(claim, request, error)
+            raise
+        for text, future in claim.running.items():
             try:
                 found[text] = future.result()
             except Exception:  # another caller's batch failed, perhaps for another text in it
-                left.append(text)
-        self._counts.add(memo_hits=len(texts) - len(mine) - len(left))
-        return found, left
+                claim.left.append(text)
+        self._counts.add(memo_hits=len(distinct) - len(claim.mine) - len(claim.left))
+        return found, claim.left
 
-    def _claim(
-        self, texts: list[str], ask: _Ask
-    ) -> tuple[dict[str, EmbeddingBatch], dict[str, Future[EmbeddingBatch]], list[str], list[str]]:
-        """Split texts: remembered, being computed by another caller, now claimed by this, and left.
-
-        What another caller computes without a mode of this one stays that caller's to hand out.
-        """
-        found: dict[str, EmbeddingBatch] = {}
-        running: dict[str, Future[EmbeddingBatch]] = {}
-        mine: list[str] = []
-        left: list[str] = []
-        shelf, wanted, lost = self._shelves[ask.kind], self._wanted(ask), 0
+    def _claim(self, distinct: list[str], request: EncodeRequest, claim: _Claim) -> None:
+        wanted, shelf = self._wanted(request), self._shelves[request.kind]
         with self._lock:
-            for text in texts:
-                key = (ask.limit, text)
-                modes, future = shelf.running.get(key, (frozenset(), None))
-                if (row := shelf.take(key, ask.modes)) is not None:
-                    found[text] = row
-                elif future is not None:
-                    if ask.modes <= modes:
-                        running[text] = future
-                    else:
-                        left.append(text)
-                else:
-                    mine.append(text)
-                    lost += shelf.was_evicted(key)
-                    shelf.running[key] = (wanted, Future())
-        self._counts.add(evicted_forwards=lost)
-        return found, running, mine, left
+            for text in distinct:
+                shelf.claim(text, request, wanted, claim)
 
-    def _run_for_all(
-        self, mine: list[str], texts: list[str], ask: _Ask
+    def _run_claimed(
+        self, claim: _Claim, request: EncodeRequest, texts: Sequence[str]
     ) -> dict[str, EmbeddingBatch]:
         """Compute the claimed texts in all declared modes, and hand them to whoever waits.
 
@@ -241,60 +221,40 @@ class MemoEncoder(EncoderWrapper):
         collection is its own modes only.
         """
         found: dict[str, EmbeddingBatch] = {}
-        whole_call = [slice(0, len(mine))] if mine else []
-        start = 0
-        try:
-            for part in whole_call if self._wanted(ask) == ask.modes else chunks(mine):
-                start = part.start
-                found |= self._run_part(mine[part], ask)
-        except BaseException as error:
-            self._give_up(mine[start:], ask, error)
-            if isinstance(error, EncodingError):
-                position = texts.index(mine[start + error.position])
-                raise EncodingError(error.reason, position) from error
-            raise
+        mine, shared = list(claim.mine), replace(request, modes=self._wanted(request))
+        pieces = [slice(0, len(mine))] if mine and shared == request else chunks(mine)
+        for piece in pieces:
+            fresh = self._run(mine[piece], shared, among=texts)
+            rows = {text: fresh.take([i]) for i, text in enumerate(mine[piece])}
+            self._hand_out(rows, claim, request)
+            found |= {text: row.only(request.modes) for text, row in rows.items()}
         return found
 
-    def _run_part(self, mine: list[str], ask: _Ask) -> dict[str, EmbeddingBatch]:
-        shelf, keys = self._shelves[ask.kind], [(ask.limit, text) for text in mine]
-        fresh = self._run(mine, ask, self._wanted(ask))
-        rows = [fresh.take([i]) for i in range(len(mine))]
-        awaited = self._needs.roles(ask.kind) - 1
+    def _hand_out(
+        self, rows: dict[str, EmbeddingBatch], claim: _Claim, request: EncodeRequest
+    ) -> None:
+        """Remember rows, and give them to the callers who wait for them."""
+        shelf, awaited = self._shelves[request.kind], self._needs.roles(request.kind) - 1
         with self._lock:
-            spilled = sum(
-                shelf.put(key, row, awaited=awaited) for key, row in zip(keys, rows, strict=True)
-            )
-            futures = [shelf.running.pop(key)[1] for key in keys]
-        self._counts.add(spilled=spilled)
-        for future, row in zip(futures, rows, strict=True):
-            future.set_result(row)
-        return {text: row.only(ask.modes) for text, row in zip(mine, rows, strict=True)}
+            for text, row in rows.items():
+                shelf.put((request.max_length, text), row, awaited=awaited)
+                shelf.running.pop((request.max_length, text), None)
+        for text, row in rows.items():
+            claim.mine[text].set_result(row)
 
-    def _give_up(self, mine: list[str], ask: _Ask, error: BaseException) -> None:
-        """Tell those who wait for these texts that they will not come."""
-        running = self._shelves[ask.kind].running
+    def _give_up(self, claim: _Claim, request: EncodeRequest, error: BaseException) -> None:
+        """Tell those who wait for texts of a claim that they will not come."""
+        running = self._shelves[request.kind].running
         with self._lock:
-            # an interrupt may come when some are handed over already
-            left = [running.pop((ask.limit, text), None) for text in mine]
-        for _, future in filter(None, left):
-            future.set_exception(error)
+            for text, future in claim.mine.items():
+                if running.get((request.max_length, text), (None, None))[1] is future:
+                    del running[request.max_length, text]
+        for future in claim.mine.values():
+            if not future.done():
+                future.set_exception(error)
 
-    def _run_left(self, left: list[str], texts: list[str], ask: _Ask) -> EmbeddingBatch:
-        """Compute texts for this caller alone; an error has the position among all its texts."""
-        try:
-            return self._run(left, ask, ask.modes)
-        except EncodingError as error:
-            raise EncodingError(error.reason, texts.index(left[error.position])) from error
-
-    def _run(self, texts: list[str], ask: _Ask, modes: frozenset[Mode]) -> EmbeddingBatch:
-        with PassCount() as count:
-            fresh = self.encoder.encode(texts, kind=ask.kind, modes=modes, max_length=ask.limit)
-        if self._counts_forwards:
-            self._counts.add_forwards(fresh, passes=count.passes)
-        return fresh
-
-    def _wanted(self, ask: _Ask) -> frozenset[Mode]:
-        return ask.modes | (self._needs.of(ask.kind) & self.modes)
+    def _wanted(self, request: EncodeRequest) -> frozenset[Mode]:
+        return request.modes | (self._needs.of(request.kind) & self.modes)
 
 
 def in_order(texts: Sequence[str], held: list[str], parts: list[EmbeddingBatch]) -> EmbeddingBatch:
@@ -320,8 +280,9 @@ def _digest(key: Key) -> bytes:
     return hashlib.blake2b(f"{limit} {text}".encode("utf-8", "replace"), digest_size=16).digest()
 
 
-def _nbytes(row: EmbeddingBatch) -> int:
+def _nbytes(entry: _Entry) -> int:
     """Bytes of a row's arrays, and a rough allowance for the objects around them."""
+    row = entry.row
     total = 1024 + (0 if row.dense is None else row.dense.nbytes)
     if row.sparse is not None:
         total += row.sparse.token_ids.nbytes + row.sparse.weights.nbytes

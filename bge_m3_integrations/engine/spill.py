@@ -7,7 +7,7 @@ import shutil
 import struct
 import tempfile
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, TypeAlias
 
 from bge_m3_integrations.core.codec import packed, unpacked
@@ -16,26 +16,21 @@ from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode
 _LEAST_FREE = 1024**3
 """Bytes of the disk that stay free for everybody else."""
 
-
-Key: TypeAlias = tuple[int, str]
+Key: TypeAlias = tuple[int | None, str]
 """Length limit and text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Place:
-    """Where a row lies: from a byte on, one length per mode; and how often it is still awaited."""
+    """The place of a row: its first byte, one length per mode, and how often it is awaited."""
 
     start: int
     lengths: dict[Mode, int]
     awaited: int
 
     @property
-    def size(self) -> int:
-        return sum(self.lengths.values())
-
-    @property
     def end(self) -> int:
-        return self.start + self.size
+        return self.start + sum(self.lengths.values())
 
 
 class Spill:
@@ -56,7 +51,7 @@ class Spill:
         self._places: OrderedDict[Key, _Place] = OrderedDict()
         self._end = 0
 
-    def put(self, key: Key, row: EmbeddingBatch, *, awaited: int) -> list[Key]:
+    def put(self, key: Key, row: EmbeddingBatch, *, awaited: int) -> bool:
         """Keep a row in place of an older one of its key.
 
         Args:
@@ -65,30 +60,29 @@ class Spill:
             awaited: How often it will be taken.
 
         Returns:
-            The keys that are lost by it: of the oldest rows, or this one where the row is larger
-            than the file may be, or the disk is nearly full.
+            False where the row is larger than the file may be, or the disk is nearly full.
         """
         self._forget(key)
         values = packed(row, 0)
-        size = sum(map(len, values.values()))
-        if size > self._max_bytes:
-            return [key]
-        start, lost = self._room(size)
+        data = b"".join(values.values())
+        if len(data) > self._max_bytes:
+            return False
+        start = self._room(len(data))
         try:
-            self._write(start, b"".join(values.values()))
+            self._write(start, data)
         except OSError:
-            return [*lost, key]
+            return False
         lengths = {mode: len(value) for mode, value in values.items()}
         self._places[key] = _Place(start, lengths, awaited)
-        self._end = start + size
-        return lost
+        self._end = start + len(data)
+        return True
 
     def take(self, key: Key, modes: frozenset[Mode]) -> EmbeddingBatch | None:
         """Read a row for one of those who await it; with the last one it leaves the file.
 
         Args:
             key: Of the text.
-            modes: What the row must have.
+            modes: The modes that the row must have.
 
         Returns:
             The row with all its modes, bit by bit, or None where it is not there.
@@ -101,29 +95,27 @@ class Spill:
         except (OSError, ValueError, struct.error):  # it can be computed again
             self._forget(key)
             return None
-        if place.awaited > 1:
-            self._places[key] = replace(place, awaited=place.awaited - 1)
-        else:
+        place.awaited -= 1
+        if place.awaited < 1:
             self._forget(key)
         return row
 
-    def _room(self, size: int) -> tuple[int, list[Key]]:
-        """Where the next bytes of the ring begin, and whose rows lie there, which leave it."""
-        start, lost = self._end, list[Key]()
+    def _room(self, size: int) -> int:
+        """Return where the next bytes of the ring begin; rows that lie there leave it."""
+        start = self._end
         if start + size > self._max_bytes:
-            lost, start = self._left(start, self._max_bytes), 0
-        return start, lost + self._left(start, start + size)
+            self._clear(start, self._max_bytes)
+            start = 0
+        self._clear(start, start + size)
+        return start
 
-    def _left(self, start: int, end: int) -> list[Key]:
+    def _clear(self, start: int, end: int) -> None:
         """Remove the rows of a stretch; the oldest lie first behind the newest."""
-        lost = []
         while self._places:
             key, oldest = next(iter(self._places.items()))
             if oldest.end <= start or end <= oldest.start:
                 break
             del self._places[key]
-            lost.append(key)
-        return lost
 
     def _forget(self, key: Key) -> None:
         if self._places.pop(key, None) is None or self._places:

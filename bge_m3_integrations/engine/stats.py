@@ -1,11 +1,17 @@
-"""The modes that users of an engine declare, and counts of its work."""
+"""The modes that users of an engine declare, counts of its work, and encoders that count."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from bge_m3_integrations._internal.forks import new_lock
+from bge_m3_integrations._internal.passes import PassCount
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Mode, Modes
+from bge_m3_integrations.encoders.base import Encoder
+from bge_m3_integrations.encoders.wrapper import EncoderWrapper
+from bge_m3_integrations.engine.request import EncodeRequest
+from bge_m3_integrations.errors import EncodingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,45 @@ class StatsCounter:
             counts["passes"] += passes or min(1, len(cut))
             counts["truncated_texts"] += int((cut > 0).sum())
             counts["truncated_tokens"] += int(cut.sum())
+
+
+class CountingEncoder(EncoderWrapper):
+    """A wrapper that counts what it has to run.
+
+    Args:
+        encoder: Does the work.
+        counts: Where to count; None makes new counts.
+        forwards: Whether each text that goes on is a forward. It is not where the encoder behind
+            counts its own.
+    """
+
+    def __init__(
+        self, encoder: Encoder, *, counts: StatsCounter | None, forwards: bool = True
+    ) -> None:
+        super().__init__(encoder)
+        self._counts = counts or StatsCounter()
+        self._counts_forwards = forwards
+
+    @property
+    def stats(self) -> Stats:
+        """A snapshot of the counts."""
+        return self._counts.stats
+
+    def _run(
+        self, texts: list[str], request: EncodeRequest, *, among: Sequence[str]
+    ) -> EmbeddingBatch:
+        """Encode some of a caller's texts; an error has the first place there of its text."""
+        try:
+            with PassCount() as count:
+                batch = self.encoder.encode(
+                    texts, kind=request.kind, modes=request.modes, max_length=request.max_length
+                )
+        except EncodingError as error:
+            position = list(among).index(texts[error.position])
+            raise EncodingError(error.reason, position, error.name) from error
+        if self._counts_forwards:
+            self._counts.add_forwards(batch, passes=count.passes)
+        return batch
 
 
 class DeclaredModes:

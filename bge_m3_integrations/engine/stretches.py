@@ -12,13 +12,13 @@ from bge_m3_integrations.core.validation import check_text, chunks, listed
 from bge_m3_integrations.errors import EncodingError, InputError
 
 
-class Stretched:
-    """Texts of which each distinct one is encoded, a stretch at a time.
+class DistinctTexts:
+    """The distinct ones of a caller's texts, encoded a stretch at a time.
 
     Args:
         texts: Checked.
         encode: Encodes a list of them.
-        numbers: What the caller calls each text in an error; by default its position.
+        numbers: The number of each text in an error; by default its position.
         at_once: Encode all in one stretch.
 
     Attributes:
@@ -65,14 +65,14 @@ class Stretched:
         return np.flatnonzero((self.places >= piece.start) & (self.places < piece.stop))
 
 
-def beside(parts: list[Components], left: EmbeddingBatch, weights: Weights) -> Components:
+def hstack_scores(parts: list[Components], left: EmbeddingBatch, weights: Weights) -> Components:
     """Scores of consecutive stretches of documents, as one table of `(q, n)`."""
     none = np.zeros((len(left), 0), np.float32)
     columns = {mode: [none, *(dict(p.items())[mode] for p in parts)] for mode in weights.modes}
     return Components(**{mode: np.concatenate(held, axis=1) for mode, held in columns.items()})
 
 
-def below(rows: list[Components]) -> Components:
+def vstack_scores(rows: list[Components]) -> Components:
     """Tables of consecutive stretches of queries, as one of `(q, n)`."""
     held = [dict(table.items()) for table in rows]
     return Components(**{mode: np.concatenate([t[mode] for t in held]) for mode in held[0]})

@@ -42,7 +42,7 @@ ROOMS: dict[str, Room] = {
     "core": Room({"numpy"}, CORE),
     "encoders": Room({"numpy", "torch"}, CORE | {"encoders/torch"}),
     "encoders/torch": Room({"numpy"} | TORCH, CORE | {"encoders", "_version.py"}),
-    "engine": Room({"numpy"}, CORE | {"encoders"}),
+    "engine": Room({"numpy", "cachetools"}, CORE | {"encoders"}),
     "stores": Room({"numpy"}, CORE),
     "stores/memory": Room({"numpy"}, STORE),
     "stores/edge/folder": Room({"filelock"}, STORE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -183,13 +183,15 @@ class TorchEncoder:
         self, texts: Sequence[str], *, kind: Kind, modes: Modes, max_length: int | None = None
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
-        modes = as_modes(modes)
+        modes = modes if isinstance(modes, frozenset) else as_modes(modes)
         if not modes <= self.source.modes:
             self.source.check_modes(modes)
         stretches = self.stretches(texts, kind=kind, max_length=max_length)
         if not len(texts):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
-        return self._run(stretches.pieces(), stretches.tokenized, len(texts), modes)
+        work = self._work(stretches.tokenized, len(texts), modes)
+        run_stages(work, stretches.pieces(), self._options(work.device))
+        return work.results.batch()
 
     def encode_tokens(self, tokens: PackedIds, *, modes: Modes) -> EmbeddingBatch:
         """Encode texts that `stretches` has tokenized.
@@ -204,7 +206,11 @@ class TorchEncoder:
         Raises:
             EncodingError: See `Encoder.encode`.
         """
-        return self._run([tokens], lambda held: Stretch(0, held), len(tokens), as_modes(modes))
+        work: Work[PackedIds] = self._work(
+            lambda held: Stretch(0, held), len(tokens), as_modes(modes)
+        )
+        run_stages(work, [tokens], self._options(work.device))
+        return work.results.batch()
 
     def stretches(
         self, texts: Sequence[str], *, kind: Kind, max_length: int | None = None
@@ -219,26 +225,22 @@ class TorchEncoder:
         """Room for the embeddings of so many texts."""
         return Results(count, modes, dim=self.dim, colbert_dim=self.colbert_dim)
 
-    def _run(
-        self,
-        pieces: Iterable[Piece],
-        prepare: Callable[[Piece], Stretch],
-        count: int,
-        modes: frozenset[Mode],
-    ) -> EmbeddingBatch:
-        width, source = int(self.source.config.hidden_size), self.source
+    def _work(
+        self, prepare: Callable[[Piece], Stretch], count: int, modes: frozenset[Mode]
+    ) -> Work[Piece]:
+        source = self.source
+        width = int(source.config.hidden_size)
         results = Results(count, modes, dim=width, colbert_dim=source.colbert_dim)
-        device = self._device
-        work = Work(self.source, device, modes, results, prepare)
-        options = RunOptions(
+        return Work(source, self._device, modes, results, prepare)
+
+    def _options(self, device: Device) -> RunOptions:
+        return RunOptions(
             self._budget or self._own_budget(),
             self.source.modules.backbone.padded,
             device.overlap,
             device.is_out_of_memory,
             device.make_room,
         )
-        run_stages(work, pieces, options)
-        return results.batch()
 
     @property
     def _device(self) -> Device:

@@ -66,7 +66,7 @@ def engine(fake: Watched) -> Iterator[BGEM3]:
 
 
 def workers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "bge-m3-gatherer"]
+    return [t for t in threading.enumerate() if t.name == "bge-m3-batcher"]
 
 
 @pytest.fixture(autouse=True)

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch, Modes, TokenVectors
-from bge_m3_integrations.engine.cache import CACHE_BYTES, EmbeddingCache, Question
+from bge_m3_integrations.engine.cache import CACHE_BYTES, CacheKey, EmbeddingCache
 from bge_m3_integrations.engine.cache_file import CacheFile, Item
 from bge_m3_integrations.engine.cache_sql import FORMAT, opened
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.testing import FakeEncoder
 
 ROOT = Path(__file__).parents[3]
-QUESTION = Question("print", "float32", "document", "", 512)
+KEY = CacheKey("print", "float32", "document", "", 512)
 TEXTS = ["red fox", "", "a much longer text about foxes and rivers", "火车"]
 
 
@@ -63,7 +63,7 @@ def there(file: CacheFile, *numbers: int) -> list[bool]:
 
 @pytest.mark.parametrize("modes", [ALL_MODES, {"dense"}, {"sparse"}, {"colbert", "sparse"}])
 def test_what_comes_back_is_equal_bit_by_bit(tmp_path: Path, modes: Modes) -> None:
-    batch, keys = encoded(TEXTS, modes), QUESTION.keys(TEXTS)
+    batch, keys = encoded(TEXTS, modes), KEY.digests(TEXTS)
     with EmbeddingCache(tmp_path) as cache:
         cache.put_many(keys, batch)
     with EmbeddingCache(tmp_path) as again:
@@ -72,7 +72,7 @@ def test_what_comes_back_is_equal_bit_by_bit(tmp_path: Path, modes: Modes) -> No
 
 
 def test_half_precision_token_vectors_stay_half_precision(tmp_path: Path) -> None:
-    batch, keys = encoded(["red fox"], {"colbert"}), QUESTION.keys(["red fox"])
+    batch, keys = encoded(["red fox"], {"colbert"}), KEY.digests(["red fox"])
     assert batch.colbert is not None
     half = TokenVectors(batch.colbert.vectors.astype(np.float16), batch.colbert.offsets)
     with EmbeddingCache(tmp_path) as cache:
@@ -81,7 +81,7 @@ def test_half_precision_token_vectors_stay_half_precision(tmp_path: Path) -> Non
 
 
 def test_a_later_mode_is_added_and_a_missing_one_is_a_miss(tmp_path: Path) -> None:
-    keys = QUESTION.keys(["red fox"])
+    keys = KEY.digests(["red fox"])
     with EmbeddingCache(tmp_path) as cache:
         cache.put_many(keys, encoded(["red fox"], {"dense"}))
         assert cache.get_many(keys, modes=["dense", "sparse"]) == [None]
@@ -102,9 +102,9 @@ def test_a_later_mode_is_added_and_a_missing_one_is_a_miss(tmp_path: Path) -> No
     ],
 )
 def test_a_key_differs_by_all_that_decides_an_embedding(change: dict[str, Any]) -> None:
-    assert QUESTION.keys(["a"]) == QUESTION.keys(["a"])
-    assert replace(QUESTION, **change).keys(["a"]) != QUESTION.keys(["a"])
-    assert QUESTION.keys(["b", "a\ud800"]) != QUESTION.keys(["a", "b"])
+    assert KEY.digests(["a"]) == KEY.digests(["a"])
+    assert replace(KEY, **change).digests(["a"]) != KEY.digests(["a"])
+    assert KEY.digests(["b", "a\ud800"]) != KEY.digests(["a", "b"])
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_copies_and_pickles_hold_the_arguments_and_read_the_same_file(tmp_path: Path) -> None:
-    keys = QUESTION.keys(TEXTS)
+    keys = KEY.digests(TEXTS)
     cache = EmbeddingCache(tmp_path, max_bytes=123_456)
     cache.put_many(keys, encoded(TEXTS))
     for other in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
@@ -207,20 +207,20 @@ def test_a_damaged_file_is_named_with_the_fix_and_left_alone(
     tmp_path: Path, content: bytes | None
 ) -> None:
     cache = EmbeddingCache(tmp_path)
-    cache.put_many(QUESTION.keys(TEXTS), encoded(TEXTS))
+    cache.put_many(KEY.digests(TEXTS), encoded(TEXTS))
     cache.close()
     if content is None:  # a sound header before pages of nonsense
         whole = cache.file.path.read_bytes()
         content = whole[:4096] + os.urandom(len(whole) - 4096)
     cache.file.path.write_bytes(content)
     with pytest.raises(StoreError, match=r"embeddings\.sqlite3 is damaged.*delete it"):
-        cache.get_many(QUESTION.keys(TEXTS), modes=ALL_MODES)
+        cache.get_many(KEY.digests(TEXTS), modes=ALL_MODES)
     assert cache.file.path.read_bytes() == content
 
 
 def test_a_value_of_the_wrong_length_is_damage(tmp_path: Path) -> None:
     cache = EmbeddingCache(tmp_path)
-    key = QUESTION.keys(["a"])[0]
+    key = KEY.digests(["a"])[0]
     for value in (b"", b"short", b"<f4\0" + b"\1" * 60, b"\xff\xff\xff\xff" + bytes(28)):
         cache.file.write([Item(key, "dense", value)])
         with pytest.raises(StoreError, match="is damaged"):
@@ -255,15 +255,13 @@ def test_threads_share_one_cache(tmp_path: Path) -> None:
     def work(thread: int) -> None:
         for i in range(20):
             texts = [f"thread {thread} text {i}"]
-            cache.put_many(QUESTION.keys(texts), encoded(texts))
-            assert_same_bits(
-                cache.get_many(QUESTION.keys(texts), modes=ALL_MODES)[0], encoded(texts)
-            )
+            cache.put_many(KEY.digests(texts), encoded(texts))
+            assert_same_bits(cache.get_many(KEY.digests(texts), modes=ALL_MODES)[0], encoded(texts))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     texts = [f"thread {thread} text {i}" for thread in range(8) for i in range(20)]
-    assert None not in cache.get_many(QUESTION.keys(texts), modes=ALL_MODES)
+    assert None not in cache.get_many(KEY.digests(texts), modes=ALL_MODES)
 
 
 def test_threads_that_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch, Kind,
 from bge_m3_integrations.core.validation import ENCODED_CHARACTERS
 from bge_m3_integrations.engine.cache import CacheWarning, EmbeddingCache
 from bge_m3_integrations.engine.cached_encoder import CachedEncoder
-from bge_m3_integrations.engine.cleaning_encoder import CleaningEncoder
+from bge_m3_integrations.engine.cleaning import CleaningEncoder
 from bge_m3_integrations.engine.memo import MemoEncoder
 from bge_m3_integrations.engine.stats import DeclaredModes, StatsCounter
 from bge_m3_integrations.errors import EncodingError, InputError, StoreError
