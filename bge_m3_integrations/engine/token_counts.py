@@ -27,7 +27,7 @@ def own_token_count(encoder: Encoder, text: str) -> int:
 def own_token_ids(encoder: Encoder, text: str) -> list[int]:
     """The ids of a text's own tokens: neither special ones nor those of an instruction.
 
-    A text that is longer than the model takes is tokenised in pieces, which begin with a word where
+    A text that is longer than the model takes is tokenized in pieces, which begin with a word where
     there are white spaces.
 
     Args:
