@@ -1,4 +1,4 @@
-"""LangChain's classes over one engine: embeddings, vector store, retriever, reranker, tool.
+"""LangChain's classes over one engine and its cache: stores, retrievers, embeddings, and more.
 
 Extra "langchain".
 """
@@ -14,6 +14,7 @@ from bge_m3_integrations._internal.lazy import lazy_names
 check("langchain_core", extra="langchain")
 
 if TYPE_CHECKING:
+    from bge_m3_integrations.langchain.byte_store import BGEM3ByteStore
     from bge_m3_integrations.langchain.documents import to_document, to_record
     from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
     from bge_m3_integrations.langchain.reranker import BGEM3Reranker
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bge_m3_integrations.langchain.vectorstore import BGEM3VectorStore
 
 _HOME_OF = {
+    "BGEM3ByteStore": "byte_store",
     "BGEM3Embeddings": "embeddings",
     "BGEM3Reranker": "reranker",
     "BGEM3Retriever": "retriever",
@@ -34,6 +36,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "BGEM3ByteStore",
     "BGEM3Embeddings",
     "BGEM3Reranker",
     "BGEM3Retriever",

@@ -78,12 +78,24 @@ def to_records(
     Raises:
         InputError: There are more or fewer ids than documents.
     """
-    held = several(documents, "documents")
+    held = as_list(documents, "documents")
     chosen = [None] * len(held) if ids is None else same_length(held, ids, "ids")
     return [to_record(d, record_id=i) for d, i in zip(held, chosen, strict=True)]
 
 
-def latest(records: Iterable[Record]) -> list[Record]:
+def to_documents(
+    texts: Iterable[str], metadatas: Iterable[dict[str, Any] | None] | None
+) -> list[Document]:
+    """Texts as documents, with the metadata of each; see `to_records` for the errors."""
+    held = as_list(texts, "texts")
+    about = [None] * len(held) if metadatas is None else same_length(held, metadatas, "metadatas")
+    return [
+        Document(page_content=text, metadata=metadata or {})
+        for text, metadata in zip(held, about, strict=True)
+    ]
+
+
+def dedupe_by_id(records: Iterable[Record]) -> list[Record]:
     """Of records with one id the last, at the place of the first: as if they came one by one."""
     return list({record.id: record for record in records}.values())
 
@@ -144,7 +156,7 @@ def with_scores(document: Document, hit: Hit) -> Document:
     return Document(id=document.id, page_content=document.page_content, metadata=metadata)
 
 
-def several(values: Iterable[T], name: str) -> list[T]:
+def as_list(values: Iterable[T], name: str) -> list[T]:
     """The values as a list; one string in place of many, or what is no collection, is refused."""
     if isinstance(values, str):
         raise InputError(f"{name} must be several, not the one string {values[:60]!r}")
@@ -157,7 +169,7 @@ def several(values: Iterable[T], name: str) -> list[T]:
 
 def same_length(documents: Sequence[object], others: Iterable[T], name: str) -> list[T]:
     """The other values as a list, if there is one for each document."""
-    values = several(others, name)
+    values = as_list(others, name)
     if len(values) != len(documents):
         raise InputError(f"{len(documents)} documents, but {len(values)} {name}; give one for each")
     return values

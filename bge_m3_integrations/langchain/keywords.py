@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
+from langchain_core.documents import Document
+from pydantic.json_schema import SkipJsonSchema
+
 from bge_m3_integrations._internal.progress import ProgressLike
 from bge_m3_integrations.core.embeddings import MODES, Mode, Modes
+from bge_m3_integrations.core.filters import Filter
+from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.scores import WeightsLike
 from bge_m3_integrations.encoders.placement import TorchDevice, TorchDtype
-from bge_m3_integrations.engine.engine import BGEM3
-from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.langchain.options import DocumentFilter, FusionLike
+from bge_m3_integrations.index.arguments import EngineLike, IndexLike
 from bge_m3_integrations.stores.base import Store
+
+# JSON schemas, as servers of chains make them, show the forms that JSON has
+DocumentFilter: TypeAlias = (
+    SkipJsonSchema[Filter] | Mapping[str, Any] | SkipJsonSchema[Callable[[Document], bool]]
+)
+FusionLike: TypeAlias = SkipJsonSchema[Fusion] | str | Mapping[str, Any]
 
 SearchType: TypeAlias = Literal["similarity", "similarity_score_threshold", "mmr", "hybrid"] | Mode
 SEARCH_TYPES: Final[tuple[SearchType, ...]] = (
@@ -65,11 +74,19 @@ class RerankerOptions(TypedDict, total=False):
     name: str | None
 
 
-class StoreOptions(TypedDict, total=False):
+class RankingOptions(TypedDict, total=False):
+    """How a search ranks; see `HybridIndex.search`."""
+
+    weights: WeightsLike | None
+    candidates: Mapping[Mode, int] | None
+    fusion: FusionLike | None
+
+
+class StoreOptions(RankingOptions, total=False):
     """Arguments of `BGEM3VectorStore` besides the embedding; see there."""
 
-    engine: BGEM3 | None
-    index: HybridIndex | None
+    engine: EngineLike | None
+    index: IndexLike | None
     path: str | Path | None
     store: Store | None
     modes: Modes | None
@@ -80,17 +97,30 @@ class StoreOptions(TypedDict, total=False):
     isolated: bool
     create: bool | None
     read_only: bool
-    weights: WeightsLike | None
-    candidates: Mapping[Mode, int] | None
-    fusion: FusionLike | None
 
 
-class AddOptions(TypedDict, total=False):
-    """Arguments for adding to a vector store, besides documents and ids."""
+class WriteOptions(TypedDict, total=False):
+    """How documents are added; see `BGEM3VectorStore.add_documents`."""
 
+    ids: Iterable[str | None] | None
     batch_size: int
     progress: ProgressLike
+
+
+class AddOptions(WriteOptions, total=False):
+    """Arguments of `BGEM3VectorStore.add_documents` besides documents."""
+
     current_time: object
+
+
+class NewStoreOptions(StoreOptions, WriteOptions, total=False):
+    """Arguments of `BGEM3VectorStore.from_documents` besides documents and embedding."""
+
+
+class NewRetrieverOptions(RetrieverOptions, WriteOptions, total=False):
+    """Arguments of `BGEM3Retriever.from_documents` besides documents and engine."""
+
+    store: Store | None
 
 
 class VectorKeywords(TypedDict, total=False):
@@ -101,12 +131,8 @@ class VectorKeywords(TypedDict, total=False):
     include_scores: bool
 
 
-class SearchKeywords(VectorKeywords, total=False):
+class SearchKeywords(VectorKeywords, RankingOptions, total=False):
     """Arguments of every search by text; None is the store's own value."""
-
-    weights: WeightsLike | None
-    candidates: Mapping[Mode, int] | None
-    fusion: FusionLike | None
 
 
 class AnySearch(SearchKeywords, total=False):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from langchain_core.embeddings import Embeddings
 
 from bge_m3_integrations.core.display import Verbatim
+from bge_m3_integrations.core.embeddings import as_modes
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.arguments import (
@@ -25,6 +26,7 @@ from bge_m3_integrations.index.arguments import (
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import IndexConfig, for_reading, holds_index, reserve
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.langchain.keywords import StoreOptions
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.stores.edge.folder.discovery import as_folder, no_index
 
@@ -43,6 +45,15 @@ class StoreConfig(IndexConfig):
 
     path: str | Path | None = None
     store: Store | None = None
+
+    @classmethod
+    def from_options(cls, given: StoreOptions) -> Self:
+        """Read the arguments of a store's constructor that are about its index."""
+        values: dict[str, Any] = {**given}
+        if values.get("modes") is not None:
+            values["modes"] = as_modes(values["modes"])  # of an iterator, too
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
 
     @property
     def given(self) -> list[str]:
@@ -67,7 +78,10 @@ class StoreIndex:
     """
 
     def __init__(
-        self, embedding: BGEM3 | Embeddings | None, index: HybridIndex | None, config: StoreConfig
+        self,
+        embedding: BGEM3 | BGEM3Embeddings | None,
+        index: HybridIndex | None,
+        config: StoreConfig,
     ) -> None:
         self._engine = _store_engine(embedding)
         _check(self._engine, index, config)
@@ -198,7 +212,7 @@ class IndexSource:
         self.prepared: HybridIndex | None = None
 
     @classmethod
-    def of(cls, value: Any, *, role: str) -> Self | IndexSource:
+    def from_value(cls, value: Any, *, role: str) -> Self | IndexSource:
         """Read what a user gives as an index.
 
         Args:
@@ -256,7 +270,7 @@ class IndexSource:
             if self._loaded is None and self._store is not None:
                 self._loaded = index_of(self._store)
             if self._loaded is None:
-                self._loaded = _opened(cast(Path, self._folder))  # `of` gives one of the three
+                self._loaded = _opened(cast(Path, self._folder))  # one of the three is there
             return self._loaded
 
     def prepare(self) -> HybridIndex:
@@ -316,7 +330,7 @@ def searched(first: object, engine: EngineLike | None) -> object | None:
         engine: An engine; beside an index, that of the index.
 
     Returns:
-        What `IndexSource.of` reads.
+        What `IndexSource.from_value` reads.
 
     Raises:
         InputError: The engine is not the index's, or this is none of these.

@@ -119,7 +119,7 @@ def hybrid_qdrant(
     """Make a hybrid `QdrantVectorStore` in which a text costs one forward pass.
 
     A collection that is missing is created; one that fits is taken as it is, so create it yourself
-    for shards, quantisation or vectors on disk. The model's configuration is read for its width,
+    for shards, quantization or vectors on disk. The model's configuration is read for its width,
     no text is encoded. Things to know about LangChain's class:
 
     - Its relevance scores, so also the search type "similarity_score_threshold", are of no use in

@@ -8,19 +8,18 @@ from typing import Annotated, Any, Self, TypedDict, Unpack
 from langchain_core.callbacks import Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.runnables import RunnableConfig, RunnableSerializable, run_in_executor
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
-from bge_m3_integrations._internal.warn import from_here
+from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.metadata import deep_copy
 from bge_m3_integrations.core.scores import Ranked, Weights, WeightsLike
 from bge_m3_integrations.core.validation import whole
 from bge_m3_integrations.engine.engine import BGEM3
-from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import (
     EngineLike,
@@ -31,10 +30,10 @@ from bge_m3_integrations.index.arguments import (
 )
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch, score_details
-from bge_m3_integrations.langchain.documents import SCORES_KEY, several
+from bge_m3_integrations.langchain.documents import SCORES_KEY, as_list
 from bge_m3_integrations.langchain.embeddings import engine_of
 from bge_m3_integrations.langchain.keywords import RerankerOptions
-from bge_m3_integrations.langchain.options import parsed_weights
+from bge_m3_integrations.langchain.search_options import parsed_weights
 
 _ROLE = "langchain.reranker"
 
@@ -46,7 +45,7 @@ class Relevance(TypedDict):
     relevance_score: float
 
 
-Question = Mapping[str, Any]
+Request = Mapping[str, Any]
 """What the reranker takes as a step of a chain: "query", a text, and "documents"."""
 
 
@@ -76,7 +75,7 @@ def _index_of(value: Any) -> HybridIndex | None:
 
 @public_class
 class BGEM3Reranker(
-    RunnableSerializable[Question, list[Document]], BaseDocumentCompressor, BaseCrossEncoder
+    RunnableSerializable[Request, list[Document]], BaseDocumentCompressor, BaseCrossEncoder
 ):
     """Orders documents by their hybrid score for a query.
 
@@ -248,7 +247,7 @@ class BGEM3Reranker(
         return scores
 
     def invoke(
-        self, input: Question, config: RunnableConfig | None = None, **kwargs: Any
+        self, input: Request, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
         """Rerank the documents of a dict; see `compress_documents`.
 
@@ -267,7 +266,7 @@ class BGEM3Reranker(
         return self._call_with_config(self._best, input, config)
 
     async def ainvoke(
-        self, input: Question, config: RunnableConfig | None = None, **kwargs: Any
+        self, input: Request, config: RunnableConfig | None = None, **kwargs: Any
     ) -> list[Document]:
         """See `invoke`."""
         _refuse_keywords(kwargs)
@@ -275,7 +274,7 @@ class BGEM3Reranker(
 
     def batch(
         self,
-        inputs: list[Question],
+        inputs: list[Request],
         config: RunnableConfig | list[RunnableConfig] | None = None,
         *,
         return_exceptions: bool = False,
@@ -299,7 +298,7 @@ class BGEM3Reranker(
 
     async def abatch(
         self,
-        inputs: list[Question],
+        inputs: list[Request],
         config: RunnableConfig | list[RunnableConfig] | None = None,
         *,
         return_exceptions: bool = False,
@@ -311,31 +310,29 @@ class BGEM3Reranker(
             self._abest_of_each, inputs, config, return_exceptions=return_exceptions
         )
 
-    def _best(self, question: Question) -> list[Document]:
+    def _best(self, question: Request) -> list[Document]:
         return self._best_of_all([question])[0]
 
-    async def _abest(self, question: Question) -> list[Document]:
-        with from_here(), Cuts():  # told here, where the user's line is on the stack
-            return await run_in_executor(None, self._best, question)
+    async def _abest(self, question: Request) -> list[Document]:
+        return await in_thread(self._best, question)
 
-    def _best_of_each(self, questions: list[Question]) -> list[list[Document] | Exception]:
+    def _best_of_each(self, questions: list[Request]) -> list[list[Document] | Exception]:
         """All together; where that fails, each alone, so that only those at fault raise."""
         try:
             return list(self._best_of_all(questions))
         except Exception:
             return [self._best_or_error(question) for question in questions]
 
-    async def _abest_of_each(self, questions: list[Question]) -> list[list[Document] | Exception]:
-        with from_here(), Cuts():  # told here, where the user's line is on the stack
-            return await run_in_executor(None, self._best_of_each, questions)
+    async def _abest_of_each(self, questions: list[Request]) -> list[list[Document] | Exception]:
+        return await in_thread(self._best_of_each, questions)
 
-    def _best_or_error(self, question: Question) -> list[Document] | Exception:
+    def _best_or_error(self, question: Request) -> list[Document] | Exception:
         try:
             return self._best(question)
         except Exception as error:
             return error
 
-    def _best_of_all(self, questions: Sequence[Question]) -> list[list[Document]]:
+    def _best_of_all(self, questions: Sequence[Request]) -> list[list[Document]]:
         asked = [_question(question) for question in questions]
         rankings = self._ranked([query for query, _ in asked], [held for _, held in asked])
         return [
@@ -387,7 +384,7 @@ def _question(inputs: object) -> tuple[str, list[Document]]:
     if not isinstance(inputs, Mapping) or not {"query", "documents"} <= inputs.keys():
         held = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
         raise InputError(f'the reranker takes a dict with "query" and "documents", not {held}')
-    documents = several(inputs["documents"], '"documents"')
+    documents = as_list(inputs["documents"], '"documents"')
     if wrong := [one for one in documents if not isinstance(one, Document)]:
         raise InputError(f'"documents" must be Documents, not {type(wrong[0]).__name__}')
     return inputs["query"], documents

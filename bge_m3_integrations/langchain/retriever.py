@@ -28,26 +28,29 @@ from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.plan import SearchOptions, Stage
 from bge_m3_integrations.langchain.batches import WarnsOnce
 from bge_m3_integrations.langchain.documents import (
+    dedupe_by_id,
     document_filter,
-    latest,
-    same_length,
-    several,
     to_document,
+    to_documents,
     to_records,
     with_scores,
 )
 from bge_m3_integrations.langchain.embeddings import engine_of
 from bge_m3_integrations.langchain.events import atell, listens, observed, tell
-from bge_m3_integrations.langchain.keywords import CallOptions, RetrieverOptions
-from bge_m3_integrations.langchain.lazy_index import IndexSource, searched
-from bge_m3_integrations.langchain.options import (
+from bge_m3_integrations.langchain.keywords import (
+    CallOptions,
     DocumentFilter,
     FusionLike,
+    NewRetrieverOptions,
+    RetrieverOptions,
+)
+from bge_m3_integrations.langchain.lazy_index import IndexSource, searched
+from bge_m3_integrations.langchain.search_options import (
+    call_options,
     checked_candidates,
     checked_fusion,
     parsed_weights,
 )
-from bge_m3_integrations.langchain.search_options import call_options
 from bge_m3_integrations.langchain.serialization import NotJsonError, as_json, check_json
 from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 from bge_m3_integrations.stores.base import Store
@@ -64,7 +67,7 @@ def _ranking_of(index: object) -> dict[str, Any]:
 
 
 def _source(value: Any) -> IndexSource:
-    return IndexSource.of(value, role=_ROLE)
+    return IndexSource.from_value(value, role=_ROLE)
 
 
 @public_class
@@ -161,11 +164,11 @@ class BGEM3Retriever(WarnsOnce):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Check whether LangChain may serialise it; see the class."""
+        """Check whether LangChain may serialize it; see the class."""
         return True
 
     def to_json(self) -> SerializedConstructor | SerializedNotImplemented:
-        """Serialise for LangChain's `dumpd`."""
+        """Serialize for LangChain's `dumpd`."""
         made = super().to_json()
         if made["type"] != "constructor":
             return made
@@ -210,7 +213,7 @@ class BGEM3Retriever(WarnsOnce):
         """
         retriever = cls(index=HybridIndex(engine_of(engine), store), **options)
         index = _source(retriever.source).prepare()  # so the engine knows what the memo may keep
-        records = latest(to_records(documents, ids=ids))
+        records = dedupe_by_id(to_records(documents, ids=ids))
         index.add(records, batch_size=batch_size, progress=progress)
         return retriever
 
@@ -221,11 +224,7 @@ class BGEM3Retriever(WarnsOnce):
         engine: EngineLike,
         *,
         metadatas: Iterable[dict[str, Any] | None] | None = None,
-        ids: Iterable[str | None] | None = None,
-        store: Store | None = None,
-        batch_size: int = 256,
-        progress: ProgressLike = None,
-        **options: Unpack[RetrieverOptions],
+        **options: Unpack[NewRetrieverOptions],
     ) -> Self:
         """Make a retriever over a new index of texts; see `from_documents`.
 
@@ -233,11 +232,7 @@ class BGEM3Retriever(WarnsOnce):
             texts: Read to the end at once.
             engine: Encodes documents and queries; of a `BGEM3Embeddings`, its engine does.
             metadatas: One per text.
-            ids: One per text.
-            store: Keeps the documents.
-            batch_size: Most documents encoded and written at a time.
-            progress: See `HybridIndex.add`.
-            **options: The retriever's fields.
+            **options: What `from_documents` takes.
 
         Returns:
             The retriever.
@@ -245,23 +240,7 @@ class BGEM3Retriever(WarnsOnce):
         Raises:
             InputError: There are more or fewer ids or metadatas than texts.
         """
-        held = several(texts, "texts")
-        about = (
-            [None for _ in held] if metadatas is None else same_length(held, metadatas, "metadatas")
-        )
-        documents = [
-            Document(page_content=text, metadata=metadata or {})
-            for text, metadata in zip(held, about, strict=True)
-        ]
-        return cls.from_documents(
-            documents,
-            engine,
-            ids=ids,
-            store=store,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        )
+        return cls.from_documents(to_documents(texts, metadatas), engine, **options)
 
     def _get_relevant_documents(
         self,

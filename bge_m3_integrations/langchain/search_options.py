@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, Self, cast
 
 import numpy as np
 
 from bge_m3_integrations._internal.keywords import refuse
-from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, Modes, as_modes, ordered_modes
-from bge_m3_integrations.core.fusion import Fusion
+from bge_m3_integrations.core.embeddings import (
+    MODES,
+    EmbeddingBatch,
+    Mode,
+    Modes,
+    as_modes,
+    ordered_modes,
+)
+from bge_m3_integrations.core.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
 from bge_m3_integrations.core.scores import Weights, WeightsLike
 from bge_m3_integrations.core.validation import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.plan import USUAL_CANDIDATES, SearchOptions
 from bge_m3_integrations.langchain.documents import document_filter
-from bge_m3_integrations.langchain.keywords import CallOptions, SearchKeywords, VectorKeywords
-from bge_m3_integrations.langchain.options import (
-    checked_candidates,
-    checked_fusion,
-    parsed_weights,
+from bge_m3_integrations.langchain.keywords import (
+    CallOptions,
+    RankingOptions,
+    SearchKeywords,
+    VectorKeywords,
 )
 
 _LOOKED_UP: Final = 100
+FUSIONS: Mapping[str, type[WeightedSum | ScaledSum | ReciprocalRank]] = {
+    "weighted_sum": WeightedSum,
+    "scaled_sum": ScaledSum,
+    "reciprocal_rank": ReciprocalRank,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,15 @@ class RankingDefaults:
     candidates: Mapping[Mode, int] | None = None
     fusion: Fusion | None = None
 
+    @classmethod
+    def from_options(cls, given: RankingOptions) -> Self:
+        """Check the weights, candidates and fusion that a store's constructor was given."""
+        return cls(
+            parsed_weights(given.get("weights")),
+            checked_candidates(given.get("candidates")),
+            checked_fusion(given.get("fusion")),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class MmrParams:
@@ -48,16 +69,16 @@ class MmrParams:
 
     Attributes:
         k: Most documents chosen.
-        fetched: How many of the best to choose from.
-        share: How much relevance counts, from 0 to 1.
+        fetch_k: How many of the best to choose from.
+        lambda_mult: How much relevance counts, from 0 to 1.
     """
 
     k: int
-    fetched: int
-    share: float
+    fetch_k: int
+    lambda_mult: float
 
     @classmethod
-    def of(cls, k: int, fetch_k: int, lambda_mult: float) -> Self:
+    def checked(cls, k: int, fetch_k: int, lambda_mult: float) -> Self:
         """Check what a caller says; `InputError` for a number out of range."""
         most = whole("k", k)
         return cls(most, max(most, whole("fetch_k", fetch_k)), share("lambda_mult", lambda_mult))
@@ -246,3 +267,66 @@ def candidates_among(
     wanted = as_modes(modes)
     counts = USUAL_CANDIDATES if usual is None else usual
     return {mode: n for mode, n in counts.items() if mode in wanted} or usual
+
+
+def parsed_weights(value: Any) -> Weights | None:
+    """Weights in any form, checked; None stays None."""
+    return None if value is None else Weights.parse(value)
+
+
+def checked_candidates(value: Any) -> Mapping[Mode, int] | None:
+    """How many documents each mode looks up, as a mapping of its own.
+
+    Args:
+        value: A mapping of modes to numbers, or None.
+
+    Returns:
+        A copy, or None for None; whether an index can look up by these modes is its own to say.
+
+    Raises:
+        InputError: It is no mapping of modes to whole numbers.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not value or not set(value) <= set(MODES):
+        raise InputError(
+            f"candidates must map one or more of {list(MODES)} to numbers, such as "
+            f'{{"dense": 100}}, not {value!r}'
+        )
+    return {mode: whole(f"candidates[{mode!r}]", number) for mode, number in value.items()}
+
+
+def checked_fusion(value: Any) -> Fusion | None:
+    """Read a fusion in any of its forms.
+
+    Args:
+        value: A fusion; the name of one of this package's; a mapping of "name" and its
+            parameters, such as `{"name": "reciprocal_rank", "k": 10}`; or None.
+
+    Returns:
+        The fusion, or None for None.
+
+    Raises:
+        InputError: An unknown name or parameter, or no fusion.
+    """
+    if value is None or isinstance(value, str | Mapping):
+        return (
+            None if value is None else _named({"name": value} if isinstance(value, str) else value)
+        )
+    if not isinstance(value, Fusion):
+        raise InputError(
+            f"fusion must be one of {list(FUSIONS)}, or have name, rank_values and greatest; not "
+            f"{value!r}"
+        )
+    return value
+
+
+def _named(form: Mapping[str, Any]) -> Fusion:
+    name = str(form.get("name"))
+    if name not in FUSIONS:
+        raise InputError(f"unknown fusion {name!r}; there are {list(FUSIONS)}")
+    kind = FUSIONS[name]
+    known = {field.name for field in fields(kind)}
+    if unknown := set(form) - known:
+        raise InputError(f"{name} has no {sorted(unknown)}; it has {sorted(known - {'name'})}")
+    return kind(**form)

@@ -12,7 +12,7 @@ from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.errors import FilterError
 from bge_m3_integrations.langchain.lazy_index import IndexSource
-from bge_m3_integrations.langchain.options import FUSIONS
+from bge_m3_integrations.langchain.search_options import FUSIONS
 
 
 class NotJsonError(Exception):

@@ -5,53 +5,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeAlias, Unpack
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.runnables import run_in_executor
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.progress import ProgressLike
-from bge_m3_integrations._internal.warn import from_here, in_thread
+from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.display import called
-from bge_m3_integrations.core.embeddings import Mode, Modes, as_modes
 from bge_m3_integrations.core.filters import And
-from bge_m3_integrations.core.scores import WeightsLike
 from bge_m3_integrations.core.validation import whole
 from bge_m3_integrations.engine.engine import BGEM3
-from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.index.arguments import given_once, has_index, index_of
+from bge_m3_integrations.index.arguments import (
+    EngineLike,
+    IndexLike,
+    given_once,
+    has_index,
+    index_of,
+)
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.langchain.documents import (
+    as_list,
+    dedupe_by_id,
     document_filter,
-    latest,
-    same_length,
-    several,
     to_document,
+    to_documents,
     to_records,
 )
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
 from bge_m3_integrations.langchain.keywords import (
     AddOptions,
+    DocumentFilter,
+    NewStoreOptions,
     StoreOptions,
     StoreRetrieverOptions,
 )
 from bge_m3_integrations.langchain.lazy_index import StoreConfig, StoreIndex
-from bge_m3_integrations.langchain.options import (
-    DocumentFilter,
-    FusionLike,
-    checked_candidates,
-    checked_fusion,
-    parsed_weights,
+from bge_m3_integrations.langchain.search_options import (
+    RankingDefaults,
 )
-from bge_m3_integrations.langchain.search_options import RankingDefaults
 from bge_m3_integrations.langchain.vectorstore_retriever import BGEM3VectorStoreRetriever
 from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
-from bge_m3_integrations.stores.base import Store
 
+EmbeddingLike: TypeAlias = BGEM3 | BGEM3Embeddings | IndexLike
 _ROLE = "langchain.vectorstore"
 
 
@@ -100,51 +98,19 @@ class BGEM3VectorStore(SearchingStore):
     """
 
     def __init__(
-        self,
-        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
-        *,
-        engine: BGEM3 | None = None,
-        index: HybridIndex | None = None,
-        path: str | Path | None = None,
-        store: Store | None = None,
-        modes: Modes | None = None,
-        colbert: str | None = None,
-        pooling: int | None = None,
-        filter_fields: Sequence[str] | None = None,
-        allow_dtype_mismatch: bool = False,
-        isolated: bool = False,
-        create: bool | None = None,
-        read_only: bool = False,
-        weights: WeightsLike | None = None,
-        candidates: Mapping[Mode, int] | None = None,
-        fusion: FusionLike | None = None,
+        self, embedding: EmbeddingLike | None = None, **options: Unpack[StoreOptions]
     ) -> None:
-        kept = None if modes is None else as_modes(modes)
-        config = StoreConfig(
-            path=path,
-            store=store,
-            modes=kept,
-            colbert=colbert,
-            pooling=pooling,
-            filter_fields=filter_fields,
-            allow_dtype_mismatch=allow_dtype_mismatch,
-            isolated=isolated,
-            create=create,
-            read_only=read_only,
-        )
-        encodes, held = _parted(embedding, engine, index)
-        self._opening = StoreIndex(encodes, held, config)
-        self._ranking = RankingDefaults(
-            parsed_weights(weights), checked_candidates(candidates), checked_fusion(fusion)
-        )
-        self._embeddings = encodes if isinstance(encodes, Embeddings) else None
+        encodes, held = _parted(embedding, options.get("engine"), options.get("index"))
+        self._opening = StoreIndex(encodes, held, StoreConfig.from_options(options))
+        self._ranking = RankingDefaults.from_options(options)
+        self._embeddings = encodes if isinstance(encodes, BGEM3Embeddings) else None
         self._ready: HybridIndex | None = None
 
     @classmethod
     def from_documents(
         cls,
         documents: Iterable[Document],
-        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
+        embedding: EmbeddingLike | None = None,
         *,
         ids: Iterable[str | None] | None = None,
         batch_size: int = 256,
@@ -176,13 +142,9 @@ class BGEM3VectorStore(SearchingStore):
     def from_texts(
         cls,
         texts: Iterable[str],
-        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
+        embedding: EmbeddingLike | None = None,
         metadatas: Iterable[dict[str, Any] | None] | None = None,
-        *,
-        ids: Iterable[str | None] | None = None,
-        batch_size: int = 256,
-        progress: ProgressLike = None,
-        **kwargs: Unpack[StoreOptions],
+        **kwargs: Unpack[NewStoreOptions],
     ) -> Self:
         """Make a store and add texts to it.
 
@@ -190,10 +152,7 @@ class BGEM3VectorStore(SearchingStore):
             texts: Each is encoded once.
             embedding: What encodes.
             metadatas: One per text.
-            ids: One per text.
-            batch_size: Most documents encoded and written at a time.
-            progress: See `HybridIndex.add`.
-            **kwargs: What the constructor takes.
+            **kwargs: What `from_documents` takes.
 
         Returns:
             The store.
@@ -201,47 +160,28 @@ class BGEM3VectorStore(SearchingStore):
         Raises:
             InputError: There are more or fewer metadatas or ids than texts.
         """
-        return cls.from_documents(
-            _documents(texts, metadatas),
-            embedding,
-            ids=ids,
-            batch_size=batch_size,
-            progress=progress,
-            **kwargs,
-        )
+        return cls.from_documents(to_documents(texts, metadatas), embedding, **kwargs)
 
     @classmethod
     async def afrom_documents(
         cls,
         documents: Iterable[Document],
-        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
-        *,
-        ids: Iterable[str | None] | None = None,
-        batch_size: int = 256,
-        progress: ProgressLike = None,
-        **kwargs: Unpack[StoreOptions],
+        embedding: EmbeddingLike | None = None,
+        **kwargs: Unpack[NewStoreOptions],
     ) -> Self:
         """See `from_documents`."""
-        how: Any = {"ids": ids, "batch_size": batch_size, "progress": progress, **kwargs}
-        with from_here(), Cuts():  # told here, where the user's line is on the stack
-            return await run_in_executor(None, cls.from_documents, documents, embedding, **how)
+        return await in_thread(cls.from_documents, documents, embedding, **kwargs)
 
     @classmethod
     async def afrom_texts(
         cls,
         texts: Iterable[str],
-        embedding: BGEM3 | HybridIndex | Embeddings | None = None,
+        embedding: EmbeddingLike | None = None,
         metadatas: Iterable[dict[str, Any] | None] | None = None,
-        *,
-        ids: Iterable[str | None] | None = None,
-        batch_size: int = 256,
-        progress: ProgressLike = None,
-        **kwargs: Unpack[StoreOptions],
+        **kwargs: Unpack[NewStoreOptions],
     ) -> Self:
         """See `from_texts`."""
-        how: Any = {"ids": ids, "batch_size": batch_size, "progress": progress, **kwargs}
-        with from_here(), Cuts():  # told here, where the user's line is on the stack
-            return await run_in_executor(None, cls.from_texts, texts, embedding, metadatas, **how)
+        return await in_thread(cls.from_texts, texts, embedding, metadatas, **kwargs)
 
     @property
     def index(self) -> HybridIndex:
@@ -289,7 +229,7 @@ class BGEM3VectorStore(SearchingStore):
         del current_time
         size = whole("batch_size", batch_size)
         records = to_records(documents, ids=ids)
-        if held := latest(records):
+        if held := dedupe_by_id(records):
             self.index.add(held, batch_size=size, progress=progress)
         return [record.id for record in records]
 
@@ -297,8 +237,6 @@ class BGEM3VectorStore(SearchingStore):
         self,
         texts: Iterable[str],
         metadatas: Iterable[dict[str, Any] | None] | None = None,
-        *,
-        ids: Iterable[str | None] | None = None,
         **kwargs: Unpack[AddOptions],
     ) -> list[str]:
         """Encode texts and keep them; see `add_documents`.
@@ -306,7 +244,6 @@ class BGEM3VectorStore(SearchingStore):
         Args:
             texts: Also from a generator.
             metadatas: One per text.
-            ids: One per text.
             **kwargs: What `add_documents` takes.
 
         Returns:
@@ -315,32 +252,22 @@ class BGEM3VectorStore(SearchingStore):
         Raises:
             InputError: There are more or fewer metadatas or ids than texts.
         """
-        return self.add_documents(_documents(texts, metadatas), ids=ids, **kwargs)
+        return self.add_documents(to_documents(texts, metadatas), **kwargs)
 
     async def aadd_documents(
-        self,
-        documents: Iterable[Document],
-        *,
-        ids: Iterable[str | None] | None = None,
-        **kwargs: Unpack[AddOptions],
+        self, documents: Iterable[Document], **kwargs: Unpack[AddOptions]
     ) -> list[str]:
         """See `add_documents`."""
-        how: Any = {"ids": ids, **kwargs}
-        with from_here(), Cuts():  # told here, where the user's line is on the stack
-            return await run_in_executor(None, self.add_documents, documents, **how)
+        return await in_thread(self.add_documents, documents, **kwargs)
 
     async def aadd_texts(
         self,
         texts: Iterable[str],
         metadatas: Iterable[dict[str, Any] | None] | None = None,
-        *,
-        ids: Iterable[str | None] | None = None,
         **kwargs: Unpack[AddOptions],
     ) -> list[str]:
         """See `add_texts`."""
-        how: Any = {"ids": ids, **kwargs}
-        with from_here(), Cuts():  # told here, where the user's line is on the stack
-            return await run_in_executor(None, self.add_texts, texts, metadatas, **how)
+        return await in_thread(self.add_texts, texts, metadatas, **kwargs)
 
     def delete(
         self,
@@ -370,7 +297,7 @@ class BGEM3VectorStore(SearchingStore):
             )
         if isinstance(filter, Mapping) and not filter:
             raise InputError("an empty filter matches every document; pass delete_all=True")
-        wanted = None if ids is None else several(ids, "ids")
+        wanted = None if ids is None else as_list(ids, "ids")
         where = And(()) if delete_all else document_filter(filter)
         self._index().delete(ids=wanted, where=where)
         return True
@@ -387,7 +314,7 @@ class BGEM3VectorStore(SearchingStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """Get the documents of the ids, in order; unknown ids are skipped."""
-        held = self._index().get(several(ids, "ids"))
+        held = self._index().get(as_list(ids, "ids"))
         return [to_document(record) for record in held if record is not None]
 
     @checks_itself
@@ -453,21 +380,10 @@ class BGEM3VectorStore(SearchingStore):
 
 
 def _parted(
-    first: BGEM3 | HybridIndex | Embeddings | None, engine: BGEM3 | None, index: HybridIndex | None
-) -> tuple[BGEM3 | Embeddings | None, HybridIndex | None]:
+    first: EmbeddingLike | None, engine: EngineLike | None, index: IndexLike | None
+) -> tuple[BGEM3 | BGEM3Embeddings | None, HybridIndex | None]:
     """The embedding and the index, either of which may be the first argument."""
     encodes: Any = given_once(first, engine, "embedding and engine=")
     if has_index(encodes):
         return None, index_of(given_once(encodes, index, "embedding and index="))
     return encodes, None if index is None else index_of(index)
-
-
-def _documents(
-    texts: Iterable[str], metadatas: Iterable[dict[str, Any] | None] | None
-) -> list[Document]:
-    held = several(texts, "texts")
-    about = [None] * len(held) if metadatas is None else same_length(held, metadatas, "metadatas")
-    return [
-        Document(page_content=text, metadata=metadata or {})
-        for text, metadata in zip(held, about, strict=True)
-    ]

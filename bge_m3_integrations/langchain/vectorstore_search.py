@@ -192,8 +192,8 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
             InputError: The index keeps no dense vectors, an unknown keyword, or a number out of
                 range.
         """
-        choice = MmrParams.of(k, fetch_k, lambda_mult)
-        return self._diverse(self._hits(query, choice.fetched, options), choice, options)
+        choice = MmrParams.checked(k, fetch_k, lambda_mult)
+        return self._diverse(self._hits(query, choice.fetch_k, options), choice, options)
 
     async def amax_marginal_relevance_search(
         self,
@@ -204,8 +204,8 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         **options: Unpack[SearchKeywords],
     ) -> list[Document]:
         """See `max_marginal_relevance_search`."""
-        choice = MmrParams.of(k, fetch_k, lambda_mult)
-        hits = await self._ahits(query, choice.fetched, options)
+        choice = MmrParams.checked(k, fetch_k, lambda_mult)
+        hits = await self._ahits(query, choice.fetch_k, options)
         return await in_thread(self._diverse, hits, choice, options)
 
     def max_marginal_relevance_search_by_vector(
@@ -217,8 +217,8 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         **options: Unpack[VectorKeywords],
     ) -> list[Document]:
         """See `max_marginal_relevance_search`; relevance is the dense score."""
-        choice = MmrParams.of(k, fetch_k, lambda_mult)
-        return self._diverse(self._vector_hits(embedding, choice.fetched, options), choice, options)
+        choice = MmrParams.checked(k, fetch_k, lambda_mult)
+        return self._diverse(self._vector_hits(embedding, choice.fetch_k, options), choice, options)
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -275,7 +275,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
     ) -> list[Document]:
         if not hits:
             return []
-        chosen = self._index().diversify(hits, limit=choice.k, relevance_share=choice.share)
+        chosen = self._index().diversify(hits, limit=choice.k, relevance_share=choice.lambda_mult)
         return _shown(chosen, given)
 
 

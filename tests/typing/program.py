@@ -141,6 +141,7 @@ def with_langchain(engine: BGEM3, folder: Path) -> list[Document]:
     documents = list(reranker.compress_documents(retriever.invoke("query"), "query"))
     documents += store.similarity_search("query", k=3, filter={"n": 1})
     documents += store.as_retriever(search_kwargs={"k": 2}).invoke("query")
+    lc.BGEM3ByteStore(folder / "cache").mset([("key", b"value")])
     tool = lc.retriever_tool(retriever, name="search", description="Searches.")
     print(embeddings.embed_query("query")[0], tool.name, lc.BGEM3Translator())
     record = lc.to_record(documents[0])

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from bge_m3_integrations import BGEM3, FilterError, HybridIndex, InputError, Record
 from bge_m3_integrations.langchain import (
+    BGEM3ByteStore,
     BGEM3Embeddings,
     BGEM3Reranker,
     BGEM3Retriever,
     BGEM3VectorStore,
 )
-from bge_m3_integrations.langchain.byte_store import BGEM3ByteStore
 from bge_m3_integrations.stores.edge import REENCODE
 from bge_m3_integrations.stores.edge.shard.schema import COLBERT_TYPES
 from bge_m3_integrations.stores.validation import COLBERT_KINDS

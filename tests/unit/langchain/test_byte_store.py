@@ -8,8 +8,7 @@ from langchain_classic.embeddings import CacheBackedEmbeddings
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.engine.cache import EmbeddingCache
 from bge_m3_integrations.engine.cached_encoder import CachedEncoder
-from bge_m3_integrations.langchain import BGEM3Embeddings
-from bge_m3_integrations.langchain.byte_store import BGEM3ByteStore
+from bge_m3_integrations.langchain import BGEM3ByteStore, BGEM3Embeddings
 from bge_m3_integrations.testing import FakeEncoder
 
 TEXTS = ["red fox", "lazy dog", "a fox\nand a dog"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from langchain_tests.integration_tests import BaseStoreAsyncTests, BaseStoreSyncTests
 
-from bge_m3_integrations.langchain.byte_store import BGEM3ByteStore
+from bge_m3_integrations.langchain import BGEM3ByteStore
 
 
 class TestByteStoreSync(BaseStoreSyncTests[bytes]):
