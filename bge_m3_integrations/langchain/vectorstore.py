@@ -72,6 +72,9 @@ class BGEM3VectorStore(SearchingStore):
     Args:
         embedding: An engine, an index, or a `BGEM3Embeddings`, whose engine is taken. None over a
             folder that says which model made it.
+        **options: See below.
+
+    Options:
         engine: An engine, by the name that it has everywhere else.
         index: An index that you hold, and close.
         path: A folder; see `HybridIndex.open` for `colbert`, `filter_fields`,
