@@ -16,42 +16,67 @@ import bge_m3_integrations.langchain
 import bge_m3_integrations.llama_index
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 PROGRAM, WRONG = HERE / "program.py", HERE / "wrong.py"
 
 
-def mypy(file: Path, folder: Path) -> list[tuple[int, str]]:
-    """The line and message of each error that mypy finds in a copy of the file."""
+Found = list[tuple[int, str]]
+"""The line and message of each error."""
+
+
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
+    """The errors of mypy strict by file: both files in one run, the frameworks' types kept."""
     pytest.importorskip("mypy")
-    shutil.copy(file, folder)
+    folder = tmp_path_factory.mktemp("mypy")
+    for file in (PROGRAM, WRONG):
+        shutil.copy(file, folder)
     command = [sys.executable, "-m", "mypy", "--strict", "--output", "json", "--config-file="]
-    # one for all calls: the frameworks' types are read once
-    command += ["--cache-dir", str(folder.parent / "mypy_cache")]
+    command += ["--cache-dir", str(ROOT / ".mypy_cache" / "of_users")]
     done = subprocess.run(
-        [*command, file.name], capture_output=True, text=True, cwd=folder, check=False
+        [*command, PROGRAM.name, WRONG.name],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return [(e["line"], e["message"]) for e in found if e["severity"] == "error"]
+    return {
+        file.name: [
+            (e["line"], e["message"])
+            for e in found
+            if e["file"] == file.name and e["severity"] == "error"
+        ]
+        for file in (PROGRAM, WRONG)
+    }
 
 
-def pyright(file: Path, folder: Path, mode: str) -> list[tuple[int, str]]:
-    """The line and message of each error that pyright finds in a copy of the file."""
+@pytest.fixture(scope="module")
+def pyright(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
+    """The errors of pyright by file: the program in both modes and the wrong one, in one run."""
     pytest.importorskip("pyright")
-    shutil.copy(file, folder)
-    config = {"include": [file.name], "typeCheckingMode": mode}
-    (folder / "pyrightconfig.json").write_text(json.dumps(config), encoding="utf-8")
+    folder = tmp_path_factory.mktemp("pyright")
+    copies = {"basic.py": PROGRAM, "strict.py": PROGRAM, "wrong.py": WRONG}
+    for name, file in copies.items():
+        mode = "strict" if name == "strict.py" else "basic"
+        text = file.read_text(encoding="utf-8")
+        (folder / name).write_text(f"{text}\n# pyright: {mode}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
     done = subprocess.run(
-        [*command, "-p", "."], capture_output=True, text=True, cwd=folder, check=False
+        [*command, *copies], capture_output=True, text=True, cwd=folder, check=False
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     report = json.loads(done.stdout)
-    assert report["summary"]["filesAnalyzed"] == 1, report
-    return [
-        (found["range"]["start"]["line"] + 1, found["message"])
-        for found in report["generalDiagnostics"]
-        if found["severity"] == "error"
-    ]
+    assert report["summary"]["filesAnalyzed"] == len(copies), report
+    return {
+        name: [
+            (found["range"]["start"]["line"] + 1, found["message"])
+            for found in report["generalDiagnostics"]
+            if found["severity"] == "error" and Path(found["file"]).name == name
+        ]
+        for name in copies
+    }
 
 
 def wrong_lines() -> set[int]:
@@ -67,18 +92,18 @@ def test_the_program_touches_every_public_name() -> None:
     assert sorted(name for name in names if text.count(name) < 1 + ("." not in name)) == []
 
 
-def test_mypy_finds_nothing_in_the_program(tmp_path: Path) -> None:
-    assert mypy(PROGRAM, tmp_path) == []
+def test_mypy_finds_nothing_in_the_program(mypy: dict[str, Found]) -> None:
+    assert mypy[PROGRAM.name] == []
 
 
 @pytest.mark.parametrize("mode", ["basic", "strict"])
-def test_pyright_finds_nothing_in_the_program(mode: str, tmp_path: Path) -> None:
-    assert pyright(PROGRAM, tmp_path, mode) == []
+def test_pyright_finds_nothing_in_the_program(mode: str, pyright: dict[str, Found]) -> None:
+    assert pyright[f"{mode}.py"] == []
 
 
-def test_mypy_finds_every_wrong_line_and_no_other(tmp_path: Path) -> None:
-    assert {line for line, _ in mypy(WRONG, tmp_path)} == wrong_lines()
+def test_mypy_finds_every_wrong_line_and_no_other(mypy: dict[str, Found]) -> None:
+    assert {line for line, _ in mypy[WRONG.name]} == wrong_lines()
 
 
-def test_pyright_finds_every_wrong_line_and_no_other(tmp_path: Path) -> None:
-    assert {line for line, _ in pyright(WRONG, tmp_path, "basic")} == wrong_lines()
+def test_pyright_finds_every_wrong_line_and_no_other(pyright: dict[str, Found]) -> None:
+    assert {line for line, _ in pyright[WRONG.name]} == wrong_lines()
