@@ -21,7 +21,7 @@ from bge_m3_integrations._version import __version__
 from bge_m3_integrations.errors import BGEM3Error
 
 if TYPE_CHECKING:
-    from bge_m3_integrations.evaluation.parity import Report
+    from bge_m3_integrations.evaluation.parity_report import Report
 
 PLAIN_WIDTH = 100
 _DEBUG = "bge_m3_debug"
@@ -183,7 +183,8 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Compare this installation's numbers with FlagEmbedding's on the same weights."""
-    from bge_m3_integrations.evaluation.parity import verify_model, write_report
+    from bge_m3_integrations.evaluation.parity import verify_model
+    from bge_m3_integrations.evaluation.parity_report import write_report
 
     report = verify_model(_chosen(model), device=device, dtype=dtype, published=published)
     _show_report(report, _console())

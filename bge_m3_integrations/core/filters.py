@@ -31,17 +31,17 @@ never into lists. A test that does not fit the held value is false; matching nev
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from bge_m3_integrations._internal.lazy import public_names
+from bge_m3_integrations.core.filter_checks import check_levels, checked_value, levels_over
 from bge_m3_integrations.core.filter_comparison import lookup, tester
 from bge_m3_integrations.core.filter_operators import COMPARISONS, LOGICAL, unknown_operator
-from bge_m3_integrations.core.metadata import MOST_LEVELS, brief, scalar
-from bge_m3_integrations.errors import FilterError, InputError
+from bge_m3_integrations.core.metadata import brief
+from bge_m3_integrations.errors import FilterError
 
 PREDICATE: Final = "$predicate"
 """The name under which `operators` reports a Python function; it has no dict form."""
@@ -59,7 +59,7 @@ class And:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked_parts("And", self.parts))
-        object.__setattr__(self, "levels", _levels_over(self.parts))
+        object.__setattr__(self, "levels", levels_over(self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Or:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked_parts("Or", self.parts))
-        object.__setattr__(self, "levels", _levels_over(self.parts))
+        object.__setattr__(self, "levels", levels_over(self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Not:
     levels: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", _levels_over(_checked_parts("Not", [self.part])))
+        object.__setattr__(self, "levels", levels_over(_checked_parts("Not", [self.part])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Compare:
             raise FilterError(f"a filter's key must be a non-empty string, not {brief(self.path)}")
         if not isinstance(self.op, str) or self.op not in COMPARISONS:
             raise unknown_operator(self.op, COMPARISONS, f"under {self.path!r}")
-        object.__setattr__(self, "value", _checked_value(self.path, self.op, self.value))
+        object.__setattr__(self, "value", checked_value(self.path, self.op, self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,75 +334,10 @@ def _checked_parts(name: str, given: Iterable[Filter]) -> tuple[Filter, ...]:
     return parts
 
 
-def _checked_value(path: str, op: str, value: object) -> object:
-    """The value in its kept form."""
-    if op in {"$in", "$nin"} and not isinstance(value, list | tuple):
-        fix = (
-            "" if isinstance(value, str) or not isinstance(value, Iterable) else "; write list(...)"
-        )
-        raise FilterError(f"{path!r}: {op} takes a list of values, not {brief(value)}{fix}")
-    if op == "$exists" and type(value).__name__ not in {"bool", "bool_"}:  # numpy's is one
-        raise FilterError(f"{path!r}: $exists takes true or false, not {brief(value)}")
-    return _frozen(path, op, value)
-
-
-def _frozen(path: str, op: str, value: object, level: int = 1) -> object:
-    if isinstance(value, list | tuple):
-        if level > MOST_LEVELS:
-            raise _too_deep(f"the value of {op} under {path!r}")
-        return tuple(_frozen(path, op, item, level + 1) for item in value)
-    if isinstance(value, Mapping):
-        raise FilterError(
-            f"{path!r}: {op} takes null, booleans, numbers, strings and lists of these, not the "
-            f"dict {brief(value)}; a nested key is written '{path}.key'"
-        )
-    try:
-        plain = scalar(value, "{!r}: the value of {}".format, path, op)
-    except InputError as error:
-        raise FilterError(str(error)) from error
-    if isinstance(plain, float) and not math.isfinite(plain):
-        raise FilterError(f"{path!r}: {op} takes finite numbers, not {value!r}")
-    return plain
-
-
-def check_levels(root: Any, inside: Callable[[Any], Iterable[Any]]) -> None:
-    """Refuse a nested filter that is too deep to be read, or holds itself, before it is read.
-
-    Args:
-        root: The filter in a form of a user's.
-        inside: The parts of one of its parts.
-
-    Raises:
-        FilterError: It goes more than twice `MOST_LEVELS` deep, as each level of the dict form is
-            a dict and a list; `And`, `Or` and `Not` count exactly.
-    """
-    waiting = [(root, 0)]
-    while waiting:
-        value, level = waiting.pop()
-        if level > 2 * MOST_LEVELS + 1:
-            raise _too_deep("a filter")
-        waiting += [(part, level + 1) for part in inside(value)]
-
-
 def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, list | tuple) else ()
-
-
-def _levels_over(parts: Sequence[Filter]) -> int:
-    """How many filters lie in one another, the one over these parts included."""
-    levels = 1 + max((getattr(part, "levels", 0) for part in parts), default=0)
-    if levels > MOST_LEVELS:
-        raise _too_deep("a filter")
-    return levels
-
-
-def _too_deep(name: str) -> FilterError:
-    return FilterError(
-        f"{name} goes more than {MOST_LEVELS} levels deep, or holds itself; $and and $or take any "
-        "number of parts side by side"
-    )
 
 
 __all__ = [

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -18,13 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_m3_integrations._version import __version__
 from bge_m3_integrations.compat.conversions import five_scores
 from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch, ordered_modes
-from bge_m3_integrations.core.validation import as_path
 from bge_m3_integrations.encoders.wrapper import innermost
 from bge_m3_integrations.engine.engine import BGEM3, DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.evaluation.parity_report import (
+    PACKAGES,
+    Check,
+    Hardware,
+    Report,
+    cpu_name,
+    file_digests,
+    installed_version,
+    package_versions,
+)
 
 TEXTS: tuple[str, ...] = (
     "What is BGE M3?",
@@ -73,101 +77,6 @@ TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
 """Largest difference that rounding explains, for lexical weights and scores of a few units."""
 
 FLAG_SCORES = ("dense", "sparse", "colbert", "sparse+dense", "colbert+sparse+dense")
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "FlagEmbedding",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One comparison.
-
-    Attributes:
-        name: What was compared.
-        difference: The largest absolute difference.
-        tolerance: The largest that passes.
-        passed: Whether it passed; NaN never does.
-    """
-
-    name: str
-    difference: float
-    tolerance: float
-    passed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """What it ran on.
-
-    Attributes:
-        cpu: The processor's name.
-        cores: Logical cores.
-        device: The torch device.
-        dtype: What the model computed in.
-        computed_by: "compiled kernels", or "torch" and why.
-    """
-
-    cpu: str
-    cores: int
-    device: str
-    dtype: str
-    computed_by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All that `bge-m3 verify` finds out.
-
-    Attributes:
-        model: What the user called it.
-        fingerprint: Identity of the model's numbers.
-        files: sha256 of each file that was read, by name.
-        versions: Installed version by package; "not installed" where it is not.
-        python: The interpreter and the platform.
-        hardware: What it ran on.
-        date: When, in UTC.
-        checks: The comparisons.
-        notes: What was not compared, and why.
-    """
-
-    model: str
-    fingerprint: str
-    files: Mapping[str, str]
-    versions: Mapping[str, str]
-    python: str
-    hardware: Hardware
-    date: str
-    checks: tuple[Check, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether something was compared and every comparison passed."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
-
-    def lines(self) -> list[str]:
-        """The report for a reader."""
-        marks = {True: "pass", False: "FAIL"}
-        return [
-            f"model        {self.model}",
-            f"fingerprint  {self.fingerprint}",
-            f"hardware     {self.hardware.cpu}, {self.hardware.cores} cores; "
-            f"{self.hardware.device}, {self.hardware.dtype}",
-            f"computed by  {self.hardware.computed_by}",
-            *(
-                f"{marks[c.passed]}  {c.name}: largest difference {c.difference:.1e} "
-                f"(allowed {c.tolerance:.0e})"
-                for c in self.checks
-            ),
-            *(f"note  {note}" for note in self.notes),
-            f"{marks[self.passed]}: {sum(check.passed for check in self.checks)} of "
-            f"{len(self.checks)} checks",
-        ]
 
 
 def verify_model(
@@ -213,7 +122,7 @@ def verify_model(
         model,
         engine.fingerprint,
         file_digests([*files.weights, *files.heads.values(), files.tokenizer]),
-        package_versions(_PACKAGES),
+        package_versions(PACKAGES),
         f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}",
         Hardware(
             cpu_name(), os.cpu_count() or 1, str(where), precision, encoder.source.computed_by
@@ -222,25 +131,6 @@ def verify_model(
         tuple(checks),
         tuple(notes),
     )
-
-
-def write_report(report: Report, path: str | Path) -> None:
-    """Write a report as JSON, with the verdict.
-
-    Args:
-        report: What to write.
-        path: The file; its folder is made where it is missing.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    path = as_path(path, name="out")
-    text = json.dumps({"passed": report.passed, **asdict(report)}, indent=2, ensure_ascii=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
 def load_flag(folder: Path, *, device: str, half: bool) -> Any:
@@ -261,7 +151,9 @@ def _flag_or_reason(engine: BGEM3, folder: Path, *, device: str, half: bool) -> 
     try:
         return load_flag(folder, device=device, half=half)
     except Exception as error:  # whatever fails in there is no reason to fail here
-        versions = [f"{name} {_version(name)}" for name in ("FlagEmbedding", "transformers")]
+        versions = [
+            f"{name} {installed_version(name)}" for name in ("FlagEmbedding", "transformers")
+        ]
         said = " ".join(str(error).split())[:300]
         return (
             f"{versions[0]} does not work with {versions[1]} ({type(error).__name__}: {said}); "
@@ -349,38 +241,6 @@ def readable_weights(engine: BGEM3, text: str) -> dict[str, float]:
         token.replace("▁", "").strip(): weight
         for token, weight in zip(tokens, weights.values(), strict=True)
     }
-
-
-def file_digests(paths: Sequence[Path]) -> dict[str, str]:
-    """The sha256 of each file, in hex, by file name."""
-    digests = {}
-    for path in paths:
-        with path.open("rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def package_versions(names: Sequence[str]) -> dict[str, str]:
-    """This package's version, and the installed versions of distributions."""
-    return {"bge-m3-integrations": __version__, **{name: _version(name) for name in names}}
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _dense(batch: EmbeddingBatch) -> NDArray[Any]:

@@ -12,8 +12,8 @@ from bge_m3_integrations.core.filters import And, Filter, Ids, matcher, operator
 from bge_m3_integrations.core.records import Hit, Hits, Record
 from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.index.filter_paths import UnknownPaths
-from bge_m3_integrations.index.plan import Plan, Scored, ranking
 from bge_m3_integrations.index.reencode import Reencoder
+from bge_m3_integrations.index.request import Scored, SearchRequest, ranking
 from bge_m3_integrations.stores.base import Store
 
 _ID = attrgetter("id")
@@ -35,31 +35,31 @@ class Searcher:
     pooling: int = 1
     unknown: UnknownPaths = field(default_factory=UnknownPaths, compare=False)
 
-    def run(self, embeddings: EmbeddingBatch, plan: Plan) -> list[list[Hit]]:
+    def run(self, embeddings: EmbeddingBatch, request: SearchRequest) -> list[list[Hit]]:
         """The hits of each query.
 
         Args:
-            embeddings: The queries, in every mode of the plan.
-            plan: The search.
+            embeddings: The queries, in every mode of the request.
+            request: The search.
 
         Returns:
             One list of hits per query, best first.
         """
-        embeddings = embeddings.only(plan.modes)
-        with plan.step("find") as counts:
-            ids = self._pool(embeddings, plan, self.runnable(plan.where))
+        embeddings = embeddings.only(request.modes)
+        with request.step("find") as counts:
+            ids = self._pool(embeddings, request, self.runnable(request.where))
             counts["candidates"] = sum(map(len, ids))
         if not any(ids):
-            self.nothing_under(plan.where)
-        with plan.step("score") as counts:
-            scores = self.scores(embeddings, ids, plan.weights.modes)
-            counts["modes"] = len(plan.weights.modes)
-        with plan.step("rank") as counts:
+            self.nothing_under(request.where)
+        with request.step("score") as counts:
+            scores = self.scores(embeddings, ids, request.weights.modes)
+            counts["modes"] = len(request.weights.modes)
+        with request.step("rank") as counts:
             ranked = [
-                ranking(held, parts, plan, _sparse_mass(embeddings, i))
+                ranking(held, parts, request, _sparse_mass(embeddings, i))
                 for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
             ]
-            hits = self._hits(ranked, plan)
+            hits = self._hits(ranked, request)
             counts["hits"] = sum(map(len, hits))
         return hits
 
@@ -120,34 +120,34 @@ class Searcher:
             yield from page.records
 
     def _pool(
-        self, embeddings: EmbeddingBatch, plan: Plan, where: Filter | None
+        self, embeddings: EmbeddingBatch, request: SearchRequest, where: Filter | None
     ) -> list[list[str]]:
         """The ids to score for each query: what its lookups found, or all that match."""
-        if plan.candidates is None:
+        if request.candidates is None:
             return [list(self.store.ids(where))] * len(embeddings)
         pools: list[dict[str, None]] = [{} for _ in range(len(embeddings))]
-        for mode, count in plan.candidates.items():
+        for mode, count in request.candidates.items():
             found = self.store.find(embeddings, mode, limit=count, where=where)
             for pool, candidates in zip(pools, found, strict=True):
                 pool.update(dict.fromkeys(map(_ID, candidates)))
         return [list(pool) for pool in pools]
 
-    def _hits(self, ranked: Sequence[Sequence[Scored]], plan: Plan) -> list[list[Hit]]:
+    def _hits(self, ranked: Sequence[Sequence[Scored]], request: SearchRequest) -> list[list[Hit]]:
         """Fetch all records in one go; what was deleted meanwhile is left out."""
         ids = list(dict.fromkeys(scored.id for row in ranked for scored in row))
         records = dict(zip(ids, self.store.get(ids), strict=True))
-        kind = self._colbert_kind if "colbert" in plan.weights.modes else None
-        most = plan.fusion.greatest(plan.weights)
+        kind = self._colbert_kind if "colbert" in request.weights.modes else None
+        most = request.fusion.greatest(request.weights)
         greatest = most if math.isfinite(most) else None  # JSON has no infinity
         return [
             Hits(
                 Hit(
                     record,
                     scored.score,
-                    plan.fusion.name,
+                    request.fusion.name,
                     scored.components,
                     scored.hybrid,
-                    plan.weights,
+                    request.weights,
                     kind,
                     greatest,
                 )

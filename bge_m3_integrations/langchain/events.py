@@ -12,7 +12,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.runnables import RunnableConfig
 
-from bge_m3_integrations.index.plan import SearchOptions, Stage
+from bge_m3_integrations.index.request import SearchOptions, Stage
 
 PREFIX = "bge_m3."
 """Of the names: "bge_m3.encode", "bge_m3.find", "bge_m3.score", "bge_m3.rank"."""

@@ -23,8 +23,9 @@ from bge_m3_integrations.index.arguments import (
     index_of,
     not_that,
 )
+from bge_m3_integrations.index.config import IndexConfig, for_reading
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.opening import IndexConfig, for_reading, holds_index, reserve
+from bge_m3_integrations.index.opening import holds_index, reserve
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
 from bge_m3_integrations.langchain.keywords import StoreOptions
 from bge_m3_integrations.stores.base import Store

@@ -25,7 +25,7 @@ from bge_m3_integrations.core.scores import WeightsLike
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.plan import SearchOptions, Stage
+from bge_m3_integrations.index.request import SearchOptions, Stage
 from bge_m3_integrations.langchain.batches import WarnsOnce
 from bge_m3_integrations.langchain.documents import (
     dedupe_by_id,

@@ -22,7 +22,7 @@ from bge_m3_integrations.core.scores import Weights, WeightsLike
 from bge_m3_integrations.core.validation import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.plan import USUAL_CANDIDATES, SearchOptions
+from bge_m3_integrations.index.request import USUAL_CANDIDATES, SearchOptions
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.langchain.keywords import (
     CallOptions,

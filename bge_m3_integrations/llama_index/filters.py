@@ -19,6 +19,7 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 
+from bge_m3_integrations.core.filter_checks import check_levels
 from bge_m3_integrations.core.filter_comparison import lookup
 from bge_m3_integrations.core.filters import (
     And,
@@ -29,7 +30,6 @@ from bge_m3_integrations.core.filters import (
     Or,
     Predicate,
     as_filter,
-    check_levels,
 )
 from bge_m3_integrations.core.metadata import brief
 from bge_m3_integrations.errors import FilterError

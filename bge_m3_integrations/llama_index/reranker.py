@@ -29,8 +29,9 @@ from bge_m3_integrations.index.arguments import (
     has_index,
     index_for,
 )
+from bge_m3_integrations.index.config import for_reading
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.opening import for_reading, reserve
+from bge_m3_integrations.index.opening import reserve
 from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch, score_details
 from bge_m3_integrations.llama_index.engine_fields import (
     EngineOptions,

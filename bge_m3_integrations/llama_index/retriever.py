@@ -35,7 +35,7 @@ from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike, index_for
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.plan import SearchOptions
+from bge_m3_integrations.index.request import SearchOptions
 from bge_m3_integrations.llama_index.filters import to_filter
 from bge_m3_integrations.llama_index.nodes import (
     SCORES_KEY,

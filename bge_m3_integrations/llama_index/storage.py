@@ -13,8 +13,8 @@ from typing import Any
 from bge_m3_integrations.core.validation import as_path
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index.config import for_reading
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.opening import for_reading
 
 FORMAT = 1
 _KIND = "bge-m3-integrations vector store"

@@ -36,8 +36,9 @@ from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike, has_index, index_for
+from bge_m3_integrations.index.config import for_reading
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.opening import NotBegun, for_reading
+from bge_m3_integrations.index.opening import NotBegun
 from bge_m3_integrations.llama_index.document_hashes import Origin
 from bge_m3_integrations.llama_index.duplicates import warn_of_doubles
 from bge_m3_integrations.llama_index.engine_fields import own_choices

@@ -20,7 +20,7 @@ from bge_m3_integrations.core.scores import Weights, WeightsLike
 from bge_m3_integrations.core.validation import share, whole
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.plan import COLBERT_CANDIDATES, USUAL_CANDIDATES, SearchOptions
+from bge_m3_integrations.index.request import COLBERT_CANDIDATES, USUAL_CANDIDATES, SearchOptions
 from bge_m3_integrations.llama_index.filters import to_filter
 from bge_m3_integrations.llama_index.given_vectors import FIX, check_agrees, vector_of
 from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node

@@ -5,183 +5,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import (
     ALL_MODES,
-    EmbeddingBatch,
-    FloatArray,
-    Kind,
-    Mode,
-    Modes,
-    SparseRows,
     ordered_modes,
 )
-from bge_m3_integrations.core.filters import Compare, Filter, Ids, matches, operators
+from bge_m3_integrations.core.filters import matches, operators
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
-from bge_m3_integrations.stores.base import Page, Store
+from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.testing.fake import FakeEncoder
+from bge_m3_integrations.testing.store_checks import _raises, _sorted, _without
 from bge_m3_integrations.testing.store_conformance_data import FILTERS, QUERIES, RECORDS, TEXTS
+from bge_m3_integrations.testing.store_writing import StoreWriting
 
 
-class StoreConformance:
+class StoreConformance(StoreWriting):
     """Subclass it as `Test...`, give it a fixture `store` with a new, empty store, and run pytest.
 
     Attributes:
         atol: How far a score may be from the reference.
         encoder: Makes the embeddings.
     """
-
-    atol: float = 1e-5
-    encoder: FakeEncoder = FakeEncoder()
-
-    def reopen(self, store: Store) -> Store:
-        """Close a durable store and open the same data again; a subclass writes it."""
-        raise NotImplementedError(f"{type(self).__name__} needs reopen() for a durable store")
-
-    def test_what_was_upserted_comes_back_unchanged(self, store: Store) -> None:
-        self._fill(store)
-        assert store.get([record.id for record in RECORDS]) == list(RECORDS)
-
-    def test_get_keeps_the_order_and_gives_none_for_an_unknown_id(self, store: Store) -> None:
-        self._fill(store)
-        found = store.get(["z", "gone", "a", "z"])
-        assert [None if record is None else record.id for record in found] == ["z", None, "a", "z"]
-        assert store.get([]) == []
-
-    def test_upsert_replaces_the_whole_record_and_its_numbers(self, store: Store) -> None:
-        self._fill(store)
-        new = Record("a", "bread and cheese", {"only": 1})
-        self._fill(store, [new])
-        assert store.get(["a"]) == [new]
-        assert store.count() == len(RECORDS)
-        self._check_scores(store, [new, *RECORDS[1:]])
-
-    def test_an_empty_upsert_changes_nothing(self, store: Store) -> None:
-        self._fill(store, [])
-        assert store.count() == 0
-        self._fill(store)
-        self._fill(store, [])
-        assert store.count() == len(RECORDS)
-
-    def test_what_the_caller_changes_afterwards_is_not_seen(self, store: Store) -> None:
-        metadata: dict[str, Any] = {"tags": ["old"]}
-        embeddings = self._documents(store, ["old text"])
-        expected = embeddings.take([0])
-        store.upsert([Record("m", "old text", metadata)], embeddings)
-        metadata["tags"].append("new")
-        for array in _arrays(embeddings):
-            array[:] = 7
-        held = store.get(["m"])[0]
-        assert held is not None
-        assert held.metadata == {"tags": ["old"]}
-        self._same(store.vectors(["m"], store.capabilities.vectors), expected)
-
-    def test_a_batch_that_does_not_fit_is_refused_as_a_whole(self, store: Store) -> None:
-        self._fill(store)
-        for reason, records, embeddings in self._misfits(store):
-            with _raises(BGEM3Error, reason):
-                store.upsert(records, embeddings)
-            assert store.count() == len(RECORDS), reason
-            assert store.get([record.id for record in RECORDS]) == list(RECORDS), reason
-        self._check_scores(store, RECORDS)
-
-    def test_text_hashes_tell_which_text_is_kept(self, store: Store) -> None:
-        self._fill(store)
-        hashes = store.text_hashes(["z", "gone", "a"])
-        assert hashes == [RECORDS[-1].text_hash, None, RECORDS[0].text_hash]
-        assert store.text_hashes([]) == []
-
-    def test_rewrite_replaces_all_but_the_numbers(self, store: Store) -> None:
-        self._fill(store)
-        new = Record("a", TEXTS["a"], {"only": 1}, content="shown", payload={"n": 1})
-        store.rewrite([new])
-        assert store.get(["a"]) == [new]
-        assert store.count(Compare("only", "$eq", 1)) == 1
-        assert "a" not in self._ids(store, Compare("lang", "$eq", "en"))
-        self._check_scores(store, RECORDS)
-
-    def test_rewrite_refuses_what_has_no_numbers_yet(self, store: Store) -> None:
-        self._fill(store)
-        known = Record("z", TEXTS["z"], {"new": True})
-        for other in (Record("gone", "text"), Record("a", "another text")):
-            with _raises(StoreError, other.id):
-                store.rewrite([known, other])
-        assert store.get([record.id for record in RECORDS]) == list(RECORDS)
-
-    def test_delete_by_ids_counts_what_was_there(self, store: Store) -> None:
-        self._fill(store)
-        assert store.delete(ids=["a", "gone", "z", "a"]) == 2
-        assert store.delete(ids=["a"]) == 0
-        assert store.delete(ids=[]) == 0
-        left = [record for record in RECORDS if record.id not in {"a", "z"}]
-        assert self._ids(store) == _sorted(left)
-        self._check_scores(store, left)
-
-    def test_delete_by_filter_takes_the_matching_ones_only(self, store: Store) -> None:
-        self._fill(store)
-        where = Ids(["a", "0", "gone"])
-        assert store.delete(where=where) == 2
-        assert store.count(where) == 0
-        assert self._ids(store) == _sorted([r for r in RECORDS if r.id not in {"a", "0"}])
-
-    def test_delete_needs_exactly_one_of_ids_and_where(self, store: Store) -> None:
-        self._fill(store)
-        with _raises(InputError, "neither"):
-            store.delete()
-        with _raises(InputError, "both"):
-            store.delete(ids=["a"], where=Ids(["a"]))
-        assert store.count() == len(RECORDS)
-
-    def test_a_deleted_document_is_found_by_no_mode_and_scores_nan(self, store: Store) -> None:
-        self._fill(store)
-        store.delete(ids=["a"])
-        queries = self._queries(store, [TEXTS["a"]])
-        for mode in ordered_modes(store.capabilities.find):
-            found = store.find(queries, mode, limit=100)[0]
-            assert "a" not in [candidate.id for candidate in found], mode
-        parts = store.score(queries, [["a"]], store.capabilities.score)[0]
-        assert all(np.isnan(scores).all() for _, scores in parts.items())
-
-    def test_a_document_put_back_after_deletion_has_its_new_numbers(self, store: Store) -> None:
-        self._fill(store)
-        store.delete(ids=["a"])
-        new = Record("a", "cheese")
-        self._fill(store, [new])
-        self._check_scores(store, [new, *RECORDS[1:]])
-
-    def test_scroll_pages_through_all_ids_in_ascending_order(self, store: Store) -> None:
-        self._fill(store)
-        for limit in (1, 3, len(RECORDS), 100):
-            assert self._ids(store, limit=limit) == _sorted(RECORDS)
-
-    def test_scroll_goes_on_behind_an_id_that_is_gone(self, store: Store) -> None:
-        self._fill(store)
-        store.delete(ids=["a"])
-        page = store.scroll(after="a", limit=2)
-        assert [record.id for record in page.records] == ["b2", "blank"]
-        assert page.after == "blank"
-
-    def test_the_last_page_has_no_after(self, store: Store) -> None:
-        assert _listed(store.scroll()) == ([], None)
-        self._fill(store)
-        last = _sorted(RECORDS)[-1]
-        assert _listed(store.scroll(after=last)) == ([], None)
-        assert store.scroll(limit=len(RECORDS)).after is None
-
-    def test_ids_are_those_of_the_scroll(self, store: Store) -> None:
-        assert list(store.ids()) == []
-        self._fill(store)
-        assert list(store.ids()) == _sorted(RECORDS)
-        where = Ids(frozenset(["a", "b2", "nowhere"]))
-        assert list(store.ids(where)) == self._ids(store, where=where, limit=3)
 
     def test_find_gives_the_reference_scores_best_first(self, store: Store) -> None:
         self._fill(store)
@@ -412,142 +260,6 @@ class StoreConformance:
         _together([*(lambda i=i: write(extra[i::4]) for i in range(4)), read, read])
         self._check_scores(store, [*RECORDS, *extra[4:]])
         assert self._ids(store) == _sorted([*RECORDS, *extra[4:]])
-
-    def _encode(self, store: Store, texts: Sequence[str], kind: Kind) -> EmbeddingBatch:
-        modes: Modes = store.capabilities.score | store.capabilities.find
-        return self.encoder.encode(list(texts), kind=kind, modes=modes)
-
-    def _documents(self, store: Store, texts: Sequence[str]) -> EmbeddingBatch:
-        return self._encode(store, texts, "document")
-
-    def _queries(self, store: Store, texts: Sequence[str]) -> EmbeddingBatch:
-        return self._encode(store, texts, "query")
-
-    def _fill(self, store: Store, records: Sequence[Record] = RECORDS) -> None:
-        store.upsert(records, self._documents(store, [record.text for record in records]))
-
-    def _ids(self, store: Store, where: Filter | None = None, *, limit: int = 3) -> list[str]:
-        ids: list[str] = []
-        page = store.scroll(where, limit=limit)
-        while True:
-            assert len(page.records) <= limit
-            ids += [record.id for record in page.records]
-            if page.after is None:
-                return ids
-            page = store.scroll(where, after=page.after, limit=limit)
-
-    def _runnable(self, store: Store) -> list[Filter]:
-        return [where for where in FILTERS if operators(where) <= store.capabilities.operators]
-
-    def _pairs(self, queries: EmbeddingBatch, held: Sequence[Record], mode: Mode) -> Any:
-        """The reference scores, `(queries, records)`."""
-        documents = self.encoder.encode([r.text for r in held], kind="document", modes=[mode])
-        return dict(scoring.components(queries, documents, [mode]).items())[mode]
-
-    def _reference(
-        self, queries: EmbeddingBatch, held: Sequence[Record], mode: Mode
-    ) -> list[dict[str, float]]:
-        scores = self._pairs(queries, held, mode)
-        return [
-            {r.id: float(s) for r, s in zip(held, row, strict=True) if mode != "sparse" or s > 0}
-            for row in scores
-        ]
-
-    def _check_found(
-        self, found: Sequence[Any], expected: dict[str, float], mode: Mode, limit: int
-    ) -> None:
-        """Hits against the reference; which of two scores within `atol` comes first is open."""
-        assert len(found) == min(limit, len(expected)), mode
-        assert len({candidate.id for candidate in found}) == len(found)
-        best = sorted(expected.values(), reverse=True)[:limit]
-        for candidate, score in zip(found, best, strict=True):
-            assert abs(candidate.score - expected[candidate.id]) <= self.atol, mode
-            assert abs(candidate.score - score) <= self.atol, mode
-
-    def _check_scores(self, store: Store, held: Sequence[Record]) -> None:
-        queries = self._queries(store, QUERIES)
-        ids = [[record.id for record in held]] * len(QUERIES)
-        scored = store.score(queries, ids, store.capabilities.score)
-        for mode in ordered_modes(store.capabilities.score):
-            expected = self._pairs(queries, held, mode)
-            for parts, row in zip(scored, expected, strict=True):
-                self._close(dict(parts.items())[mode], row)
-
-    def _close(self, given: Any, expected: Any) -> None:
-        assert given.dtype == np.float32
-        np.testing.assert_allclose(given, expected, rtol=0, atol=self.atol)
-
-    def _same(self, given: EmbeddingBatch, expected: EmbeddingBatch) -> None:
-        assert given.modes == expected.modes
-        if given.dense is not None and expected.dense is not None:
-            self._close(given.dense, expected.dense)
-        if given.sparse is not None and expected.sparse is not None:
-            assert given.sparse.indptr.tolist() == expected.sparse.indptr.tolist()
-            assert given.sparse.token_ids.tolist() == expected.sparse.token_ids.tolist()
-            self._close(given.sparse.weights, expected.sparse.weights)
-        if given.colbert is not None and expected.colbert is not None:
-            assert given.colbert.offsets.tolist() == expected.colbert.offsets.tolist()
-            self._close(given.colbert.vectors.astype(np.float32), expected.colbert.vectors)
-
-    def _misfits(self, store: Store) -> Iterator[tuple[str, list[Record], EmbeddingBatch]]:
-        """Batches of two records, the first sound, that must be refused."""
-        records = [Record("a", "new"), Record("new", "also new")]
-        sound = self._documents(store, ["new words", "also new"])
-        yield "rows", records, sound.take([0])
-        yield "id twice", [records[0], records[0]], sound
-        if len(sound.modes) > 1:
-            yield "modes", records, sound.only(ordered_modes(sound.modes)[:1])
-        if sound.dense is not None:
-            wide = np.zeros((2, self.encoder.dim + 1), np.float32)
-            yield "width", records, replace(sound, dense=wide)
-            bad = sound.dense.copy()
-            bad[1, 0] = np.nan
-            yield "finite", records, replace(sound, dense=bad)
-        if sound.sparse is not None:
-            turned = SparseRows(
-                sound.sparse.indptr, sound.sparse.token_ids[::-1].copy(), sound.sparse.weights
-            )
-            yield "token order", records, replace(sound, sparse=turned)
-            infinite = replace(sound.sparse, weights=sound.sparse.weights * np.float32(np.inf))
-            yield "infinite weight", records, replace(sound, sparse=infinite)
-
-
-def _without(batch: EmbeddingBatch, mode: Mode) -> EmbeddingBatch:
-    return EmbeddingBatch(
-        None if mode == "dense" else batch.dense,
-        None if mode == "sparse" else batch.sparse,
-        None if mode == "colbert" else batch.colbert,
-        batch.tokens,
-        batch.truncated,
-    )
-
-
-def _arrays(batch: EmbeddingBatch) -> list[FloatArray]:
-    """The numbers of a batch, to write over."""
-    parts = (
-        batch.dense,
-        None if batch.sparse is None else batch.sparse.weights,
-        None if batch.colbert is None else batch.colbert.vectors,
-    )
-    return [part for part in parts if part is not None]
-
-
-def _sorted(records: Sequence[Record]) -> list[str]:
-    return sorted(record.id for record in records)
-
-
-def _listed(page: Page) -> tuple[list[Record], str | None]:
-    return list(page.records), page.after
-
-
-@contextmanager
-def _raises(error: type[Exception], about: str) -> Iterator[None]:
-    """What `pytest.raises` does: users import this module where pytest is not installed."""
-    try:
-        yield
-    except error:
-        return
-    raise AssertionError(f"no {error.__name__}: {about}")
 
 
 def _together(jobs: Sequence[Callable[[], None]]) -> None:

@@ -13,11 +13,11 @@ from bge_m3_integrations import BGEM3
 from bge_m3_integrations.engine.engine import DEFAULT_MODEL
 from bge_m3_integrations.evaluation.parity import (
     PUBLISHED_TOLERANCE,
-    Check,
     compare_with_flag,
     compare_with_published,
     load_flag,
 )
+from bge_m3_integrations.evaluation.parity_report import Check
 
 pytestmark = pytest.mark.real_weights
 

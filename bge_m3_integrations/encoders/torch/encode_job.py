@@ -15,10 +15,10 @@ from bge_m3_integrations.core.validation import chunks
 from bge_m3_integrations.encoders.pipeline import Piece
 from bge_m3_integrations.encoders.torch.device_ops import Device
 from bge_m3_integrations.encoders.torch.heads import lexical_rows
-from bge_m3_integrations.encoders.torch.load import Source
 from bge_m3_integrations.encoders.torch.modules import BatchOutput, run_pack
 from bge_m3_integrations.encoders.torch.output import Part, Results
 from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.source import Source
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds, TextTokenizer
 from bge_m3_integrations.errors import EncodingError
 

@@ -28,9 +28,10 @@ from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.device_ops import Device, device_of
 from bge_m3_integrations.encoders.torch.devices import default_budget
 from bge_m3_integrations.encoders.torch.encode_job import Limits, Stretch, Stretches, Work
-from bge_m3_integrations.encoders.torch.load import CheckpointSource, Source
+from bge_m3_integrations.encoders.torch.load import CheckpointSource
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
 from bge_m3_integrations.encoders.torch.output import Results
+from bge_m3_integrations.encoders.torch.source import Source
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.errors import InputError
 

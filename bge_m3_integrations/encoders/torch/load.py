@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -57,72 +57,6 @@ from bge_m3_integrations.encoders.torch.weights import (
 from bge_m3_integrations.errors import InputError, MissingHeadError, PoolingWarning
 
 DTYPES = (*get_args(DtypeName), "int8")
-
-
-class Source(Protocol):
-    """Where an encoder's model comes from; everything is read when first asked for."""
-
-    @property
-    def config(self) -> Any:
-        """The backbone's transformers config."""
-        ...
-
-    @property
-    def colbert_dim(self) -> int:
-        """Width of a token vector."""
-        ...
-
-    @property
-    def pooling(self) -> Pooling:
-        """How the dense vector is made."""
-        ...
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """The tokenizer."""
-        ...
-
-    @property
-    def modules(self) -> M3Modules:
-        """The model, in memory."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """What decides its numbers, such as "bfloat16" or "int8/4/127/bfloat16/compiled"."""
-        ...
-
-    @property
-    def weights_digest(self) -> str:
-        """Digest of backbone and heads."""
-        ...
-
-    @property
-    def loaded_as(self) -> tuple[str, str] | None:
-        """Device and dtype of a model that is in memory; nothing is read for it."""
-        ...
-
-    @property
-    def modes(self) -> frozenset[Mode]:
-        """The modes that it has heads for."""
-        ...
-
-    def check_modes(self, modes: Modes) -> None:
-        """Raise `MissingHeadError` for modes that it has no head for."""
-        ...
-
-    def prompt(self, kind: Kind) -> str:
-        """The prompt for queries or documents that comes with the model; "" is none."""
-        ...
-
-    def rebuilt(self) -> Iterable[TextTokenizer]:
-        """The tokenizers that earlier versions of this package read from the same files."""
-        ...
 
 
 @frees_properties

@@ -214,7 +214,7 @@ def paged(
 ) -> None:
     """Have something happen as the copy of an index comes to the third page."""
     pages: list[Page] = []
-    scroll = index.scroll
+    scroll = index.store.scroll
 
     def scrolled(**options: Any) -> Page:
         pages.append(scroll(**options))
@@ -225,7 +225,7 @@ def paged(
             )
         return pages[-1]
 
-    monkeypatch.setattr(index, "scroll", scrolled)
+    monkeypatch.setattr(index.store, "scroll", scrolled)
 
 
 MANY = [Record(f"{i:03}", f"document {i}") for i in range(300)]

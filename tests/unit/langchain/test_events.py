@@ -9,7 +9,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableLambda
 
 from bge_m3_integrations import BGEM3, HybridIndex
-from bge_m3_integrations.index.plan import Stage
+from bge_m3_integrations.index.request import Stage
 from bge_m3_integrations.langchain import BGEM3Retriever
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.langchain.animals import DOCUMENTS, ids, made

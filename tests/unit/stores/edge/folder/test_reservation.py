@@ -20,7 +20,8 @@ import pytest
 
 from bge_m3_integrations import BGEM3, HybridIndex, Record
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.index.opening import IndexConfig, reserve
+from bge_m3_integrations.index.config import IndexConfig
+from bge_m3_integrations.index.opening import reserve
 from bge_m3_integrations.stores.edge import Manifest
 from bge_m3_integrations.stores.edge.folder.reservation import Reservation
 from bge_m3_integrations.testing import FakeEncoder

@@ -8,12 +8,12 @@ import pytest
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
 from bge_m3_integrations.core.scores import Components
-from bge_m3_integrations.index.plan import Plan, SearchOptions, make_plan, ranking
+from bge_m3_integrations.index.request import SearchOptions, SearchRequest, ranking, search_request
 
 
-def planned(**options: object) -> Plan:
+def planned(**options: object) -> SearchRequest:
     given: SearchOptions = {"limit": 9, "weights": (1, 1, 0), **options}  # type: ignore[typeddict-item]
-    return make_plan(given, modes=ALL_MODES, findable=ALL_MODES)
+    return search_request(given, modes=ALL_MODES, findable=ALL_MODES)
 
 
 def parts(dense: list[float], sparse: list[float]) -> Components:
@@ -39,5 +39,5 @@ def test_a_better_value_comes_before_a_lower_id_and_what_is_gone_is_left_out() -
 def test_lexical_scores_alone_make_no_hit_of_a_document_without_a_shared_token() -> None:
     scores = Components(sparse=np.array([0.0, 0.5, np.nan], np.float32))
     for options, kept in [({}, ["b"]), ({"exact": True}, ["b", "a"])]:
-        plan = planned(weights=(0, 1, 0), **options)
-        assert [s.id for s in ranking(["a", "b", "c"], scores, plan, 1.0)] == kept
+        request = planned(weights=(0, 1, 0), **options)
+        assert [s.id for s in ranking(["a", "b", "c"], scores, request, 1.0)] == kept

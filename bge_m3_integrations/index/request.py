@@ -51,8 +51,8 @@ class SearchOptions(TypedDict, total=False):
     observe: Callable[[Stage], None] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
     """A search whose options fit the index.
 
     Attributes:
@@ -110,7 +110,7 @@ class Scored:
     components: Mapping[Mode, float]
 
 
-def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
+def search_request(options: SearchOptions, *, modes: Modes, findable: Modes) -> SearchRequest:
     """Check the options of a search and put the defaults in.
 
     Args:
@@ -119,7 +119,7 @@ def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
         findable: Those of them that its store can look up by.
 
     Returns:
-        The plan.
+        The request.
 
     Raises:
         InputError: A mode that the index lacks, or a number out of range.
@@ -135,14 +135,14 @@ def make_plan(options: SearchOptions, *, modes: Modes, findable: Modes) -> Plan:
     if observe is not None and not callable(observe):
         raise InputError(f"observe must be a function of a step, not {observe!r}")
     limit = whole("limit", limit)
-    return Plan(
-        limit,
-        _weights(options.get("weights"), modes),
-        None if exact else _candidates(candidates, limit, findable),
-        _fusion(options.get("fusion")),
-        as_filter(options.get("where")),
-        threshold,
-        observe,
+    return SearchRequest(
+        limit=limit,
+        weights=_weights(options.get("weights"), modes),
+        candidates=None if exact else _candidates(candidates, limit, findable),
+        fusion=_fusion(options.get("fusion")),
+        where=as_filter(options.get("where")),
+        score_threshold=threshold,
+        observe=observe,
     )
 
 
@@ -157,31 +157,33 @@ def _fusion(fusion: Fusion | None) -> Fusion:
     return fusion
 
 
-def ranking(ids: Sequence[str], parts: Components, plan: Plan, mass: float) -> list[Scored]:
+def ranking(
+    ids: Sequence[str], parts: Components, request: SearchRequest, mass: float
+) -> list[Scored]:
     """Rank the scored ids of one query.
 
     Args:
         ids: The documents.
         parts: Their scores in every weighted mode; NaN where the document is gone.
-        plan: The search.
+        request: The search.
         mass: The sum of the query's lexical weights.
 
     Returns:
-        At most `plan.limit` documents, best first, ties by ascending id; none that is gone, and
-        none that shares no token with the query where `plan.lexical`.
+        At most `request.limit` documents, best first, ties by ascending id; none that is gone, and
+        none that shares no token with the query where `request.lexical`.
     """
     gone = np.any([np.isnan(scores) for _, scores in parts.items()], axis=0)
-    if plan.lexical and parts.sparse is not None:
+    if request.lexical and parts.sparse is not None:
         gone |= parts.sparse <= 0
     alive = np.flatnonzero(~gone)
     held, left = [ids[i] for i in alive.tolist()], parts.take(alive)
-    values = plan.fusion.rank_values(left, plan.weights, query_sparse_mass=mass).tolist()
-    least = -np.inf if plan.score_threshold is None else plan.score_threshold
+    values = request.fusion.rank_values(left, request.weights, query_sparse_mass=mass).tolist()
+    least = -np.inf if request.score_threshold is None else request.score_threshold
     kept = [(-value, held[i], i) for i, value in enumerate(values) if value >= least]
     kept.sort()
-    rows = [i for _, _, i in kept[: plan.limit]]
+    rows = [i for _, _, i in kept[: request.limit]]
     best = left.take(rows)
-    hybrid, modes = scoring.hybrid(best, plan.weights).hybrid.tolist(), ordered_modes(best.modes)
+    hybrid, modes = scoring.hybrid(best, request.weights).hybrid.tolist(), ordered_modes(best.modes)
     table = np.stack([array for _, array in best.items()], axis=1).tolist()
     return [
         Scored(held[i], values[i], mean, dict(zip(modes, scores, strict=True)))

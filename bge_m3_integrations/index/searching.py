@@ -1,0 +1,291 @@
+"""The searches of an index, and rankings of documents that a caller holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Unpack
+
+import numpy as np
+
+from bge_m3_integrations._internal.keywords import NoMore, checks_itself, public_class, refuse
+from bge_m3_integrations._internal.warn import in_thread
+from bge_m3_integrations.core.embeddings import (
+    EmbeddingBatch,
+    FloatArray,
+    Mode,
+)
+from bge_m3_integrations.core.filters import FilterLike
+from bge_m3_integrations.core.fusion import Fusion
+from bge_m3_integrations.core.mmr import mmr
+from bge_m3_integrations.core.records import Hit, Hits
+from bge_m3_integrations.core.scores import Ranked, WeightsLike
+from bge_m3_integrations.core.validation import listed, whole
+from bge_m3_integrations.engine.truncation import Cuts
+from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index.request import SearchOptions, SearchRequest, Stage, search_request
+from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
+
+if TYPE_CHECKING:
+    pass
+from bge_m3_integrations.index.handle import IndexHandle
+
+
+@public_class
+class SearchableIndex(IndexHandle):
+    """An index for reading by query."""
+
+    @checks_itself
+    def search(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        weights: WeightsLike | None = None,
+        candidates: Mapping[Mode, int] | None = None,
+        fusion: Fusion | None = None,
+        where: FilterLike | None = None,
+        score_threshold: float | None = None,
+        exact: bool = False,
+        observe: Callable[[Stage], None] | None = None,
+        **unknown: Unpack[NoMore],
+    ) -> list[Hit]:
+        """Search the best documents for one query.
+
+        Args:
+            query: The query's text.
+            limit: Most hits. There are fewer where fewer documents match, pass the threshold, or
+                are looked up: a lexical lookup finds only documents that share a token with the
+                query, and by lexical scores alone no other is a hit.
+            weights: How much each mode counts; a mode of weight 0 is not scored. None is the
+                default preset without the modes that the index lacks.
+            candidates: How many documents each mode looks up, at least `limit`; everything found
+                is scored by every weighted mode. None is 100 dense and 100 sparse, or 100
+                colbert where the index has neither.
+            fusion: How scores become one ranking value; None is `WeightedSum()`.
+            where: Which documents may be found: a dict, a function over metadata, or a filter.
+            score_threshold: Hits with a lower ranking value are left out.
+            exact: Score every matching document instead of candidates, also those that share no
+                token with the query.
+            observe: Is told of each finished step of the search.
+            **unknown: None: a keyword that comes here is an error, which names the right one.
+
+        Returns:
+            Hits, best first, ties by ascending id.
+
+        Raises:
+            InputError: A mode that the index lacks, or a number out of range.
+            FilterError: The filter is malformed.
+        """
+        if unknown:
+            refuse(unknown, self.search)
+        return self.search_batch(
+            [query],
+            limit=limit,
+            weights=weights,
+            candidates=candidates,
+            fusion=fusion,
+            where=where,
+            score_threshold=score_threshold,
+            exact=exact,
+            observe=observe,
+        )[0]
+
+    @checks_itself
+    async def asearch(self, query: str, **options: Unpack[SearchOptions]) -> list[Hit]:
+        """See `search`; the event loop is free meanwhile, and no thread waits for the encoder."""
+        return (await self.asearch_batch([query], **options))[0]
+
+    @checks_itself
+    def search_batch(
+        self, queries: Sequence[str], **options: Unpack[SearchOptions]
+    ) -> list[list[Hit]]:
+        """Search the best documents for each query; all queries are encoded together.
+
+        Args:
+            queries: The queries' texts.
+            **options: Those of `search`.
+
+        Returns:
+            One list of hits per query, in order.
+
+        Raises:
+            InputError: As `search` does; also for one string in place of a list.
+        """
+        queries = _listed(queries)
+        request = self._request(**options)
+        if not queries:
+            return []
+        with Cuts({"query": queries}):
+            with request.step("encode") as counts:
+                embeddings = self._engine.encode_queries(queries, modes=request.modes)
+                counts["queries"] = len(queries)
+            return self._searcher.run(embeddings, request)
+
+    @checks_itself
+    async def asearch_batch(
+        self, queries: Sequence[str], **options: Unpack[SearchOptions]
+    ) -> list[list[Hit]]:
+        """See `search_batch` and `asearch`."""
+        queries = _listed(queries)
+        request = await in_thread(self._request, **options)  # may read the model's files
+        if not queries:
+            return []
+        with Cuts({"query": queries}):
+            with request.step("encode") as counts:
+                embeddings = await self._engine.aencode_queries(queries, modes=request.modes)
+                counts["queries"] = len(queries)
+            return await in_thread(self._searcher.run, embeddings, request)
+
+    @checks_itself
+    def search_embedded(
+        self, embeddings: EmbeddingBatch, **options: Unpack[SearchOptions]
+    ) -> list[list[Hit]]:
+        """Search with queries that are encoded already; nothing is encoded here.
+
+        Args:
+            embeddings: Queries encoded by the index's engine, in every mode that the search
+                looks up or scores by.
+            **options: Those of `search`.
+
+        Returns:
+            One list of hits per query, in order.
+
+        Raises:
+            InputError: As `search` does; also for a mode that the embeddings lack.
+        """
+        request = self._request(**options)
+        return self._searcher.run(embeddings, request) if len(embeddings) else []
+
+    def search_diverse(
+        self,
+        query: str,
+        *,
+        fetch: int = 50,
+        relevance_share: float = 0.5,
+        **options: Unpack[SearchOptions],
+    ) -> list[Hit]:
+        """Search relevant documents that differ from each other: maximal marginal relevance.
+
+        Args:
+            query: The query's text.
+            fetch: How many of the best hits to choose from.
+            relevance_share: 1 ranks by relevance alone, 0 by unlikeness alone; see
+                `diversity.mmr`.
+            **options: Those of `search`.
+
+        Returns:
+            Hits in the order of choice; their scores are those of `search`.
+
+        Raises:
+            InputError: As `search` does; also where the index keeps no dense vectors.
+        """
+        limit = whole("limit", options.get("limit", 10))
+        options["limit"] = max(limit, whole("fetch", fetch))
+        hits = self.search(query, **options)
+        return self.diversify(hits, limit=limit, relevance_share=relevance_share)
+
+    def diversify(
+        self, hits: Sequence[Hit], *, limit: int, relevance_share: float = 0.5
+    ) -> list[Hit]:
+        """Choose among hits of this index by maximal marginal relevance; see `search_diverse`.
+
+        Args:
+            hits: Of one search.
+            limit: Most hits chosen.
+            relevance_share: 1 ranks by `Hit.relevance` alone, 0 by unlikeness alone.
+
+        Returns:
+            Hits in the order of choice.
+
+        Raises:
+            InputError: The index keeps no dense vectors, or a number is out of range.
+        """
+        if "dense" not in self._store.capabilities.vectors:
+            raise InputError("diversity compares dense vectors, which this index lacks")
+        hits, vectors = self._with_vectors(hits)
+        relevance = np.array([hit.relevance for hit in hits], np.float32)
+        chosen = mmr(relevance, vectors, limit=limit, relevance_share=relevance_share)
+        return Hits(hits[i] for i in chosen)
+
+    def _with_vectors(self, hits: Sequence[Hit]) -> tuple[Sequence[Hit], FloatArray]:
+        """The hits and their dense vectors; what was deleted meanwhile is left out."""
+        try:
+            vectors = self._store.vectors([hit.id for hit in hits], ["dense"]).dense
+        except StoreError:
+            held = self._store.text_hashes([hit.id for hit in hits])
+            hits = [hit for hit, text in zip(hits, held, strict=True) if text is not None]
+            vectors = self._store.vectors([hit.id for hit in hits], ["dense"]).dense
+        assert vectors is not None  # they were asked for
+        return hits, vectors
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str | RerankDocument],
+        *,
+        limit: int | None = None,
+        weights: WeightsLike | None = None,
+    ) -> list[Ranked]:
+        """Order any documents by their hybrid score, with their stored numbers if there are any.
+
+        A document whose id is in the index with the very same text costs no forward pass: its
+        stored numbers are used, in the precision of their kind. All others are encoded, also
+        those of an id whose text was edited.
+
+        Args:
+            query: One text.
+            documents: Texts, or texts with the ids that they may have in the index.
+            limit: Most results; None is all.
+            weights: How much each mode counts; None is the default preset, restricted to the
+                model's modes. A mode that the index lacks has every document encoded.
+
+        Returns:
+            Best first, ties by position.
+
+        Raises:
+            InputError: Something is no text, or a number is out of range.
+        """
+        if not isinstance(query, str):
+            raise InputError(f"query must be str, not {type(query).__name__}")
+        return self.rerank_batch([query], [documents], limit=limit, weights=weights)[0]
+
+    def rerank_batch(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | RerankDocument]],
+        *,
+        limit: int | None = None,
+        weights: WeightsLike | None = None,
+    ) -> list[list[Ranked]]:
+        """Order each query's own documents; queries and documents are each encoded together.
+
+        Args:
+            queries: `q` texts.
+            documents: `q` lists; see `rerank`.
+            limit: See `rerank`.
+            weights: See `rerank`.
+
+        Returns:
+            One ranking per query, in order.
+
+        Raises:
+            InputError: As `rerank` does; also where there are more or fewer lists than queries.
+        """
+        queries = _listed(queries)
+        self._prove()
+        chosen = self._engine.weights(weights)
+        searcher = self._searcher if chosen.modes <= self.modes else None
+        return ranked_batch(self._engine, searcher, queries, documents, chosen, limit=limit)
+
+    def _request(self, **options: Unpack[SearchOptions]) -> SearchRequest:
+        if unknown := options.keys() - SearchOptions.__annotations__.keys():
+            refuse(sorted(unknown), SearchOptions.__annotations__)
+        findable = self._searcher.store.capabilities.find & self.modes  # no model is read in vain
+        self._prove()
+        return search_request(options, modes=self.modes, findable=findable)
+
+
+def _listed(queries: Sequence[str]) -> list[str]:
+    if isinstance(queries, str):
+        raise InputError(f"queries must be a list of strings, not {queries!r}; see search()")
+    return listed(queries, "queries")
