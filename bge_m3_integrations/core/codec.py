@@ -72,18 +72,15 @@ def _packed(batch: EmbeddingBatch, i: int, array: NDArray[Any], before: bytes = 
 
 
 def _packed_dense(batch: EmbeddingBatch, i: int) -> bytes:
-    assert batch.dense is not None
     return _packed(batch, i, batch.dense[i][None])
 
 
 def _packed_sparse(batch: EmbeddingBatch, i: int) -> bytes:
-    assert batch.sparse is not None
     ids, weights = batch.sparse.row(i)
     return _packed(batch, i, weights[:, None].astype("<f4"), ids.astype("<i4").tobytes())
 
 
 def _packed_colbert(batch: EmbeddingBatch, i: int) -> bytes:
-    assert batch.colbert is not None
     return _packed(batch, i, batch.colbert.row(i))
 
 

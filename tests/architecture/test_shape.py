@@ -16,41 +16,12 @@ FACE = {"__init__.py", "__main__.py", "_version.py", "py.typed"}
 # Tests of the programs beside the package.
 PROGRAMS = {"benchmarks", "train_demo"}
 LONG_FILES = {
-    "core/filters.py",
-    "encoders/torch/load.py",
     "engine/engine.py",
-    "evaluation/parity.py",
-    "index/index.py",
-    "index/opening.py",
     "langchain/vectorstore.py",
     "llama_index/vector_store.py",
-    "testing/store_conformance.py",
 }
-LONG_FUNCTIONS = {
-    "compat/flag_embedding.py:__init__",
-    "compat/flag_embedding.py:compute_score",
-    "core/mmr.py:mmr",
-    "demo/run.py:run_demo",
-    "encoders/torch/native/linear.py:product",
-    "encoders/torch/tokenizer.py:text_tokenizer",
-    "engine/engine.py:__init__",
-    "evaluation/parity.py:verify_model",
-    "index/arguments.py:index_for",
-    "index/index.py:open",
-    "index/index.py:search",
-    "index/reencode.py:scores",
-    "langchain/milvus.py:hybrid_milvus",
-    "langchain/qdrant.py:hybrid_qdrant",
-    "langchain/retriever.py:from_texts",
-    "llama_index/contexts.py:with_ours",
-    "llama_index/milvus.py:hybrid_milvus",
-    "llama_index/qdrant.py:hybrid_qdrant",
-    "llama_index/vector_store_query.py:read_query",
-}
+LONG_FUNCTIONS = {"compat/flag_embedding.py:__init__", "engine/engine.py:__init__"}
 ASSERTING = {
-    "core/codec.py",
-    "index/index.py",
-    "index/reencode.py",
     "llama_index/contexts.py",
     "llama_index/given_vectors.py",
     "llama_index/milvus.py",
@@ -98,13 +69,20 @@ def test_no_file_is_longer_than_400_lines() -> None:
     assert long <= LONG_FILES
 
 
-def test_no_function_is_longer_than_40_lines() -> None:
+def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function without its docstring, which says what its size needs."""
+    first = node.body[0]
+    described = ast.get_docstring(node) is not None
+    documented = (first.end_lineno or 0) - first.lineno + 1 if described else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - documented
+
+
+def test_no_function_is_longer_than_40_lines_beside_its_docstring() -> None:
     long = {
         f"{relative(file)}:{node.name}"
         for file in FILES
         for node in nodes(file)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (node.end_lineno or 0) - node.lineno >= 40
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) > 40
     }
     assert long <= LONG_FUNCTIONS
 

@@ -88,13 +88,12 @@ class NativeWeight:
         Raises:
             KernelArgumentError: The kernel would read or write other memory.
         """
-        if out is None:  # `padded_rows`, without its call: this runs four times a layer
+        if out is None:  # as `padded_rows`, without its call: this runs four times a layer
             room = self.outputs + LINE // x.dtype.itemsize
             out = torch.empty(len(x), room, dtype=x.dtype, device="cpu")[:, : self.outputs]
+        shapes = (len(out), self.inputs), (len(out), self.outputs)
         if not (
-            x.dtype == self.takes
-            and x.shape == (len(out), self.inputs)
-            and out.shape == (len(out), self.outputs)
+            (x.dtype, (x.shape, out.shape)) == (self.takes, shapes)
             and (out.dtype == torch.float32 or (out.dtype == torch.bfloat16 and not add))
             and not (add and gelu)
             and (self.scale is None) == (row_scale is None)
@@ -103,18 +102,9 @@ class NativeWeight:
         ):
             raise KernelArgumentError(x, out)
         call = LinearCall(
-            len(x),
-            self.outputs,
-            self.inputs,
-            x.data_ptr(),
-            x.stride(0),
-            self.packed.data_ptr(),
-            None if bias is None else bias.data_ptr(),
-            out.data_ptr(),
-            out.stride(0),
-            out.dtype == torch.bfloat16,
-            gelu,
-            add,
+            *(len(x), self.outputs, self.inputs, x.data_ptr(), x.stride(0)),
+            *(self.packed.data_ptr(), None if bias is None else bias.data_ptr()),
+            *(out.data_ptr(), out.stride(0), out.dtype == torch.bfloat16, gelu, add),
             torch.get_num_threads(),
             None if self.shift is None else self.shift.data_ptr(),
             None if self.scale is None else self.scale.data_ptr(),
