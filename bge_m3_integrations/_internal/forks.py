@@ -18,11 +18,11 @@ from typing import Protocol
 from bge_m3_integrations.errors import WorkerError
 
 SECONDS = 30.0
-"""How long a fork waits for what other threads do; after that the child may not encode."""
+"""How long a fork waits for other threads; after that the child may not encode."""
 
 
 class Forks(Protocol):
-    """What a fork must find in order, or leave so."""
+    """An object that a fork must find in order, and leave so."""
 
     def forking(self) -> None:
         """In the parent, while no thread computes."""
@@ -118,7 +118,7 @@ _classes: set[type] = set()
 
 
 def new_lock() -> threading.Lock:
-    """A lock that is free in a forked child."""
+    """Return a lock that is free in a forked child."""
     lock = threading.Lock()
     _locks.add(lock)
     return lock

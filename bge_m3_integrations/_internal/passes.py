@@ -1,4 +1,4 @@
-"""Forward passes as they end: who counts them, and who shows how far a call has come."""
+"""Forward passes as they end, to count them and to show the progress of a call."""
 
 from __future__ import annotations
 

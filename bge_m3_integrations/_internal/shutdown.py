@@ -21,7 +21,7 @@ class Stoppable(Protocol):
     """An owner of a thread."""
 
     def stop(self, seconds: float) -> None:
-        """Cancel what waits, and wait so long for what runs."""
+        """Cancel calls that wait, and wait so long for the one that runs."""
         ...
 
 

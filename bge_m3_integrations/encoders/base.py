@@ -70,7 +70,7 @@ class Encoder(Protocol):
         Args:
             texts: Any number of texts, also none, also empty ones.
             kind: Whether they are queries or documents: chooses the instruction.
-            modes: What to compute; what is not asked for costs nothing.
+            modes: The modes to compute; others cost nothing.
             max_length: Most tokens per text; None is the encoder's own limit.
 
         Returns:
@@ -89,7 +89,7 @@ class Encoder(Protocol):
         ...
 
     def id_to_token(self, ids: Sequence[int]) -> list[str]:
-        """The readable form of token ids."""
+        """Return the readable form of token ids."""
         ...
 
 
@@ -98,7 +98,7 @@ class OffersMaxsim(Protocol):
     """An encoder that also computes ColBERT scores faster than plain numpy does."""
 
     def maxsim(self, queries: TokenVectors, documents: TokenVectors) -> FloatArray:
-        """The scores of `scoring.maxsim`, to 1e-5.
+        """Compute the scores of `scoring.maxsim`, to 1e-5.
 
         Args:
             queries: Token vectors of `q` texts.
@@ -131,10 +131,10 @@ class ChecksModes(Protocol):
         """Refuse modes that the encoder lacks.
 
         Args:
-            modes: What is to be computed.
+            modes: The modes to compute.
 
         Raises:
-            InputError: One is lacking; the message says why, and what to do.
+            InputError: One is lacking; the message says why, and how to mend it.
         """
         ...
 

@@ -9,7 +9,7 @@ from bge_m3_integrations.encoders.base import Encoder, HasFormerFingerprints
 
 
 class EncoderWrapper:
-    """Passes everything on; a subclass changes what it is there for.
+    """A wrapper that passes everything on; a subclass changes its own part.
 
     Args:
         encoder: Does the work.
@@ -82,7 +82,7 @@ class EncoderWrapper:
 
 
 def innermost(encoder: Encoder) -> Encoder:
-    """The encoder behind all wrappers."""
+    """Return the encoder behind all wrappers."""
     while isinstance(encoder, EncoderWrapper):
         encoder = encoder.encoder
     return encoder

@@ -1,4 +1,4 @@
-"""One caller's texts on their way through a shared batch: run, answered, or told what failed."""
+"""One caller's texts on their way through a shared batch: run, and answered by rows or an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Call:
 
     @property
     def large(self) -> bool:
-        """Whether it fills the model's passes by itself."""
+        """Return whether it fills the model's passes by itself."""
         too_many = len(self.texts) > LARGE_TEXTS
         return too_many or sum(map(len, self.texts)) > LARGE_CHARACTERS
 

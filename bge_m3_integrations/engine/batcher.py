@@ -141,7 +141,7 @@ class _Lane:
             self._changed.notify()
 
     def stop(self, seconds: float) -> None:
-        """For the end of the interpreter: cancel what waits, and wait for what runs."""
+        """Cancel the calls that wait, and wait for the one that runs, as the interpreter ends."""
         with self._changed:
             for call in self._waiting:
                 call.future.cancel()
@@ -185,7 +185,7 @@ class _Lane:
         return bool(batch)
 
     def _next(self) -> list[Call]:
-        """The next batch; none when nothing came for long, and then the worker is forgotten."""
+        """Await a batch; none when nothing came for long, and then the worker is forgotten."""
         with self._changed:
             while self._called() and self._busy:
                 self._await_others()
@@ -208,7 +208,7 @@ class _Lane:
                 return
 
     def _complete(self) -> bool:
-        """Whether the next batch need not wait: all are here who were here together before."""
+        """Return whether the next batch need not wait: it is as large as the last one."""
         waiting = self._waiting
         count = len(waiting)
         if not self._window or count >= self._most_texts:
@@ -218,7 +218,7 @@ class _Lane:
         return count >= self._expected if self._expected > 1 else count <= 1
 
     def _take(self) -> list[Call]:
-        """The oldest call and those that fit its batch; who was cancelled is dropped."""
+        """Take the oldest call and those that fit its batch; cancelled ones are dropped."""
         batch: list[Call] = []
         rest: deque[Call] = deque()
         texts = characters = 0
@@ -234,7 +234,7 @@ class _Lane:
         return batch
 
     def _replace_worker(self) -> None:
-        """After a worker that died, of what a future's callback raised."""
+        """Replace a worker that died of an error in a future's callback."""
         with self._changed:
             if self._worker is threading.current_thread():
                 self._worker, self._busy = None, False

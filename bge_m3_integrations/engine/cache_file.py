@@ -63,7 +63,7 @@ class Item:
 
     @property
     def size(self) -> int:
-        """What it counts against the bound."""
+        """Bytes that it counts against the bound."""
         return len(self.value) + _OVERHEAD
 
 
@@ -83,7 +83,7 @@ class CacheFile:
         follows(self)
 
     def forking(self) -> None:
-        """Close what is idle: SQLite remembers locks that a forked child does not have."""
+        """Close idle connections: SQLite remembers locks that a forked child does not have."""
         self.close()
 
     def forked(self) -> None:
@@ -246,7 +246,7 @@ class CacheFile:
 
 
 def _is_sound(key: Key, part: object, used: object, value: object, wanted: object) -> bool:
-    """Whether a row is as it was written; SQLite gives any type for a damaged one."""
+    """Return whether a row is as it was written; SQLite gives any type for a damaged one."""
     if not (isinstance(part, str) and isinstance(used, int) and isinstance(value, bytes)):
         return False
     return sum_of(key, part, value) == wanted

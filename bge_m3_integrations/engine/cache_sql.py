@@ -1,4 +1,4 @@
-"""What a cache's SQLite file looks like, and the statements that change it."""
+"""The schema of a cache's SQLite file, and the statements that change it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Key: TypeAlias = bytes | str
 
 
 class NoRoomError(StoreError):
-    """The disk is full: what would be read or kept can only be computed."""
+    """The disk is full: embeddings can be computed, and neither read nor kept."""
 
 
 def damaged(path: Path, reason: str) -> StoreError:
@@ -159,13 +159,13 @@ def note_use(db: sqlite3.Connection, worn: Sequence[tuple[Key, str]]) -> None:
             now = totals(db)[1]
             rows = [(now, key, part) for key, part in worn]
             db.executemany("UPDATE entries SET used = ? WHERE key = ? AND part = ?", rows)
-    except sqlite3.OperationalError:  # full or locked: what was read is good, its order a hint
+    except sqlite3.OperationalError:  # full or locked: the values are good, their order a hint
         if db.in_transaction:
             db.execute("ROLLBACK")
 
 
 def _whole(row: tuple[object, ...] | None, count: int) -> tuple[int, ...]:
-    """A row of so many counts; what a damaged file gives instead is its error."""
+    """Check a row of so many counts; anything else is the error of a damaged file."""
     held = row or ()
     counts = tuple(value for value in held if isinstance(value, int) and 0 <= value < _GREATEST)
     if len(counts) != count or len(held) != count:

@@ -1,4 +1,4 @@
-"""An encoder in front of a cache on disk: what is there costs no forward."""
+"""An encoder in front of a cache on disk: a text that is there costs no forward."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.engine.cache import CacheKey, CacheWarning, EmbeddingCache
 from bge_m3_integrations.engine.cache_sql import NoRoomError
-from bge_m3_integrations.engine.memo import in_order
 from bge_m3_integrations.engine.request import EncodeRequest
 from bge_m3_integrations.engine.stats import CountingEncoder, StatsCounter
+from bge_m3_integrations.engine.stretches import in_order
 from bge_m3_integrations.errors import StoreError
 
 _LOG = logging.getLogger(__name__)
 
 
 class CachedEncoder(CountingEncoder):
-    """An encoder that looks texts up on disk, and keeps there what it had to encode.
+    """An encoder that looks texts up on disk, and keeps there those that it had to encode.
 
     Queries are kept only of an encoder with an attribute `query_instruction`: the fingerprint does
     not cover it, and a forward costs less than a wrong hit. An attribute `precision` keeps the
@@ -58,7 +58,7 @@ class CachedEncoder(CountingEncoder):
         return in_order(texts, [*found, *missing], parts or [self._run([], request, among=texts)])
 
     def _key(self, kind: Kind, limit: int) -> CacheKey | None:
-        """Return what decides the embeddings, or None where the cache could not tell them apart."""
+        """Return the key, or None where it could not tell this encoder's queries apart."""
         instruction = _attribute(self, "query_instruction") if kind == "query" else ""
         if instruction is None:
             return None

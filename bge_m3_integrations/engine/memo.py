@@ -21,6 +21,7 @@ from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.engine.request import EncodeRequest
 from bge_m3_integrations.engine.spill import Key, Spill
 from bge_m3_integrations.engine.stats import CountingEncoder, DeclaredModes, StatsCounter
+from bge_m3_integrations.engine.stretches import in_order
 
 _QUERY_SHARE = 0.25
 _REMEMBERED_EVICTIONS = 100_000
@@ -65,7 +66,7 @@ class _Shelf(LRUCache[Key, _Entry]):
         self.running: dict[Key, tuple[frozenset[Mode], Future[EmbeddingBatch]]] = {}
 
     def claim(self, text: str, request: EncodeRequest, wanted: frozenset[Mode], to: _Claim) -> None:
-        """Note where the row of a text comes from; nobody else begins on what is this call's."""
+        """Note where the row of a text comes from; this call's own texts are nobody else's now."""
         key = (request.max_length, text)
         modes, future = self.running.get(key, (frozenset(), None))
         row = self._row(key, request.modes)
@@ -153,7 +154,7 @@ class MemoEncoder(CountingEncoder):
         """See `Forks`."""
 
     def forked(self) -> None:
-        """Nobody computes what others were computing; what one was changing is begun anew."""
+        """Forget the texts that threads of the parent compute, and rows that one was changing."""
         if self._lock.locked():
             self._shelves = self._new_shelves()
         for shelf in self._shelves.values():
@@ -246,33 +247,14 @@ class MemoEncoder(CountingEncoder):
         """Tell those who wait for texts of a claim that they will not come."""
         running = self._shelves[request.kind].running
         with self._lock:
-            for text, future in claim.mine.items():
-                if running.get((request.max_length, text), (None, None))[1] is future:
-                    del running[request.max_length, text]
+            for text in claim.mine:  # some may be handed out already
+                running.pop((request.max_length, text), None)
         for future in claim.mine.values():
             if not future.done():
                 future.set_exception(error)
 
     def _wanted(self, request: EncodeRequest) -> frozenset[Mode]:
         return request.modes | (self._needs.of(request.kind) & self.modes)
-
-
-def in_order(texts: Sequence[str], held: list[str], parts: list[EmbeddingBatch]) -> EmbeddingBatch:
-    """The parts, which hold the distinct texts end to end, as one row per text.
-
-    Args:
-        texts: What the caller gave.
-        held: The distinct texts, in the order of the parts.
-        parts: Batches of the same modes, at least one.
-
-    Returns:
-        One row per text of the caller.
-    """
-    batch = parts[0] if len(parts) == 1 else EmbeddingBatch.concat(parts)
-    if held == list(texts):
-        return batch
-    place = {text: i for i, text in enumerate(held)}
-    return batch.take([place[text] for text in texts])
 
 
 def _digest(key: Key) -> bytes:

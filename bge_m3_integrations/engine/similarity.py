@@ -1,4 +1,4 @@
-"""How alike texts are: one number that does not depend on which text is named first."""
+"""The similarity of texts: one number that does not depend on which text is named first."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class StatsCounter:
 
 
 class CountingEncoder(EncoderWrapper):
-    """A wrapper that counts what it has to run.
+    """A wrapper that counts the texts that it has to run.
 
     Args:
         encoder: Does the work.
@@ -133,7 +133,7 @@ class DeclaredModes:
         self._lock = new_lock()
 
     def declare(self, role: str, *, query: Modes = (), document: Modes = ()) -> None:
-        """Say what one kind of caller will ask for.
+        """Register the modes that one kind of caller will ask for.
 
         Args:
             role: Who asks, such as "langchain.retriever". Declaring a role again widens it, so an
@@ -150,11 +150,11 @@ class DeclaredModes:
             self.shared = len(self._declared) > 1
 
     def of(self, kind: Kind) -> frozenset[Mode]:
-        """The union of what all roles need."""
+        """Return the union of the modes that roles need."""
         with self._lock:
             return frozenset[Mode]().union(*(needs[kind] for needs in self._declared.values()))
 
     def roles(self, kind: Kind) -> int:
-        """How many roles need anything of texts of a kind."""
+        """Count the roles that need anything of texts of a kind."""
         with self._lock:
             return sum(bool(needs[kind]) for needs in self._declared.values())

@@ -1,4 +1,4 @@
-"""Texts that come as pairs or tables: each distinct one of a stretch is encoded once."""
+"""Texts that come more than once: each distinct one is encoded once, its rows put in place."""
 
 from __future__ import annotations
 
@@ -61,25 +61,43 @@ class DistinctTexts:
             raise EncodingError(error.reason, int(self._numbers[first])) from error
 
     def inside(self, piece: slice) -> IntArray:
-        """Which of the texts are in a stretch, ascending."""
+        """Return the positions of the texts of a stretch, ascending."""
         return np.flatnonzero((self.places >= piece.start) & (self.places < piece.stop))
 
 
+def in_order(texts: Sequence[str], held: list[str], parts: list[EmbeddingBatch]) -> EmbeddingBatch:
+    """Return the rows of distinct texts as one row per text of the caller.
+
+    Args:
+        texts: All texts of the caller.
+        held: The distinct texts, in the order of the parts.
+        parts: Their rows, end to end: batches of the same modes, at least one.
+
+    Returns:
+        One row per text, in order.
+    """
+    batch = parts[0] if len(parts) == 1 else EmbeddingBatch.concat(parts)
+    if held == list(texts):
+        return batch
+    place = {text: i for i, text in enumerate(held)}
+    return batch.take([place[text] for text in texts])
+
+
 def hstack_scores(parts: list[Components], left: EmbeddingBatch, weights: Weights) -> Components:
-    """Scores of consecutive stretches of documents, as one table of `(q, n)`."""
+    """Join scores of consecutive stretches of documents to one table of `(q, n)`."""
     none = np.zeros((len(left), 0), np.float32)
     columns = {mode: [none, *(dict(p.items())[mode] for p in parts)] for mode in weights.modes}
     return Components(**{mode: np.concatenate(held, axis=1) for mode, held in columns.items()})
 
 
 def vstack_scores(rows: list[Components]) -> Components:
-    """Tables of consecutive stretches of queries, as one of `(q, n)`."""
+    """Join tables of consecutive stretches of queries to one of `(q, n)`."""
     held = [dict(table.items()) for table in rows]
     return Components(**{mode: np.concatenate([t[mode] for t in held]) for mode in held[0]})
 
 
 def by_query(queries: IntArray, pairs: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """Some pairs, grouped by query: its number, then the pairs."""
+    """Group pairs by query: its number, then the pairs."""
     inside = pairs[np.argsort(queries[pairs], kind="stable")]
     borders = np.flatnonzero(np.diff(queries[inside])) + 1
     for rows in np.split(inside, borders):
@@ -88,7 +106,7 @@ def by_query(queries: IntArray, pairs: IntArray) -> Iterator[tuple[int, IntArray
 
 
 def unzip(pairs: Sequence[tuple[str, str]], *, surrogates: bool) -> tuple[list[str], list[str]]:
-    """The queries and the documents of checked pairs."""
+    """Check pairs, and return their queries and their documents."""
     held = listed(pairs, "pairs", of="(query, document)")
     for i, pair in enumerate(held):
         if not isinstance(pair, tuple | list) or len(pair) != 2:

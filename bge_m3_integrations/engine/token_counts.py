@@ -13,19 +13,19 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 def token_counts(encoder: Encoder, texts: Sequence[str], *, kind: Kind) -> list[int]:
-    """Tokens of each text before any is cut off, special tokens and an instruction included."""
+    """Count the tokens of each text, special ones and an instruction included, before a cut."""
     tokens = encoder.tokenize(texts, kind=kind)
     return [int(n) for n in np.diff(tokens.offsets) + tokens.truncated]
 
 
 def own_token_count(encoder: Encoder, text: str) -> int:
-    """Tokens of a text itself, before any is cut off: see `own_token_ids`."""
+    """Count the tokens of a text itself, before any is cut off: see `own_token_ids`."""
     tokens = encoder.tokenize([text], kind="document")
     return int((tokens.spans[:, 0] >= 0).sum() + tokens.truncated[0])
 
 
 def own_token_ids(encoder: Encoder, text: str) -> list[int]:
-    """The ids of a text's own tokens: neither special ones nor those of an instruction.
+    """Return the ids of a text's own tokens: neither special ones nor those of an instruction.
 
     A text that is longer than the model takes is tokenized in pieces, which begin with a word where
     there are white spaces.
@@ -52,7 +52,7 @@ def own_token_ids(encoder: Encoder, text: str) -> list[int]:
 
 
 def _last_word(text: str, spans: Sequence[Sequence[int]]) -> int:
-    """How many tokens come before the last word, which may go on behind the text."""
+    """Count the tokens before the last word, which may go on behind the text."""
     for i in range(len(spans) - 1, 0, -1):
         start = spans[i][0]
         if text[start].isspace() or text[start - 1].isspace():

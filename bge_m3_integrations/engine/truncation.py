@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a text was cut at.
+    """The length limit of a call.
 
     Attributes:
         tokens: Most tokens of a text.
@@ -53,7 +53,7 @@ class _Told:
 
 
 class Cuts:
-    """What one public call cut, told when it ends; calls inside it tell nothing themselves.
+    """The texts that one public call cut, told when it ends; calls inside it tell nothing.
 
     Args:
         texts: The caller's texts of each kind, by whose positions cut ones are named.
@@ -86,7 +86,7 @@ class Cuts:
             return
         if error is None:
             self._tell()
-        else:  # which is what the caller is to see, also where warnings are errors
+        else:  # the one that the caller is to see, also where warnings are errors
             with suppress(TruncationWarning):
                 self._tell()
 
@@ -103,7 +103,7 @@ class Cuts:
                     told._dropped[kind, hash(texts[int(i)])] = int(batch.truncated[i])
 
     def note_ids(self, ids: Sequence[str], batch: EmbeddingBatch) -> None:
-        """The ids of documents that were noted."""
+        """Note the ids of documents that were noted."""
         told = self._outer or self
         with told._lock:
             cut = np.flatnonzero(batch.truncated)
@@ -136,7 +136,7 @@ class Cuts:
         )
 
     def _counted(self, kind: Kind) -> tuple[int, int, int, str]:
-        """How many were cut, of how many, the tokens dropped, and which these are, in words."""
+        """Count cut texts, all texts and dropped tokens, and name the cut texts."""
         told = self._told
         if kind == "document" and told.cut:
             return (

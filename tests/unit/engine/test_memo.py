@@ -130,6 +130,26 @@ def test_the_memo_is_bounded_and_counts_what_an_eviction_cost() -> None:
     assert engine.stats.evicted_forwards == 1
 
 
+def test_a_row_that_is_larger_than_the_memo_is_spilled_and_pushes_nothing_out() -> None:
+    fake = FakeEncoder()
+    engine = shared_engine(fake, memo_bytes=8192)
+    large = " ".join(f"word{i}" for i in range(400))
+    engine.declare("three", document={"colbert"})
+    engine.encode_documents(["small"], modes={"sparse"})
+    engine.encode_documents([large], modes={"sparse"})
+    engine.encode_documents([large, "small"], modes={"dense"})
+    assert fake.forwards == {"small": 1, large: 1}
+    assert engine.stats.spilled == 1
+
+
+def test_a_mode_that_was_not_computed_is_no_eviction() -> None:
+    engine = shared_engine(FakeEncoder(), memo_bytes=4096, spill_bytes=0)
+    engine.encode_documents([f"text {i}" for i in range(50)], modes={"dense"})
+    for modes in ({"dense"}, {"colbert"}):
+        engine.encode_documents(["text 0"], modes=modes)
+    assert engine.stats.evicted_forwards == 1
+
+
 def test_documents_in_bulk_do_not_push_queries_out() -> None:
     fake = FakeEncoder()
     engine = shared_engine(fake, memo_bytes=40_000)
