@@ -14,6 +14,18 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+_MEMORY = Path("/dev/shm")
+
+
+def _takes_all(folder: Path) -> bool:
+    """Whether a folder has room for every test's files, and lets compiled ones run."""
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        return False
+    return not os.statvfs(folder).f_flag & os.ST_NOEXEC and shutil.disk_usage(folder).free > 8 << 30
+
+
+if _takes_all(_MEMORY):  # an index is brought to disk many times in its life: a third of the time
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 settings.register_profile("any machine", deadline=None)  # a busy one is slow, and right
 settings.load_profile("any machine")
 

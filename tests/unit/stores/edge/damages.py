@@ -20,7 +20,7 @@ from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.filters import parse
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge import EdgeStore
-from bge_m3_integrations.stores.edge.folder.files import copy_folder
+from bge_m3_integrations.stores.edge.folder.files import blocks_of, copy_folder
 from tests.unit.stores.edge.programs import ENCODER
 
 
@@ -44,12 +44,15 @@ def zeroed(file: Path, chance: random.Random) -> None:
 
 
 def flipped(file: Path, chance: random.Random) -> None:
-    held = file.read_bytes()
-    used = len(held.rstrip(b"\0")) or len(held)
+    size = file.stat().st_size
     with file.open("r+b") as opened:
+        blocks = blocks_of(opened.fileno(), size)
+        used = max((start + len(block.rstrip(b"\0")) for start, block in blocks), default=size)
         place = chance.randrange(used) if used else 0
         opened.seek(place)
-        opened.write(bytes([(held[place] if held else 0) ^ 1 << chance.randrange(8)]))
+        held = opened.read(1) or b"\0"
+        opened.seek(place)
+        opened.write(bytes([held[0] ^ 1 << chance.randrange(8)]))
 
 
 DAMAGES = (deleted, cut, emptied, zeroed, flipped, flipped, flipped)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge import EdgeStore, restore
 from bge_m3_integrations.stores.edge.folder import checksums, files, manifest
-from bge_m3_integrations.stores.edge.folder.files import copy_file
+from bge_m3_integrations.stores.edge.folder.files import copy_folder
 from bge_m3_integrations.stores.edge.shard import shard
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import encoded, open_store
@@ -43,7 +42,7 @@ def filled(path: Path) -> EdgeStore:
 
 
 def copy_of(place: Path) -> Path:
-    shutil.copytree(place / "index", place / "copy", copy_function=copy_file)
+    copy_folder(place / "index", place / "copy")
     return place / "copy"
 
 

@@ -22,6 +22,7 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.langchain import BGEM3VectorStore
 from bge_m3_integrations.stores.edge import EdgeStore, Manifest, ProcessStore
+from bge_m3_integrations.stores.edge.folder.files import copy_file, copy_folder
 from bge_m3_integrations.stores.edge.open_index import OpenIndex
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded, open_store
@@ -49,13 +50,13 @@ def made_anew(index: Path) -> None:
 
 def restored(index: Path) -> None:
     shutil.rmtree(index)
-    shutil.copytree(index.with_name("backup"), index)
+    copy_folder(index.with_name("backup"), index)
 
 
 def restored_in_place(index: Path) -> None:
     for file in [f for f in index.rglob("*") if f.is_file()]:
         file.unlink()
-    shutil.copytree(index.with_name("backup"), index, dirs_exist_ok=True)
+    shutil.copytree(index.with_name("backup"), index, copy_function=copy_file, dirs_exist_ok=True)
 
 
 def another_manifest(index: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_folder_replaced_during_a_compaction_keeps_what_lies_there(tmp_path: P
     def progress(what: str) -> None:
         if what.startswith("building, 0"):
             index.rename(tmp_path / "elsewhere")
-            shutil.copytree(tmp_path / "backup", index)
+            copy_folder(tmp_path / "backup", index)
 
     with pytest.raises(StoreError):
         store.compact(progress=progress)

@@ -16,6 +16,7 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge import EdgeStore, restore
 from bge_m3_integrations.stores.edge.folder.checksums import SINCE, SUMS
+from bge_m3_integrations.stores.edge.folder.files import copy_file, copy_folder
 from tests.unit.stores.edge.programs import encoded, open_store
 
 ROOT = Path(__file__).parents[5]
@@ -28,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("damaged")
     for name, some in (("older", RECORDS[:30]), ("index", RECORDS[20:])):
         if name == "index":
-            shutil.copytree(place / "older", place / "index")
+            copy_folder(place / "older", place / "index")
         store = open_store(place / name)
         store.upsert(some, encoded(some))
         if name == "index":
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture
 def index(made: tuple[Path, Path], tmp_path: Path) -> Path:
-    shutil.copytree(made[0], tmp_path / "index")
+    copy_folder(made[0], tmp_path / "index")
     return tmp_path / "index"
 
 
@@ -113,7 +114,7 @@ def test_a_copy_without_holes_is_whole(index: Path, tmp_path: Path) -> None:
 
 def test_a_segment_that_came_from_elsewhere_is_told(index: Path) -> None:
     segments = index / "shard-0001" / "segments"
-    shutil.copytree(next(segments.iterdir()), segments / ("0" * 8))
+    shutil.copytree(next(segments.iterdir()), segments / ("0" * 8), copy_function=copy_file)
     with pytest.raises(StoreError, match="was not there when"):
         EdgeStore.open(index)
 

@@ -19,6 +19,7 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge import EdgeStore, EncoderInfo, FolderConfig, Manifest
 from bge_m3_integrations.stores.edge.folder import folder, locks
+from bge_m3_integrations.stores.edge.folder.files import copy_folder
 from bge_m3_integrations.stores.edge.folder.folder import UNNAMED
 from bge_m3_integrations.stores.edge.folder.manifest import NAME
 from bge_m3_integrations.testing import FakeEncoder
@@ -340,7 +341,7 @@ def test_a_newer_shard_is_kept_unless_it_is_known_to_be_unfinished(
     compacted: Path, unnamed: bool
 ) -> None:
     with_generation(compacted, 1)
-    shutil.copytree(compacted / "shard-0002", compacted / "shard-0001")
+    copy_folder(compacted / "shard-0002", compacted / "shard-0001")
     if unnamed:
         (compacted / "shard-0002" / UNNAMED).touch()
         store = EdgeStore.open(compacted)
@@ -385,7 +386,7 @@ def test_a_crash_between_the_new_shards_name_and_the_manifest_opens_the_old_one(
     assert held is not None
     at_work = folder.Folder(index)
     made = at_work.place_for(held.next())
-    shutil.copytree(index / "shard-0001", made)
+    copy_folder(index / "shard-0001", made)
     with monkeypatch.context() as patch:
         patch.setattr(Manifest, "write", lambda *_: None)
         at_work.switch(made, held.next())

@@ -122,10 +122,10 @@ def expected(folder: Path) -> list[Any]:
 @pytest.mark.parametrize(
     ("linked", "changed"),
     [
-        (1 << 20, {}),
+        (1 << 30, {}),
         (1, {}),
         (1, {"optimized": True}),
-        (1 << 20, {"isolated": True}),
+        (1 << 30, {"isolated": True}),
         (1, {"isolated": True, "optimized": True}),
     ],
     ids=["copied", "linked", "linked, optimized", "isolated", "isolated, optimized"],
