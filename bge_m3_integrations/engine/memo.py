@@ -200,9 +200,10 @@ class MemoEncoder(CountingEncoder):
             self._give_up(claim, request, error)
             raise
         for text, future in claim.running.items():
-            try:
+            # another caller's batch may fail, perhaps for another text in it, or be interrupted
+            if future.exception() is None:
                 found[text] = future.result()
-            except Exception:  # another caller's batch failed, perhaps for another text in it
+            else:
                 claim.left.append(text)
         self._counts.add(memo_hits=len(distinct) - len(claim.mine) - len(claim.left))
         return found, claim.left

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -214,6 +215,28 @@ def test_a_failed_batch_fails_its_caller_and_not_the_one_who_waited_for_a_good_t
         with pytest.raises(EncodingError, match="text 2 is not finite"):
             first.result()
     assert len(engine.encode_queries(["good"], modes={"dense"})) == 1
+
+
+def test_an_interrupted_caller_does_not_interrupt_the_one_who_waits_for_its_text() -> None:
+    class Interrupted(Gated):
+        def encode(self, texts: Sequence[str], **options: Any) -> EmbeddingBatch:
+            batch = super().encode(texts, **options)
+            if "interrupted" in texts:
+                raise KeyboardInterrupt
+            return batch
+
+    fake = Interrupted()
+    memo = shared_engine(fake).encoder
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(memo.encode, ["a", "interrupted"], kind="query", modes={"dense"})
+        assert fake.entered.wait(10)
+        second = pool.submit(memo.encode, ["a"], kind="query", modes={"dense"})
+        while memo.stats.texts < 3:
+            time.sleep(0.001)
+        fake.go.set()
+        assert len(second.result(10)) == 1
+        with pytest.raises(KeyboardInterrupt):
+            first.result(10)
 
 
 def test_a_text_that_runs_without_a_mode_is_run_again_and_nobody_waits_in_vain() -> None:
