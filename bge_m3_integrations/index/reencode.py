@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from bge_m3_integrations._internal.forks import new_lock
@@ -57,7 +57,7 @@ class Reencoder:
     @property
     def cached_bytes(self) -> int:
         """Bytes of token vectors in the cache now, at most `cache_bytes`."""
-        return self._cache.nbytes
+        return int(self._cache.currsize)
 
     def scores(self, queries: EmbeddingBatch, documents: _Documents) -> list[FloatArray]:
         """Score each query's own documents.
@@ -142,42 +142,29 @@ class Reencoder:
         scores[inside] = self._engine.maxsim(query, some)[0][back]
 
 
-class _Cache:
+class _Cache(LRUCache[str, _Vectors]):
     """Token vectors by text hash, bounded in bytes, least recently used first out."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held: OrderedDict[str, _Vectors] = OrderedDict()
+        super().__init__(max_bytes, getsizeof=lambda vectors: vectors.nbytes)
         self._lock = new_lock()
-        self.nbytes = 0
-        self.hits = 0
-        self.misses = 0
+        self.hits = self.misses = 0
 
     def find(self, keys: Iterable[str]) -> dict[str, _Vectors]:
-        """Those of the keys that are here."""
+        """Return the vectors of those of the keys that are here."""
         with self._lock:
-            found = {key: self._held[key] for key in keys if key in self._held}
-            for key in found:
-                self._held.move_to_end(key)
+            found = {key: self[key] for key in keys if key in self}
             self.hits += len(found)
         return found
 
     def keep(self, keys: Sequence[str], vectors: TokenVectors) -> None:
-        """Take over what fits, as copies: a view would keep its whole batch alive."""
+        """Keep copies of the rows that fit: a view would keep its whole batch alive."""
         with self._lock:
             self.misses += len(keys)
             for i, key in enumerate(keys):
                 row = vectors.row(i)
-                # what is larger than the cache must not empty it in vain
-                if key not in self._held and row.nbytes <= self._max_bytes:
-                    self._held[key] = row.copy()
-                    self.nbytes += row.nbytes
-                    self._shrink()
-
-    def _shrink(self) -> None:
-        while self.nbytes > self._max_bytes:
-            _, oldest = self._held.popitem(last=False)
-            self.nbytes -= oldest.nbytes
+                if key not in self and row.nbytes <= self.maxsize:
+                    self[key] = row.copy()
 
 
 def _numbers(keys: Sequence[str], documents: _Documents) -> list[IntArray]:

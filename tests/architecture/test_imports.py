@@ -49,7 +49,7 @@ ROOMS: dict[str, Room] = {
     "stores/edge/shard": Room({"numpy", "qdrant_edge"}, STORE | {"stores/edge/folder"}),
     "stores/edge": Room({"numpy", "qdrant_edge"}, FOLDER),
     "stores/edge/process": Room({"numpy"}, FOLDER | {"stores/edge"}),
-    "index": Room({"numpy", "charset_normalizer"}, STORE | {"encoders", "engine"}),
+    "index": Room({"numpy", "cachetools", "charset_normalizer"}, STORE | {"encoders", "engine"}),
     "langchain": Room({"numpy", "pydantic", "langchain_core"}, INDEX),
     "llama_index": Room(LLAMA, INDEX),
     "compat": Room({"numpy"}, CORE | {"encoders", "engine"}),
