@@ -226,7 +226,7 @@ def test_what_left_the_cache_is_let_go_while_more_is_encoded() -> None:
     reencoder = Reencoder(engine, cache_bytes=2 * nbytes("a"))
     query = encoded(engine, "fox")
     reencoder.scores(query, [items("a", "b")])
-    fake.batches = [weakref.ref(vectors) for vectors in reencoder._cache._held.values()]
+    fake.batches = [weakref.ref(vectors) for vectors in reencoder._cache.values()]
     reencoder.scores(query, [items("a", "b", *(letter * 200_000 for letter in "cde"))])
     assert fake.alive[1:] == [2, 1, 0]
 
