@@ -164,3 +164,4 @@ def main(path: str, caller: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    os._exit(0)  # everything is on disk: who closes the index need not wait for Python's own end

@@ -38,6 +38,8 @@ OPTIONS: dict[str, Any] = {
     "colbert_dim": 4,
     "colbert": "float32",
 }
+NEW = [Record(f"new-{i}", f"stone number{i}", {"i": i}) for i in range(5)]
+ROOT = Path(__file__).parents[4]
 _SECONDS = {"isolated": 1.5, "optimize": 0.04, "add": 0.02}
 _IDS = 300
 _MANY = 1200
@@ -84,6 +86,18 @@ OPEN: dict[str, Callable[[Path], EdgeStore | ProcessStore]] = {
     "inside": open_store,
     "isolated": open_apart,
 }
+
+
+def run(folder: Path, code: str) -> str:
+    """What another process says that does something with a store: its count, or its error."""
+    program = f"""
+import sys; from pathlib import Path
+from tests.unit.stores.edge.programs import *
+store = open_store(Path(sys.argv[1])); {code}; print(store.count()); store.close()
+"""
+    command = [sys.executable, "-c", program, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
 def holder_of(folder: Path) -> int:
@@ -225,7 +239,7 @@ def _killed(
     given = [str(folder), str(log), str(number), via, moment]
     with subprocess.Popen(
         [sys.executable, "-m", "tests.unit.stores.edge.programs", *given],
-        cwd=Path(__file__).parents[4],
+        cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
     ) as child:

@@ -25,11 +25,9 @@ from bge_m3_integrations.stores.edge import EdgeStore, Manifest, ProcessStore
 from bge_m3_integrations.stores.edge.folder.files import copy_file, copy_folder
 from bge_m3_integrations.stores.edge.open_index import OpenIndex
 from bge_m3_integrations.testing import FakeEncoder
-from tests.unit.stores.edge.programs import ENCODER, OPEN, encoded, open_store
+from tests.unit.stores.edge.programs import ENCODER, NEW, OPEN, ROOT, encoded, open_store, run
 
-ROOT = Path(__file__).parents[4]
 OLD = [Record(f"old-{i}", f"fox number{i}", {"i": i}) for i in range(10)]
-NEW = [Record(f"new-{i}", f"stone number{i}", {"i": i}) for i in range(5)]
 Store = EdgeStore | ProcessStore
 KINDS = pytest.mark.parametrize("kind", ["inside", "isolated"])
 
@@ -67,17 +65,6 @@ def another_manifest(index: Path) -> None:
 
 def without_shard(index: Path) -> None:
     shutil.rmtree(index / "shard-0001")
-
-
-def run(index: Path, code: str) -> str:
-    program = f"""
-import sys; from pathlib import Path
-from tests.unit.stores.edge.programs import *; from tests.unit.stores.edge.test_lifecycle import NEW
-store = open_store(Path(sys.argv[1])); {code}; print(store.count()); store.close()
-"""
-    command = [sys.executable, "-c", program, str(index)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
 
 CHANGES: dict[Callable[[Path], None], dict[str, str]] = {
@@ -314,7 +301,7 @@ def test_opening_closing_and_dropping_in_threads_keeps_every_record(tmp_path: Pa
 def test_a_forked_child_that_drops_an_index_releases_nothing(tmp_path: Path, kind: str) -> None:
     program = f"""
 import gc, json, os, sys; from pathlib import Path
-from tests.unit.stores.edge.programs import *; from tests.unit.stores.edge.test_lifecycle import *
+from tests.unit.stores.edge.programs import *
 path = Path(sys.argv[1])
 store = OPEN[{kind!r}](path); store.upsert(NEW, encoded(NEW)); OPEN[{kind!r}](path)
 if (child := os.fork()) == 0:
