@@ -1,9 +1,9 @@
-"""Unknown keywords of pydantic classes: see `_keywords`."""
+"""Fields of pydantic classes: unknown ones are refused, and changed ones checked."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -36,3 +36,19 @@ def refuse_fields(
 def _error(name: str, message: str, value: object) -> InitErrorDetails:
     kind = PydanticCustomError("extra_forbidden", "{message}", {"message": message})
     return InitErrorDetails(type=kind, loc=(name,), input=value)
+
+
+class CheckedCopies(BaseModel):
+    """A model whose changed copies are checked as new objects are."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; an update, by field or alias, makes a new object."""
+        if not update:
+            return super().model_copy(deep=deep)
+        fields = type(self).model_fields
+        given = {
+            name: getattr(self, name)
+            for name in self.model_fields_set
+            if fields[name].alias not in update
+        }
+        return type(self)(**{**given, **update})

@@ -29,7 +29,7 @@ class WarnsOnce(BaseRetriever):
             inputs: The queries.
             config: One for all, or one for each.
             return_exceptions: Put a query's exception in place of its documents.
-            **kwargs: What `invoke` takes for one call.
+            **kwargs: Options of `invoke` for one call.
 
         Returns:
             One list per query, in order.

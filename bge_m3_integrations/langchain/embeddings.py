@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, Unpack
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
-from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations._internal.pydantic_fields import CheckedCopies, refuse_fields
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from bge_m3_integrations.encoders.placement import as_devices, as_dtype
@@ -20,6 +21,8 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import arguments
 from bge_m3_integrations.index.arguments import EngineLike
 from bge_m3_integrations.langchain.keywords import EmbeddingsOptions
+
+Row = TypeVar("Row")
 
 _ROLE = "langchain.embeddings"
 
@@ -50,7 +53,7 @@ def engine_of(value: Any) -> BGEM3:
 
 
 @public_class
-class BGEM3Embeddings(BaseModel, Embeddings):
+class BGEM3Embeddings(CheckedCopies, Embeddings):
     """Dense vectors for any LangChain class that takes `Embeddings`.
 
     Give either an engine, to share one model with other adapters, or the options of a model of its
@@ -74,8 +77,8 @@ class BGEM3Embeddings(BaseModel, Embeddings):
         revision: Branch, tag or commit on the hub.
         cache_dir: Where downloads are kept.
         offline: Use downloaded files only.
-        engine: What encodes: the one that was given, which brings its own options, or the one made
-            of the options above.
+        engine: The engine that was given, which brings its own options, or the one made of the
+            options above.
     """
 
     model_config = ConfigDict(
@@ -118,17 +121,10 @@ class BGEM3Embeddings(BaseModel, Embeddings):
                 f"an engine brings its own options, but {sorted(ignored)} came with it; "
                 "give them to BGEM3, or leave out engine"
             )
-        # what a user reads here is what runs
+        # the options that a user reads here are those that run
         options = {n: v for n, v in self.engine.options.items() if n in type(self).model_fields}
         self.__dict__.update(options, model_name=self.engine.name)
         return self
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; an update makes a new object, whose engine has the new options."""
-        if not update:
-            return super().model_copy(deep=deep)
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**{**given, **update})
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         yield None, self.engine
@@ -191,15 +187,15 @@ def _rows(batch: EmbeddingBatch) -> list[list[float]]:
     return rows
 
 
-class SparseView:
-    """An engine that is asked for lexical weights; a subclass gives them its store's form.
+class SparseView(ABC, Generic[Row]):
+    """Lexical weights of an engine; a subclass gives them the form of its store.
 
     Args:
         engine: Shared with the dense embeddings, or these embeddings.
 
     Attributes:
         engine: The engine.
-        role: Under which it is told so.
+        role: The name by which the engine knows that lexical weights are needed.
     """
 
     role: ClassVar[str]
@@ -207,6 +203,22 @@ class SparseView:
     def __init__(self, engine: BGEM3 | BGEM3Embeddings) -> None:
         self.engine: BGEM3 = engine_of(engine)
         self.engine.declare(self.role, query=["sparse"], document=["sparse"])
+
+    @abstractmethod
+    def _rows(self, batch: EmbeddingBatch) -> list[Row]:
+        """The weights of each text, as the store takes them."""
+
+    def embed_documents(self, texts: list[str]) -> list[Row]:
+        """Lexical weights of documents, in order; no texts load no model."""
+        if not texts:
+            return []
+        return self._rows(self.engine.encode_documents(texts, modes=["sparse"]))
+
+    async def aembed_documents(self, texts: list[str]) -> list[Row]:
+        """See `embed_documents`."""
+        if not texts:
+            return []
+        return self._rows(await self.engine.aencode_documents(texts, modes=["sparse"]))
 
     def __repr__(self) -> str:
         return called(self, lambda: [repr(self.engine)])

@@ -1,4 +1,4 @@
-"""The keywords that constructors and calls take, for type checkers and for what refuses others."""
+"""The keywords of constructors and calls: for type checkers, and for the refusal of others."""
 
 from __future__ import annotations
 

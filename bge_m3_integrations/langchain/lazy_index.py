@@ -69,7 +69,7 @@ class StoreIndex:
     Thread-safe.
 
     Args:
-        embedding: What encodes: an engine or `BGEM3Embeddings`.
+        embedding: An engine or `BGEM3Embeddings`.
         index: An index that the user holds; it stays open.
         config: How to make one otherwise.
 
@@ -182,15 +182,15 @@ def _check(engine: BGEM3 | None, index: HybridIndex | None, config: StoreConfig)
 class IndexSource:
     """An index that was given, or one in a folder that is opened when it is first used.
 
-    All copies of a retriever share it, so that what is configured anew for each call opens nothing
-    again. A folder is checked and reserved at once. Two are equal that stand for one folder, or for
-    one index in memory.
+    All copies of a retriever share it, so a retriever that is configured anew for each call opens
+    nothing again. A folder is checked and reserved at once. Two are equal that stand for one
+    folder, or for one index in memory.
 
     Args:
         index: The index; None for one in a folder.
         folder: The folder.
         store: A vector store whose index it is, which may not be open yet.
-        role: Under which the engine is told what is needed of it.
+        role: The name under which the engine is told the needs.
 
     Raises:
         StoreError: The folder holds no index, or another process holds it.
@@ -214,7 +214,7 @@ class IndexSource:
 
     @classmethod
     def from_value(cls, value: Any, *, role: str) -> Self | IndexSource:
-        """Read what a user gives as an index.
+        """Read a user's index.
 
         Args:
             value: An index, a folder's path, an adapter over an index, or a source.
@@ -275,7 +275,7 @@ class IndexSource:
             return self._loaded
 
     def prepare(self) -> HybridIndex:
-        """The index, whose engine knows what will be asked of it; may read the model's files."""
+        """The index, whose engine knows the modes that it will need; may read the model's files."""
         if self.prepared is None:
             index = self.index()
             index.engine.declare(self._role, query=index.modes)
@@ -324,14 +324,14 @@ class IndexSource:
 
 
 def searched(first: object, engine: EngineLike | None) -> object | None:
-    """What a retriever searches, of its arguments; None where neither is given.
+    """Choose the index of a retriever among its arguments; None where neither is given.
 
     Args:
         first: An index, a folder, an adapter, or an engine, for a new index in memory.
         engine: An engine; beside an index, that of the index.
 
     Returns:
-        What `IndexSource.from_value` reads.
+        A value for `IndexSource.from_value`.
 
     Raises:
         InputError: The engine is not the index's, or this is none of these.

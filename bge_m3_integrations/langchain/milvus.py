@@ -41,7 +41,7 @@ SPARSE_INDEX = {
 SPARSE_SEARCH = {"metric_type": "IP", "params": {"drop_ratio_search": 0.0}}
 
 
-class BGEM3MilvusSparse(SparseView, BaseSparseEmbedding):
+class BGEM3MilvusSparse(SparseView[dict[int, float]], BaseSparseEmbedding):
     """BGE-M3's lexical weights in the form that LangChain's `Milvus` takes.
 
     Beside `BGEM3Embeddings` over the same engine, a text costs one forward pass for both. A text
@@ -52,26 +52,14 @@ class BGEM3MilvusSparse(SparseView, BaseSparseEmbedding):
 
     Attributes:
         engine: The engine.
-        role: Under which it is told what is needed of it.
+        role: The name by which the engine knows that lexical weights are needed.
     """
 
     role = "langchain.milvus_sparse"
 
-    def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
-        """Token id to weight for each document, in order; no texts load no model."""
-        if not texts:
-            return []
-        return self._rows(self.engine.encode_documents(texts, modes=["sparse"]))
-
     def embed_query(self, query: str) -> dict[int, float]:
         """Token id to weight for one query."""
         return self._rows(self.engine.encode_queries([query], modes=["sparse"]))[0]
-
-    async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
-        """See `embed_documents`."""
-        if not texts:
-            return []
-        return self._rows(await self.engine.aencode_documents(texts, modes=["sparse"]))
 
     async def aembed_query(self, query: str) -> dict[int, float]:
         """See `embed_query`."""
@@ -88,6 +76,14 @@ class HybridMilvus(Milvus):
     A search without `fetch_k` and `reranker` has those of `search_options`; one with `filter`,
     which `Milvus` would ignore, is an error. Texts are written a few hundred at a time: `Milvus`
     would encode all of them for one field before the other, more than an engine remembers.
+
+    Both fields are compared by inner product, and no lexical weight is dropped. Things to know
+    about LangChain's class:
+
+    - Filters are `expr="year > 2020"`, in Milvus' own language.
+    - `add_texts(texts, ids=[...])` takes ids of your own; `Document.id` is ignored. A collection
+      that begins without ids has whole numbers for good.
+    - It has no ColBERT: put `BGEM3Reranker(engine=engine)` behind it.
     """
 
     def add_texts(
@@ -176,13 +172,7 @@ def hybrid_milvus(
 ) -> HybridMilvus:
     """Make a hybrid `Milvus` store in which a text costs one forward pass.
 
-    Both fields are compared by inner product, and no lexical weight is dropped. Without texts
-    nothing is encoded; the first texts make the collection. Things to know about LangChain's class:
-
-    - Filters are `expr="year > 2020"`, in Milvus' own language.
-    - `add_texts(texts, ids=[...])` takes ids of your own; `Document.id` is ignored. A collection
-      that begins without ids has whole numbers for good.
-    - It has no ColBERT: put `BGEM3Reranker(engine=engine)` behind it.
+    Without texts nothing is encoded; the first texts make the collection.
 
     Args:
         engine: Encodes for both fields; of a `BGEM3Embeddings`, its engine does.
@@ -202,19 +192,10 @@ def hybrid_milvus(
         StoreError: A collection is there that does not fit; the message names both sides.
     """
     engine = engine_of(engine)
-    if not drop_old:
-        _check_fits(engine, collection_name, connection_args, (dense_field, sparse_field))
-    return HybridMilvus(
-        [BGEM3Embeddings(engine=engine), BGEM3MilvusSparse(engine)],
-        collection_name=collection_name,
-        connection_args=dict(connection_args),
-        vector_field=[dense_field, sparse_field],
-        index_params=[DENSE_INDEX, SPARSE_INDEX],
-        search_params=[{"metric_type": "IP", "params": {}}, SPARSE_SEARCH],
-        enable_dynamic_field=enable_dynamic_field,
-        drop_old=drop_old,
-        **options,
-    )
+    fields = [dense_field, sparse_field]
+    place = _place(engine, collection_name, connection_args, fields, drop_old=drop_old)
+    both = [BGEM3Embeddings(engine=engine), BGEM3MilvusSparse(engine)]
+    return HybridMilvus(both, enable_dynamic_field=enable_dynamic_field, **place, **options)
 
 
 def search_options(
@@ -248,7 +229,7 @@ def search_options(
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Texts to write together, and what goes with each."""
+    """Texts to write together, and the metadata and id of each."""
 
     texts: list[str]
     metadatas: list[dict[str, Any]] | None
@@ -274,7 +255,7 @@ def _pieces(
 
 
 def _completed(k: int, given: dict[str, Any]) -> dict[str, Any]:
-    """The keywords of a search with what its caller left out."""
+    """Complete the keywords of a search with the defaults."""
     if "filter" in given:
         raise FilterError(
             f"filter={given['filter']!r}: Milvus would ignore it; write expr=..., in Milvus' "
@@ -303,8 +284,29 @@ def _reranker(weights: WeightsLike | None) -> Any:
     )
 
 
+def _place(
+    engine: BGEM3,
+    name: str,
+    connection_args: Mapping[str, Any],
+    fields: list[str],
+    *,
+    drop_old: bool,
+) -> dict[str, Any]:
+    """Check the collection, if there is one to keep; its arguments of `Milvus`."""
+    if not drop_old:
+        _check_fits(engine, name, connection_args, fields)
+    return {
+        "collection_name": name,
+        "connection_args": dict(connection_args),
+        "vector_field": fields,
+        "index_params": [DENSE_INDEX, SPARSE_INDEX],
+        "search_params": [{"metric_type": "IP", "params": {}}, SPARSE_SEARCH],
+        "drop_old": drop_old,
+    }
+
+
 def _check_fits(
-    engine: BGEM3, name: str, connection_args: Mapping[str, Any], fields: tuple[str, str]
+    engine: BGEM3, name: str, connection_args: Mapping[str, Any], fields: list[str]
 ) -> None:
     client = MilvusClient(**connection_args)
     try:

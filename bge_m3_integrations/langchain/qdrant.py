@@ -29,7 +29,7 @@ _FETCH_K = 100
 _UNIT_DISTANCES = (models.Distance.COSINE, models.Distance.DOT)
 
 
-class BGEM3QdrantSparse(SparseView, SparseEmbeddings):
+class BGEM3QdrantSparse(SparseView[SparseVector], SparseEmbeddings):
     """BGE-M3's lexical weights in the form that `QdrantVectorStore` takes.
 
     Beside `BGEM3Embeddings` over the same engine, a text costs one forward pass for both. A text
@@ -40,30 +40,23 @@ class BGEM3QdrantSparse(SparseView, SparseEmbeddings):
 
     Attributes:
         engine: The engine.
-        role: Under which it is told what is needed of it.
+        role: The name by which the engine knows that lexical weights are needed.
     """
 
     role = "langchain.qdrant_sparse"
 
-    def embed_documents(self, texts: list[str]) -> list[SparseVector]:
-        """Lexical weights of documents, in order; no texts load no model."""
-        if not texts:
-            return []
-        return _vectors(self.engine.encode_documents(texts, modes=["sparse"]))
-
     def embed_query(self, text: str) -> SparseVector:
         """Lexical weights of one query."""
-        return _vectors(self.engine.encode_queries([text], modes=["sparse"]))[0]
-
-    async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
-        """See `embed_documents`."""
-        if not texts:
-            return []
-        return _vectors(await self.engine.aencode_documents(texts, modes=["sparse"]))
+        return self._rows(self.engine.encode_queries([text], modes=["sparse"]))[0]
 
     async def aembed_query(self, text: str) -> SparseVector:
         """See `embed_query`."""
-        return _vectors(await self.engine.aencode_queries([text], modes=["sparse"]))[0]
+        return self._rows(await self.engine.aencode_queries([text], modes=["sparse"]))[0]
+
+    def _rows(self, batch: EmbeddingBatch) -> list[SparseVector]:
+        """Python numbers, ids in ascending order."""
+        rows = [] if batch.sparse is None else [batch.sparse.row(i) for i in range(len(batch))]
+        return [SparseVector(indices=i.tolist(), values=w.tolist()) for i, w in rows]
 
 
 class HybridQdrant(QdrantVectorStore):
@@ -71,6 +64,14 @@ class HybridQdrant(QdrantVectorStore):
 
     A search by text takes `fetch_k`, how many candidates each lookup gives the fusion. MMR takes
     `search_options` too: it compares dense vectors alone, so the fusion in them changes nothing.
+    Things to know about LangChain's class:
+
+    - Its relevance scores, so also the search type "similarity_score_threshold", are of no use in
+      hybrid mode: (fused score + 1) / 2 by cosine, 1 - fused score by dot.
+    - Ids are whole numbers or UUIDs: `qdrant_id` makes one of any text.
+    - `add_texts` with a generator adds nothing: give a list.
+    - Its MMR reads `lambda_mult` the wrong way round: 0 is similarity alone.
+    - It has no ColBERT: put `BGEM3Reranker(engine=engine)` behind it.
     """
 
     def similarity_search_with_score(
@@ -119,15 +120,7 @@ def hybrid_qdrant(
     """Make a hybrid `QdrantVectorStore` in which a text costs one forward pass.
 
     A collection that is missing is created; one that fits is taken as it is, so create it yourself
-    for shards, quantization or vectors on disk. The model's configuration is read for its width,
-    no text is encoded. Things to know about LangChain's class:
-
-    - Its relevance scores, so also the search type "similarity_score_threshold", are of no use in
-      hybrid mode: (fused score + 1) / 2 by cosine, 1 - fused score by dot.
-    - Ids are whole numbers or UUIDs: `qdrant_id` makes one of any text.
-    - `add_texts` with a generator adds nothing: give a list.
-    - Its MMR reads `lambda_mult` the wrong way round: 0 is similarity alone.
-    - It has no ColBERT: put `BGEM3Reranker(engine=engine)` behind it.
+    for shards, quantization or vectors on disk. No text is encoded.
 
     Args:
         engine: Encodes for both lookups; of a `BGEM3Embeddings`, its engine does.
@@ -145,29 +138,13 @@ def hybrid_qdrant(
         InputError: The distance is neither cosine nor dot, or the engine is none.
         StoreError: A collection is there that does not fit; the message names both sides.
     """
-    if distance not in _UNIT_DISTANCES:
-        raise InputError(
-            f"distance={distance!r}: BGE-M3's vectors are compared by Distance.COSINE or "
-            "Distance.DOT"
-        )
     engine = engine_of(engine)
-    dense = {vector_name: models.VectorParams(size=engine.encoder.dim, distance=distance)}
-    # no IDF modifier: the learnt weights are all of the score
-    sparse = {sparse_vector_name: models.SparseVectorParams()}
-    if client.collection_exists(collection_name):
-        _check_fits(client, collection_name, dense, sparse)
-    else:
-        client.create_collection(collection_name, dense, sparse_vectors_config=sparse)
+    place = _place(client, collection_name, engine, distance, (vector_name, sparse_vector_name))
     return HybridQdrant(
-        client=client,
-        collection_name=collection_name,
         embedding=BGEM3Embeddings(engine=engine),
         sparse_embedding=BGEM3QdrantSparse(engine),
         retrieval_mode=RetrievalMode.HYBRID,
-        distance=distance,
-        vector_name=vector_name,
-        sparse_vector_name=sparse_vector_name,
-        validate_collection_config=False,  # done above, without encoding a text
+        **place,
         **options,
     )
 
@@ -207,6 +184,36 @@ def qdrant_id(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 
+def _place(
+    client: QdrantClient,
+    name: str,
+    engine: BGEM3,
+    distance: models.Distance,
+    vectors: tuple[str, str],
+) -> dict[str, Any]:
+    """Make the collection or check the one that is there; its arguments of `QdrantVectorStore`."""
+    if distance not in _UNIT_DISTANCES:
+        raise InputError(
+            f"distance={distance!r}: BGE-M3's vectors are compared by Distance.COSINE or "
+            "Distance.DOT"
+        )
+    dense = {vectors[0]: models.VectorParams(size=engine.encoder.dim, distance=distance)}
+    # no IDF modifier: the learned weights are all of the score
+    sparse = {vectors[1]: models.SparseVectorParams()}
+    if client.collection_exists(name):
+        _check_fits(client, name, dense, sparse)
+    else:
+        client.create_collection(name, dense, sparse_vectors_config=sparse)
+    return {
+        "client": client,
+        "collection_name": name,
+        "distance": distance,
+        "vector_name": vectors[0],
+        "sparse_vector_name": vectors[1],
+        "validate_collection_config": False,  # done above, without encoding a text
+    }
+
+
 def _check_fits(
     client: QdrantClient,
     name: str,
@@ -242,12 +249,6 @@ def _sparse_words(name: str, found: models.SparseVectorParams | None) -> str:
         return f"no sparse vectors named {name!r}"
     weighted = found.modifier not in (None, models.Modifier.NONE)
     return f"sparse vectors {name!r}" + (f" with modifier {found.modifier}" if weighted else "")
-
-
-def _vectors(batch: EmbeddingBatch) -> list[SparseVector]:
-    """Python numbers, ids in ascending order."""
-    rows = [] if batch.sparse is None else [batch.sparse.row(i) for i in range(len(batch))]
-    return [SparseVector(indices=ids.tolist(), values=weights.tolist()) for ids, weights in rows]
 
 
 __all__ = ["BGEM3QdrantSparse", "HybridQdrant", "hybrid_qdrant", "qdrant_id", "search_options"]

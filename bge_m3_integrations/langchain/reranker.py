@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import Annotated, Any, Self, TypedDict, Unpack
 
 from langchain_core.callbacks import Callbacks
@@ -13,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
-from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations._internal.pydantic_fields import CheckedCopies, refuse_fields
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.metadata import deep_copy
@@ -46,15 +47,15 @@ class Relevance(TypedDict):
 
 
 Request = Mapping[str, Any]
-"""What the reranker takes as a step of a chain: "query", a text, and "documents"."""
+"""The input of the reranker as a step of a chain: "query", a text, and "documents"."""
 
 
 class RerankerInput(BaseModel):
     """Documents to order, best first, for a query.
 
     Attributes:
-        query: What is looked for.
-        documents: What was found.
+        query: A text.
+        documents: The documents to order.
     """
 
     query: str
@@ -75,7 +76,10 @@ def _index_of(value: Any) -> HybridIndex | None:
 
 @public_class
 class BGEM3Reranker(
-    RunnableSerializable[Request, list[Document]], BaseDocumentCompressor, BaseCrossEncoder
+    CheckedCopies,
+    RunnableSerializable[Request, list[Document]],
+    BaseDocumentCompressor,
+    BaseCrossEncoder,
 ):
     """Orders documents by their hybrid score for a query.
 
@@ -167,13 +171,6 @@ class BGEM3Reranker(
         yield None, self.engine if self.index is None else self.index
         yield from ((n, v) for n, v in super().__repr_args__() if n in self.model_fields_set)
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; an update makes a new object, checked as any other."""
-        if not update:
-            return super().model_copy(deep=deep)
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**{**given, **update})
-
     def get_input_schema(self, config: RunnableConfig | None = None) -> type[BaseModel]:
         """Describe the input for servers of chains, and for agents with `as_tool`."""
         del config
@@ -254,7 +251,7 @@ class BGEM3Reranker(
         Args:
             input: A dict of "query" and "documents".
             config: Callbacks, tags and the like.
-            **kwargs: There are none; what comes is refused.
+            **kwargs: There are none; any is refused.
 
         Returns:
             Deep copies, best first.
@@ -286,7 +283,7 @@ class BGEM3Reranker(
             inputs: Dicts of "query" and "documents".
             config: One for all, or one for each.
             return_exceptions: Put an input's exception in place of its documents.
-            **kwargs: There are none; what comes is refused.
+            **kwargs: There are none; any is refused.
 
         Returns:
             One list per input, in order.
@@ -354,22 +351,22 @@ class BGEM3Reranker(
         *,
         top_n: int | None = None,
     ) -> list[list[Ranked]]:
-        rows = [[_given(document) for document in row] for row in documents]
-        asked = [i for i, row in enumerate(rows) if row]  # no query is encoded for nothing
-        texts, held = [queries[i] for i in asked], [rows[i] for i in asked]
         limit = self.top_n if top_n is None else whole("top_n", top_n)
-        least = self.score_threshold
-        rankings: list[list[Ranked]] = [[] for _ in rows]
+        asked = [i for i, row in enumerate(documents) if row]  # no query is encoded for nothing
         if not asked:
-            return rankings
+            return [[] for _ in documents]
+        texts = [queries[i] for i in asked]
+        held = [[_given(document) for document in documents[i]] for i in asked]
         if self.index is not None:
             found = self.index.rerank_batch(texts, held, limit=limit, weights=self.weights)
         else:
             weights = self.engine.weights(self.weights)
             found = ranked_batch(self.engine, None, texts, held, weights, limit=limit)
-        for i, ranked in zip(asked, found, strict=True):
-            rankings[i] = [one for one in ranked if least is None or one.score >= least]
-        return rankings
+        best = dict(zip(asked, found, strict=True))
+        least = -inf if self.score_threshold is None else self.score_threshold
+        return [
+            [one for one in best.get(i, ()) if one.score >= least] for i in range(len(documents))
+        ]
 
 
 def _refuse_keywords(given: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.progress import ProgressLike
-from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations._internal.pydantic_fields import CheckedCopies, refuse_fields
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.core.records import Hit
@@ -71,7 +71,7 @@ def _source(value: Any) -> IndexSource:
 
 
 @public_class
-class BGEM3Retriever(WarnsOnce):
+class BGEM3Retriever(CheckedCopies, WarnsOnce):
     """Finds documents by dense, sparse and ColBERT scores, one forward pass per query.
 
     `invoke` and its relatives take `k`, `filter`, `weights`, `modes` and `score_threshold` for one
@@ -83,8 +83,8 @@ class BGEM3Retriever(WarnsOnce):
     "score" and "rank", with its seconds and counts.
 
     Over an index in a folder it can be pickled, and written by LangChain's `dumpd` and read by
-    `load(..., valid_namespaces=["bge_m3_integrations"], allowed_objects=[BGEM3Retriever])`; what
-    is read opens the folder at its first search, with the engine that the index names. Over one
+    `load(..., valid_namespaces=["bge_m3_integrations"], allowed_objects=[BGEM3Retriever])`; the
+    copy opens the folder at its first search, with the engine that the index names. Over one
     in memory, or with an engine whose options for queries no index notes, it refuses to be
     pickled, and is "not_implemented" there; so it is with a function as filter.
 
@@ -95,7 +95,7 @@ class BGEM3Retriever(WarnsOnce):
         **options: The attributes besides `source`.
 
     Attributes:
-        source: What is searched, given as `index`. A folder is opened by the first search.
+        source: The index, given as `index`. A folder is opened by the first search.
         k: Most documents per query; fewer where fewer match, pass the threshold, or share a token
             with a query that is searched for by lexical weights alone.
         weights: How much each mode counts; None is the default preset.
@@ -153,15 +153,6 @@ class BGEM3Retriever(WarnsOnce):
         yield None, _source(self.source).shown
         yield from ((n, v) for n, v in super().__repr_args__() if n in self.model_fields_set)
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy; an update, of `index` too, makes a new object, checked as any other."""
-        if not update:
-            return super().model_copy(deep=deep)
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        if "index" in update:
-            given.pop("source", None)
-        return type(self)(**{**given, **update})
-
     @classmethod
     def is_lc_serializable(cls) -> bool:
         """Check whether LangChain may serialize it; see the class."""
@@ -212,7 +203,7 @@ class BGEM3Retriever(WarnsOnce):
             The retriever; its `index` takes further documents.
         """
         retriever = cls(index=HybridIndex(engine_of(engine), store), **options)
-        index = _source(retriever.source).prepare()  # so the engine knows what the memo may keep
+        index = _source(retriever.source).prepare()  # so the memo may keep these modes
         records = dedupe_by_id(to_records(documents, ids=ids))
         index.add(records, batch_size=batch_size, progress=progress)
         return retriever
@@ -232,7 +223,7 @@ class BGEM3Retriever(WarnsOnce):
             texts: Read to the end at once.
             engine: Encodes documents and queries; of a `BGEM3Embeddings`, its engine does.
             metadatas: One per text.
-            **options: What `from_documents` takes.
+            **options: Options of `from_documents`.
 
         Returns:
             The retriever.

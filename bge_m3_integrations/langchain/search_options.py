@@ -65,7 +65,7 @@ class RankingDefaults:
 
 @dataclass(frozen=True, slots=True)
 class MmrParams:
-    """What a search by maximal marginal relevance asks for.
+    """Parameters of a search by maximal marginal relevance.
 
     Attributes:
         k: Most documents chosen.
@@ -79,7 +79,7 @@ class MmrParams:
 
     @classmethod
     def checked(cls, k: int, fetch_k: int, lambda_mult: float) -> Self:
-        """Check what a caller says; `InputError` for a number out of range."""
+        """Check a caller's numbers; `InputError` for one out of range."""
         most = whole("k", k)
         return cls(most, max(most, whole("fetch_k", fetch_k)), share("lambda_mult", lambda_mult))
 
@@ -154,7 +154,7 @@ def vector_options(given: Mapping[str, Any], k: int) -> SearchOptions:
 
 
 def refuse_unknown(given: Mapping[str, Any], options: type[Any]) -> None:
-    """Raise `KeywordError` for a keyword that a typed dict of options lacks, with what was meant.
+    """Raise `KeywordError` for a keyword that a typed dict lacks; it names the one that was meant.
 
     Args:
         given: The keywords of a call.
@@ -196,7 +196,7 @@ def call_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
 
     Args:
         usual: The retriever's own.
-        call: What one call says; None leaves the retriever's own.
+        call: The options of one call; None leaves the retriever's own.
 
     Returns:
         New options.
@@ -262,7 +262,7 @@ def candidates_among(
         usual: The retriever's lookups; None is the index's own.
 
     Returns:
-        What to look up; token vectors alone rank what the usual lookups find.
+        The lookups; token vectors alone rank what the usual lookups find.
     """
     wanted = as_modes(modes)
     counts = USUAL_CANDIDATES if usual is None else usual

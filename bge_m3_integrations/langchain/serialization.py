@@ -31,7 +31,7 @@ def as_json(
         fusion: Becomes a mapping of its name and parameters.
 
     Returns:
-        JSON values; what is None is left out.
+        JSON values; None is left out.
 
     Raises:
         NotJsonError: The index is in memory, its engine does what no manifest notes, the filter
@@ -47,7 +47,7 @@ def as_json(
 
 
 def check_json(values: Mapping[str, Any]) -> None:
-    """Refuse what JSON cannot hold, such as an object in a user's own metadata."""
+    """Refuse values that JSON cannot hold, such as an object in a user's own metadata."""
     try:
         json.dumps(values)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """A `HybridIndex` as a LangChain vector store."""
 
-# LangChain's methods take any keyword, these what they know
+# LangChain's methods take any keyword, these only known ones
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ class BGEM3VectorStore(SearchingStore):
         filter_fields: Metadata paths that filters in a folder are to be fast on.
         allow_dtype_mismatch: Let an int8 engine search a folder made in float, or the reverse.
         isolated: Search a folder in a process of its own, so that no thread here waits for it.
-        create: What happens where a folder holds no index. None begins one with the first document,
-            and until then a search is an error; True lets searches find nothing; False is an error
-            now.
+        create: Whether an index may begin where a folder holds none. None begins one with the first
+            document, and until then a search is an error; True lets searches find nothing; False
+            is an error now.
         read_only: Change nothing in a folder, which several processes may then search.
         weights: How much each mode counts; None is the default preset.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
@@ -124,11 +124,11 @@ class BGEM3VectorStore(SearchingStore):
 
         Args:
             documents: Each is encoded once; they stay as they are.
-            embedding: What encodes.
+            embedding: See the class.
             ids: One per document; see `add_documents`.
             batch_size: Most documents encoded and written at a time.
             progress: See `HybridIndex.add`.
-            **kwargs: What the constructor takes.
+            **kwargs: Options of the constructor.
 
         Returns:
             The store.
@@ -153,9 +153,9 @@ class BGEM3VectorStore(SearchingStore):
 
         Args:
             texts: Each is encoded once.
-            embedding: What encodes.
+            embedding: See the class.
             metadatas: One per text.
-            **kwargs: What `from_documents` takes.
+            **kwargs: Options of `from_documents`.
 
         Returns:
             The store.
@@ -247,7 +247,7 @@ class BGEM3VectorStore(SearchingStore):
         Args:
             texts: Also from a generator.
             metadatas: One per text.
-            **kwargs: What `add_documents` takes.
+            **kwargs: Options of `add_documents`.
 
         Returns:
             The ids, one per text.
@@ -325,8 +325,8 @@ class BGEM3VectorStore(SearchingStore):
         """Make a retriever over this store.
 
         Args:
-            **options: `search_type`, one of `SEARCH_TYPES`; `search_kwargs`, what every search
-                takes in addition to the query; `include_scores`, which puts each document's scores
+            **options: `search_type`, one of `SEARCH_TYPES`; `search_kwargs`, the options of
+                every search; `include_scores`, which puts each document's scores
                 into its metadata; `name`, `tags` and `metadata`.
 
         Returns:
@@ -370,7 +370,7 @@ class BGEM3VectorStore(SearchingStore):
         return self._declared(self._opening.get(begun=True))
 
     def _declared(self, index: HybridIndex) -> HybridIndex:
-        """Tell the engine what will be asked of it."""
+        """Declare the modes that the engine will be asked for."""
         if self._ready is None:
             # not in the constructor: the modes may come from the model's files
             kept = index.modes & index.store.capabilities.score

@@ -31,11 +31,11 @@ from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 class BGEM3VectorStoreRetriever(WarnsOnce, VectorStoreRetriever):
     """LangChain's retriever over a `BGEM3VectorStore`, with one mode alone as a search type.
 
-    `invoke` takes for one call what `search_kwargs` hold. Queries that wait at once, as those of a
-    `batch`, are encoded together.
+    `invoke` takes the keys of `search_kwargs` for one call. Queries that wait at once, as those of
+    a `batch`, are encoded together.
 
     Args:
-        vectorstore: What is searched.
+        vectorstore: The store that is searched.
         **options: The fields; see `BGEM3VectorStore.as_retriever`.
 
     Attributes:

@@ -1,6 +1,6 @@
 """The searches of `BGEM3VectorStore`: a query or a vector to hits, hits to documents."""
 
-# LangChain's methods take any keyword, these what they know
+# LangChain's methods take any keyword, these only known ones
 # mypy: disable-error-code="override"
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
             query: The query's text.
             search_type: LangChain's "similarity", "mmr" and "similarity_score_threshold"; one mode
                 alone, "dense", "sparse" or "colbert"; or "hybrid", which is "similarity".
-            **kwargs: What the search of that type takes.
+            **kwargs: Options of the search of that type.
 
         Returns:
             Documents, best first.
@@ -119,8 +119,8 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
             **options: Those of a search; see the class.
 
         Returns:
-            Documents with `Hit.score`: the weighted mean of the modes' scores, or what `fusion`
-            makes of them. Lexical scores are unbounded, so it may be above 1.
+            Documents with `Hit.score`: the weighted mean of the modes' scores, or the value of
+            `fusion`. Lexical scores are unbounded, so it may be above 1.
         """
         return _scored(self._hits(query, k, options), options)
 
