@@ -194,7 +194,7 @@ def hybrid_milvus(
     engine = engine_of(engine)
     fields = [dense_field, sparse_field]
     place = _place(engine, collection_name, connection_args, fields, drop_old=drop_old)
-    both = [BGEM3Embeddings(engine=engine), BGEM3MilvusSparse(engine)]
+    both: list[Any] = [BGEM3Embeddings(engine=engine), BGEM3MilvusSparse(engine)]
     return HybridMilvus(both, enable_dynamic_field=enable_dynamic_field, **place, **options)
 
 
