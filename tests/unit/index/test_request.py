@@ -1,4 +1,4 @@
-"""A ranking: ties, what is gone, thresholds."""
+"""A search as asked: the modes looked up, how many of each, the weights, and the ranking."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import pytest
 
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
-from bge_m3_integrations.core.scores import Components
+from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.request import SearchOptions, SearchRequest, ranking, search_request
+from tests.unit.index.spy import SpyStore, make
 
 
 def planned(**options: object) -> SearchRequest:
@@ -41,3 +43,50 @@ def test_lexical_scores_alone_make_no_hit_of_a_document_without_a_shared_token()
     for options, kept in [({}, ["b"]), ({"exact": True}, ["b", "a"])]:
         request = planned(weights=(0, 1, 0), **options)
         assert [s.id for s in ranking(["a", "b", "c"], scores, request, 1.0)] == kept
+
+
+def test_candidates_are_looked_up_and_weights_are_scored() -> None:
+    store = SpyStore()
+    index, fake = make(store)
+    hits = index.search(
+        "fox", limit=3, candidates={"sparse": 5}, weights=Weights(1, 0, 1), where={"even": True}
+    )
+    assert [(mode, limit) for mode, limit, _ in store.finds] == [("sparse", 5)]
+    assert [modes for modes, _ in store.scored] == [{"dense", "colbert"}]
+    assert [call.modes for call in fake.calls] == [{"dense", "sparse", "colbert"}]
+    assert set(hits[0].components) == {"dense", "colbert"}
+
+
+def test_a_mode_in_neither_is_not_computed() -> None:
+    index, fake = make()
+    index.search("fox", candidates={"dense": 5}, weights=Weights.only("dense"))
+    index.search("fox", weights=Weights.only("colbert"), exact=True)
+    assert [call.modes for call in fake.calls] == [{"dense"}, {"colbert"}]
+
+
+def test_the_default_looks_up_a_hundred_dense_and_a_hundred_sparse() -> None:
+    store = SpyStore()
+    index, _ = make(store)
+    index.search("fox")
+    assert [(mode, n) for mode, n, _ in store.finds] == [("dense", 100), ("sparse", 100)]
+
+
+def test_the_pool_grows_to_the_limit() -> None:
+    store = SpyStore()
+    index, _ = make(store)
+    assert len(index.search("fox", limit=20, candidates={"dense": 3})) == 20
+    assert store.finds[0][:2] == ("dense", 20)
+
+
+def test_weights_default_to_the_preset_without_the_modes_that_are_not_there() -> None:
+    index, fake = make(modes=["dense", "sparse"])
+    hit = index.search("fox")[0]
+    assert hit.weights == Weights(0.4, 0.2, 0)
+    assert fake.calls[0].modes == {"dense", "sparse"}
+
+
+def test_an_explicit_weight_on_an_absent_mode_names_both_sides() -> None:
+    index, _ = make(modes=["dense", "sparse"])
+    with pytest.raises(InputError, match=r"\['colbert'\].*\['dense', 'sparse'\]"):
+        index.search("fox", weights=(0.4, 0.2, 0.4))
+    assert index.search("fox", weights=(0.4, 0.2, 0))[0].weights == Weights(0.4, 0.2, 0)
