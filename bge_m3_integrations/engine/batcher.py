@@ -59,7 +59,7 @@ class Batcher:
         call = Call(texts, request, run)
         if here.running or here.worker or call.large:
             return run_together([call])
-        self._lane(request.kind, large=False).put(call)
+        self._own_lanes()[request.kind, False].put(call)
         try:
             return call.future.result()
         finally:  # also where the caller was interrupted
@@ -68,31 +68,19 @@ class Batcher:
     def submit(
         self, texts: Sequence[str], request: EncodeRequest, run: Run
     ) -> Future[EmbeddingBatch]:
-        """Queue texts; see `encode`.
-
-        Args:
-            texts: Checked texts.
-            request: Of equal ones the texts run together.
-            run: Turns any texts of an equal request into a row each.
-
-        Returns:
-            A future, which can be cancelled until its batch starts.
-        """
+        """Queue texts; see `encode`. The future can be cancelled until its batch starts."""
         call = Call(texts, request, run)
         if here.running:
             call.future.set_running_or_notify_cancel()
             serve([call])
         else:
-            self._lane(request.kind, large=call.large).put(call)
+            self._own_lanes()[request.kind, call.large].put(call)
         return call.future
 
     def close(self) -> None:
         """End the worker threads once nothing waits; the next call that needs one starts one."""
         for lane in self._own_lanes().values():
             lane.close()
-
-    def _lane(self, kind: Kind, *, large: bool) -> _Lane:
-        return self._own_lanes()[kind, large]
 
     def _own_lanes(self) -> dict[tuple[Kind, bool], _Lane]:
         if self._process != os.getpid():  # forked: the parent's threads and locks stayed there

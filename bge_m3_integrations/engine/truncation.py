@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -35,23 +35,6 @@ class Limit:
     most: int
 
 
-@dataclass(slots=True)
-class _Told:
-    """Texts that a caller knows by id.
-
-    Attributes:
-        total: How many were encoded.
-        ids: The first ones that were cut.
-        cut: How many were.
-        dropped: Tokens.
-    """
-
-    total: int = 0
-    ids: list[str] = field(default_factory=list)
-    cut: int = 0
-    dropped: int = 0
-
-
 class Cuts:
     """The texts that one public call cut, told when it ends; calls inside it tell nothing.
 
@@ -64,7 +47,8 @@ class Cuts:
         self._dropped: dict[tuple[Kind, int], int] = {}
         self._encoded: dict[Kind, int] = {}
         self._limits: dict[Kind, Limit] = {}
-        self._told = _Told()
+        self._ids: list[tuple[str, int]] = []
+        self._identified = 0
         self._outer: Cuts | None = None
         self._token: Token[Cuts | None] | None = None
         self._lock = threading.Lock()
@@ -104,14 +88,10 @@ class Cuts:
 
     def note_ids(self, ids: Sequence[str], batch: EmbeddingBatch) -> None:
         """Note the ids of documents that were noted."""
-        told = self._outer or self
+        told, dropped = self._outer or self, batch.truncated
         with told._lock:
-            cut = np.flatnonzero(batch.truncated)
-            held = told._told
-            held.total += len(ids)
-            held.cut += len(cut)
-            held.dropped += int(batch.truncated.sum())
-            held.ids += [ids[int(i)] for i in cut[: _NAMED - len(held.ids)]]
+            told._identified += len(ids)
+            told._ids += [(ids[int(i)], int(dropped[i])) for i in np.flatnonzero(dropped)]
 
     def _tell(self) -> None:
         message = self._message()
@@ -127,40 +107,37 @@ class Cuts:
         return f"{parts} Split long texts into chunks{more}"
 
     def _sentence(self, kind: Kind) -> str:
-        cut, total, dropped, named = self._counted(kind)
-        noun, were = ("text" if total == 1 else "texts"), ("was" if cut == 1 else "were")
+        total, name, cut = self._cut(kind)
+        dropped = sum(n for _, n in cut)
+        noun, were = ("text" if total == 1 else "texts"), ("was" if len(cut) == 1 else "were")
         tokens = "1 token was" if dropped == 1 else f"{dropped:,} tokens were"
         return (
-            f"{cut:,} of {total:,} {noun} ({kind}) {were} longer than "
-            f"{self._limits[kind].tokens} tokens{named}; {tokens} dropped."
+            f"{len(cut):,} of {total:,} {noun} ({kind}) {were} longer than "
+            f"{self._limits[kind].tokens} tokens{_named(name, cut)}; {tokens} dropped."
         )
 
-    def _counted(self, kind: Kind) -> tuple[int, int, int, str]:
-        """Count cut texts, all texts and dropped tokens, and name the cut texts."""
-        told = self._told
-        if kind == "document" and told.cut:
-            return (
-                told.cut,
-                told.total,
-                told.dropped,
-                _named("id", list(map(repr, told.ids)), told.cut),
-            )
+    def _cut(self, kind: Kind) -> tuple[int, str, list[tuple[object, int]]]:
+        """Count the texts; list cut ones by id or position, if it is known, with their tokens."""
         texts = self._texts.get(kind)
+        if kind == "document" and self._ids:
+            return self._identified, "id", [(repr(key), n) for key, n in self._ids]
         if texts is None:
             dropped = [n for (of, _), n in self._dropped.items() if of == kind]
-            return len(dropped), self._encoded[kind], sum(dropped), ""
-        found = [(i, self._dropped.get((kind, hash(text)))) for i, text in enumerate(texts)]
-        cut = [(i, n) for i, n in found if n is not None]
-        named = _named("position", [str(i) for i, _ in cut[:_NAMED]], len(cut))
-        return len(cut), len(texts), sum(n for _, n in cut), named
+            return self._encoded[kind], "", [("", n) for n in dropped]
+        found = [(i, self._dropped.get((kind, hash(text)), 0)) for i, text in enumerate(texts)]
+        return len(texts), "position", [(i, n) for i, n in found if n]
 
 
 _CURRENT: ContextVar[Cuts | None] = ContextVar("bge_m3_cuts", default=None)
 
 
-def _named(noun: str, names: Sequence[str], count: int) -> str:
-    plural = "" if count == 1 else "s"
-    more = f" and {count - len(names):,} more" if count > len(names) else ""
-    if not more and len(names) > 1:
-        return f" ({noun}{plural} {', '.join(names[:-1])} and {names[-1]})"
-    return f" ({noun}{plural} {', '.join(names)}{more})"
+def _named(noun: str, cut: Sequence[tuple[object, int]]) -> str:
+    if not noun:
+        return ""
+    names = [str(name) for name, _ in cut[:_NAMED]]
+    plural = "" if len(cut) == 1 else "s"
+    if len(cut) > len(names):
+        names[-1] += f" and {len(cut) - len(names):,} more"
+    elif len(names) > 1:
+        names[-2:] = [f"{names[-2]} and {names[-1]}"]
+    return f" ({noun}{plural} {', '.join(names)})"
