@@ -49,5 +49,23 @@ class TestEdgeStoreOfTurbo8(EdgeConformance):
     colbert = "turbo8"
 
 
-class TestApartStore(EdgeConformance):
+class TestProcessStore(EdgeConformance):
+    """One process for all tests: each begins with an empty store, and starts another if need be."""
+
     kind = ProcessStore
+
+    @pytest.fixture(scope="class")
+    def held(
+        self, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[list[EdgeStore | ProcessStore]]:
+        held = [self.open(tmp_path_factory.mktemp("process") / "index")]
+        yield held
+        held[0].close()
+
+    @pytest.fixture
+    def store(self, held: list[EdgeStore | ProcessStore]) -> EdgeStore | ProcessStore:
+        path = held[0].path
+        if not ProcessStore.is_open(path):  # the test before this one closed it
+            held[0] = self.open(path)
+        held[0].delete(ids=list(held[0].ids()))
+        return held[0]
