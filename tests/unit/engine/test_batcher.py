@@ -147,7 +147,32 @@ def test_200_waiting_coroutines_share_one_thread(engine: BGEM3, fake: Watched) -
     assert asyncio.run(main()) - before <= 1
 
 
-def test_a_lone_caller_runs_in_its_own_thread_and_starts_none(engine: BGEM3, fake: Watched) -> None:
+def test_40_threads_that_ask_one_after_another_compute_in_one_thread(
+    engine: BGEM3, fake: Watched
+) -> None:
+    """Each thread that once computed keeps a team of OpenMP threads for as long as it lives."""
+    turn, asked, leave = threading.Lock(), threading.Barrier(41), threading.Event()
+
+    def ask(i: int) -> None:
+        with turn:
+            engine.encode_queries([f"text {i}"])
+        asked.wait(LONG)
+        assert leave.wait(LONG)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(40)]
+    for thread in threads:
+        thread.start()
+    asked.wait(LONG)
+    assert len(fake.threads) == 40
+    assert set(fake.threads) == {thread.ident for thread in workers()}
+    leave.set()
+    for thread in threads:
+        thread.join(LONG)
+
+
+def test_the_main_thread_runs_its_calls_itself_and_starts_none(
+    engine: BGEM3, fake: Watched
+) -> None:
     before = workers()
     for i in range(20):
         engine.encode_queries([f"q {i}"])
@@ -316,7 +341,7 @@ def test_close_ends_idle_workers_and_encoding_starts_new_ones(engine: BGEM3) -> 
         assert workers() == []
 
 
-def test_an_interrupted_leader_gives_its_lane_back(engine: BGEM3, fake: Watched) -> None:
+def test_a_call_that_is_interrupted_holds_up_no_other(engine: BGEM3, fake: Watched) -> None:
     waiting: list[Future[EmbeddingBatch]] = []
 
     def interrupt(texts: Sequence[str]) -> None:
