@@ -70,9 +70,20 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
     Returns:
         Its result.
+
+    Raises:
+        RuntimeError: The function raised `StopIteration`, which no future can hold: the caller
+            would wait forever.
     """
+
+    def call() -> T:
+        try:
+            return function(*args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError(f"{function!r} raised StopIteration") from error
+
     with from_here():
-        return await asyncio.to_thread(function, *args, **kwargs)
+        return await asyncio.to_thread(call)
 
 
 def _line_of(frame: FrameType) -> _Line:

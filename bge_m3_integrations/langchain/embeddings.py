@@ -32,24 +32,27 @@ def _made(given: dict[str, Any]) -> BGEM3:
     return BGEM3(**{"model" if name == "model_name" else name: v for name, v in given.items()})
 
 
-def engine_of(value: Any) -> BGEM3:
+def engine_of(value: Any, *, name: str = "engine") -> BGEM3:
     """The engine that a user gives, by itself or inside an index or adapter.
 
     Args:
         value: An engine, an index, or an adapter of this package.
+        name: The argument's name.
 
     Returns:
         The engine.
 
     Raises:
-        InputError: It is none of these.
+        InputError: It is none of these; of another model's `Embeddings` it says where they go.
     """
     if isinstance(value, Embeddings) and not isinstance(value, BGEM3Embeddings):
         raise InputError(
-            f"engine must be a BGEM3, not {type(value).__name__}; BGEM3VectorStore takes any "
-            "Embeddings"
+            f"{name} must be a BGEM3 or BGEM3Embeddings, for all three of BGE-M3's "
+            f"representations, and {type(value).__name__} gives dense vectors alone; keep those in "
+            "one of LangChain's own stores, such as langchain_core.vectorstores."
+            "InMemoryVectorStore, langchain_qdrant or langchain_chroma"
         )
-    return arguments.engine_of(value)
+    return arguments.engine_of(value, name=name)
 
 
 @public_class

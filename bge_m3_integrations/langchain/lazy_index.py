@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from langchain_core.embeddings import Embeddings
-
 from bge_m3_integrations.core.display import Verbatim
 from bge_m3_integrations.core.embeddings import as_modes
 from bge_m3_integrations.engine.engine import BGEM3
@@ -17,16 +15,14 @@ from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.arguments import (
     EngineLike,
     IndexLike,
-    engine_of,
     given_once,
     has_index,
     index_of,
-    not_that,
 )
 from bge_m3_integrations.index.config import IndexConfig, for_reading
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import holds_index, reserve
-from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings
+from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, engine_of
 from bge_m3_integrations.langchain.keywords import StoreOptions
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.stores.edge.folder.discovery import as_folder, no_index
@@ -84,7 +80,7 @@ class StoreIndex:
         index: HybridIndex | None,
         config: StoreConfig,
     ) -> None:
-        self._engine = _store_engine(embedding)
+        self._engine = None if embedding is None else engine_of(embedding, name="embedding")
         _check(self._engine, index, config)
         self._folder = None if config.path is None else as_folder(config.path)
         self._index, self._config = index, config
@@ -146,21 +142,6 @@ class StoreIndex:
             raise no_index(folder)  # before the model's files are read
         given = {field.name: getattr(config, field.name) for field in fields(IndexConfig)}
         return HybridIndex.open(folder, self._engine, **given)
-
-
-def _store_engine(embedding: object) -> BGEM3 | None:
-    if isinstance(embedding, BGEM3Embeddings):
-        return embedding.engine
-    if embedding is None or isinstance(embedding, BGEM3):
-        return embedding
-    if isinstance(embedding, Embeddings):
-        raise InputError(
-            f"BGEM3VectorStore keeps BGE-M3's dense, sparse and ColBERT representations, and "
-            f"{type(embedding).__name__} gives vectors of another model: pass a BGEM3 or "
-            "BGEM3Embeddings, or keep those vectors in one of LangChain's own stores, such as "
-            "langchain_core.vectorstores.InMemoryVectorStore, langchain_qdrant or langchain_chroma"
-        )
-    raise InputError(f"embedding must be a BGEM3 or BGEM3Embeddings{not_that(embedding)}")
 
 
 def _check(engine: BGEM3 | None, index: HybridIndex | None, config: StoreConfig) -> None:

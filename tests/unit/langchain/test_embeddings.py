@@ -203,7 +203,7 @@ def test_embeddings_stand_for_their_engine_wherever_one_is_taken() -> None:
     retriever = BGEM3Retriever.from_texts(texts, embeddings)
     reranker = BGEM3Reranker(engine=embeddings)
     assert retriever.index.engine is reranker.engine is embeddings.engine
-    with pytest.raises(InputError, match="BGEM3VectorStore takes any"):
+    with pytest.raises(InputError, match="gives dense vectors alone"):
         BGEM3Retriever.from_texts(texts, DeterministicFakeEmbedding(size=4))  # type: ignore[arg-type]
     with pytest.raises(
         ValidationError, match="engine must be a BGEM3, or an index or adapter over one, not str"

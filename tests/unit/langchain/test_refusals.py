@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import ConfigurableField
 from pydantic import ValidationError
 
@@ -253,3 +254,21 @@ def test_a_name_in_place_of_an_engine_says_where_it_goes(given: Any) -> None:
     for cls in (BGEM3VectorStore, BGEM3Embeddings):
         with pytest.raises(ValueError, match=r"BGEM3\('my_index'\).*by path='my_index'"):
             cls(given)
+
+
+async def test_another_models_embeddings_are_named_and_sent_to_langchains_own_stores(
+    tmp_path: Path,
+) -> None:
+    other: Any = DeterministicFakeEmbedding(size=8)
+    wrong = "DeterministicFakeEmbedding gives dense vectors alone.*LangChain's own stores"
+    for cls in (BGEM3Embeddings, BGEM3Reranker):
+        with pytest.raises(ValueError, match=wrong):
+            cls(engine=other)
+    for options in ({}, {"path": tmp_path / "index"}):
+        with pytest.raises(InputError, match=wrong):
+            BGEM3VectorStore.from_texts(TEXTS, other, **options)
+        with pytest.raises(InputError, match=wrong):
+            await BGEM3VectorStore.afrom_texts(TEXTS, other, **options)
+    with pytest.raises(InputError, match=wrong):
+        BGEM3Retriever.from_texts(TEXTS, other)
+    assert not (tmp_path / "index").exists()

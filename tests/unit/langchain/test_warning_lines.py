@@ -89,3 +89,14 @@ def test_threads_of_a_batch_tell_of_a_filter_at_its_line(
         run.batch(["tea", "fox"], filter=MISSING)
 
     assert told(batch) == [(FilterWarning, __file__, line_of(batch))]
+
+
+async def test_a_stop_iteration_in_a_thread_ends_the_call_that_waits_for_it(
+    store: BGEM3VectorStore,
+) -> None:
+    def progress(done: int, total: int | None) -> None:
+        raise StopIteration
+
+    adding = store.aadd_texts(["tea"], progress=progress)
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        await asyncio.wait_for(adding, 10)
