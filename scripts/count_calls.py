@@ -1,10 +1,12 @@
 """Counts the Python calls inside the package that one encoding and one search make.
 
     python scripts/count_calls.py
+    python scripts/count_calls.py --tree
 
 A call is a function of `bge_m3_integrations` that is entered, in any thread. The depth is how many
 of them are open at once in one thread. The model is the demo's, loaded before; the text is a new
-one. A processor without the compiled kernels makes more calls in each layer.
+one. A processor without the compiled kernels makes more calls in each layer. With `--tree` every
+call is shown, indented by its depth.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class Counter(threading.local):
     calls: ClassVar[int] = 0
     deepest: ClassVar[int] = 0
     counting: ClassVar[bool] = False
+    tree: ClassVar[list[str]] = []
     depth = 0
 
     def install(self) -> None:
@@ -47,12 +50,16 @@ class Counter(threading.local):
             return
         self.depth = max(0, self.depth + (1 if event == "call" else -1))
         if Counter.counting:
+            if event == "call":
+                file = frame.f_code.co_filename[len(PACKAGE) + 1 :]
+                Counter.tree.append(f"{'  ' * self.depth}{file} {frame.f_code.co_qualname}")
             Counter.calls += event == "call"
             Counter.deepest = max(Counter.deepest, self.depth)
 
     def count(self, run: Callable[[], object]) -> tuple[int, int]:
         """Return the calls inside the package and their depth."""
         Counter.calls = Counter.deepest = 0
+        Counter.tree.clear()
         Counter.counting = True
         try:
             run()
@@ -84,6 +91,8 @@ def main() -> None:
         run("is it warm?")
         calls, depth = counter.count(partial(run, f"which text is {name}?"))
         print(f"{name:<30} {calls:>6,} calls {depth:>4} deep")
+        if "--tree" in sys.argv[1:]:
+            print("\n".join(Counter.tree))
     counter.remove()
 
 
