@@ -36,6 +36,11 @@ Lexical = Mapping[str, float]
 _WORD_MARK = "\u2581"
 """What a sentencepiece token carries in place of the space before it."""
 
+_UNNORMALIZED = (
+    "normalize_embeddings=False: this engine gives unit vectors only, and lengths say nothing in "
+    "BGE-M3's scores; leave it at True"
+)
+
 
 @public_class
 class BGEM3FlagModel:
@@ -100,31 +105,20 @@ class BGEM3FlagModel:
         passage_instruction_format: str = "{}{}",
     ) -> None:
         if not normalize_embeddings:
-            raise InputError(
-                "normalize_embeddings=False: this engine gives unit vectors only, and lengths say "
-                "nothing in BGE-M3's scores; leave it at True"
-            )
-        self.model_name_or_path = model_name_or_path
-        self.use_fp16 = use_fp16
-        self.use_bf16 = use_bf16
+            raise InputError(_UNNORMALIZED)
+        self.model_name_or_path, self.pooling_method = model_name_or_path, pooling_method
+        self.use_fp16, self.use_bf16 = use_fp16, use_bf16
         self.query_instruction_for_retrieval = query_instruction_for_retrieval
-        self.query_instruction_format = query_instruction_format
         self.passage_instruction_for_retrieval = passage_instruction_for_retrieval
+        self.query_instruction_format = query_instruction_format
         self.passage_instruction_format = passage_instruction_format
-        self.pooling_method = pooling_method
         self.batch_size: int = whole("batch_size", batch_size)
-        self.query_max_length = query_max_length
-        self.passage_max_length = passage_max_length
-        self.return_dense = return_dense
-        self.return_sparse = return_sparse
+        self.query_max_length, self.passage_max_length = query_max_length, passage_max_length
+        self.return_dense, self.return_sparse = return_dense, return_sparse
+        self.truncate_dim = None if truncate_dim is None else whole("truncate_dim", truncate_dim)
+        self._device, self._cache_dir = one_device(devices), cache_dir
+        self._colbert_dim, self._trust_remote_code = colbert_dim, trust_remote_code
         self.return_colbert_vecs = return_colbert_vecs
-        if truncate_dim is not None:
-            whole("truncate_dim", truncate_dim)
-        self.truncate_dim = truncate_dim
-        self._device = one_device(devices)
-        self._colbert_dim = colbert_dim
-        self._trust_remote_code = trust_remote_code
-        self._cache_dir = cache_dir
 
     def __repr__(self) -> str:
         made = vars(self).get("engine", str(self.model_name_or_path))

@@ -11,7 +11,7 @@ from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import SparseRows
-from bge_m3_integrations.engine.engine import DEFAULT_MODEL
+from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.errors import InputError
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from bge_m3_integrations.core.display import one_line
 from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.demo import Quality, checkpoint_path, load_quality
-from bge_m3_integrations.engine.engine import DEFAULT_MODEL
+from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.index.index import HybridIndex
 
 HIT_DEPTH = 3

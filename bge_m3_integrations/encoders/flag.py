@@ -14,6 +14,7 @@ import torch
 
 from bge_m3_integrations._internal.forks import frees_properties
 from bge_m3_integrations.core.embeddings import ALL_MODES, Kind, Mode, Modes
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
@@ -185,13 +186,13 @@ class FlagEncoder(TorchEncoder):
                 extra.get("passage_instruction_for_retrieval"),
                 extra.get("passage_instruction_format", "{}{}"),
             )
-        super().__init__(
-            source,
+        config = ModelConfig(
             query_instruction=query_instruction,
             document_instruction=document_instruction,
             max_length=max_length,
             token_budget=token_budget,
         )
+        super().__init__(source, config)
 
 
 def _prefix(instruction: str | None, form: str) -> str:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from bge_m3_integrations.compat.conversions import five_scores
 from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch, ordered_modes
+from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.encoders.wrapper import innermost
-from bge_m3_integrations.engine.engine import BGEM3, DEFAULT_MODEL
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.parity_report import (
     PACKAGES,

@@ -15,8 +15,9 @@ from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import CheckedCopies, refuse_fields
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
+from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.encoders.placement import as_devices, as_dtype
-from bge_m3_integrations.engine.engine import BGEM3, DEFAULT_MODEL
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index import arguments
 from bge_m3_integrations.index.arguments import EngineLike

@@ -10,7 +10,7 @@ from pydantic import Field
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
-from bge_m3_integrations.engine.engine import DEFAULT_MODEL
+from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.index.arguments import EngineLike, engine_of
 from bge_m3_integrations.llama_index.engine_fields import (
     EngineOptions,

@@ -19,7 +19,8 @@ from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.scores import Ranked, Weights, WeightsLike
 from bge_m3_integrations.core.validation import listed
-from bge_m3_integrations.engine.engine import BGEM3, DEFAULT_MODEL
+from bge_m3_integrations.encoders.config import DEFAULT_MODEL
+from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import (

@@ -69,7 +69,7 @@ CLIENTS: dict[str, set[str]] = {
 # `encoders/flag.py` is the one file of its room that knows torch, and our modules for it.
 ARROWS_UP = {("encoders", "encoders/torch")}
 # Names for a signature alone, of a class whose methods the file holds.
-TYPES_ONLY = {("engine/similarity.py", "engine/engine.py"), ("index/opening.py", "index/index.py")}
+TYPES_ONLY = {("engine/similarity.py", "engine/engine.py")}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

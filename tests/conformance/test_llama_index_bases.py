@@ -72,7 +72,7 @@ def test_a_component_comes_back_from_its_dict_and_its_json(cls: Any) -> None:
     component = made(cls)
     for back in (cls.from_dict(component.to_dict()), cls.from_json(component.to_json())):
         assert back.to_dict() == component.to_dict()
-        assert back.engine._loading == component.engine._loading
+        assert back.engine._config == component.engine._config
         assert back.engine.name == "some/model"
 
 
@@ -82,7 +82,7 @@ def test_a_component_comes_back_from_its_pickle_with_an_equal_engine(cls: Any) -
     engine = component.engine
     back = pickle.loads(pickle.dumps(component))
     assert back.to_dict() == component.to_dict()
-    assert back.engine._loading == component.engine._loading
+    assert back.engine._config == component.engine._config
     assert component.engine is engine
 
 

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from bge_m3_integrations import BGEM3
-from bge_m3_integrations.engine.engine import DEFAULT_MODEL
+from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.evaluation.parity import (
     PUBLISHED_TOLERANCE,
     compare_with_flag,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,13 +20,13 @@ from bge_m3_integrations.core.embeddings import (
 )
 from bge_m3_integrations.core.validation import check_texts, whole
 from bge_m3_integrations.encoders.batching import TokenBudget
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.pipeline import Piece, RunOptions, run_stages
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.device_ops import Device, device_of
 from bge_m3_integrations.encoders.torch.devices import default_budget
 from bge_m3_integrations.encoders.torch.encode_job import Limits, Stretch, Stretches, Work
-from bge_m3_integrations.encoders.torch.load import CheckpointSource
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
 from bge_m3_integrations.encoders.torch.output import Results
 from bge_m3_integrations.encoders.torch.source import Source
@@ -42,29 +40,18 @@ class TorchEncoder:
 
     Args:
         source: The model, loaded when first needed.
-        query_instruction: Put in front of every query; None is the prompt that comes with the
-            checkpoint, if there is one.
-        document_instruction: Put in front of every document; None likewise.
-        max_length: Default length limit in tokens; None is all that the model takes.
-        token_budget: Most tokens of one batch; None chooses by device.
+        config: Its instructions, length limit and token budget are taken; an instruction of None
+            is the prompt that comes with the checkpoint, if there is one.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        query_instruction: str | None = None,
-        document_instruction: str | None = None,
-        max_length: int | None = None,
-        token_budget: int | None = None,
-    ) -> None:
+    def __init__(self, source: Source, config: ModelConfig) -> None:
         self.source = source
         self._given: dict[Kind, str | None] = {
-            "query": query_instruction,
-            "document": document_instruction,
+            "query": config.query_instruction,
+            "document": config.document_instruction,
         }
-        self._max_length = max_length
-        self._budget = None if token_budget is None else TokenBudget(token_budget)
+        self._max_length, budget = config.max_length, config.token_budget
+        self._budget = None if budget is None else TokenBudget(budget)
         self._devices: dict[torch.device, Device] = {}
 
     def __repr__(self) -> str:
@@ -265,34 +252,3 @@ class TorchEncoder:
                 f"{self.model_max_length} (what this model takes)"
             )
         return length
-
-
-def checkpoint_encoder(
-    model: str | Path,
-    *,
-    query_instruction: str | None = None,
-    document_instruction: str | None = None,
-    max_length: int | None = None,
-    token_budget: int | None = None,
-    **loading: Any,
-) -> TorchEncoder:
-    """An encoder over a checkpoint; nothing is read yet.
-
-    Args:
-        model: A folder or a hub id.
-        query_instruction: See `TorchEncoder`.
-        document_instruction: See `TorchEncoder`.
-        max_length: See `TorchEncoder`.
-        token_budget: See `TorchEncoder`.
-        **loading: Options of `CheckpointSource`.
-
-    Returns:
-        The encoder.
-    """
-    return TorchEncoder(
-        CheckpointSource(model, **loading),
-        query_instruction=query_instruction,
-        document_instruction=document_instruction,
-        max_length=max_length,
-        token_budget=token_budget,
-    )

@@ -8,16 +8,17 @@ import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from bge_m3_integrations._internal.forks import between_forks, frees_properties, new_rlock
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.embeddings import Kind, Mode, Modes, ordered_modes
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.torch import fingerprint, int8
 from bge_m3_integrations.encoders.torch.config import read_config, usable_positions
-from bge_m3_integrations.encoders.torch.devices import DtypeName, pick_device, pick_dtype
+from bge_m3_integrations.encoders.torch.devices import pick_device, pick_dtype
 from bge_m3_integrations.encoders.torch.digests import FileState, remembered
 from bge_m3_integrations.encoders.torch.file_changes import WatchedFiles
 from bge_m3_integrations.encoders.torch.files import CONFIG, HEADS, CheckpointFiles
@@ -56,8 +57,6 @@ from bge_m3_integrations.encoders.torch.weights import (
 )
 from bge_m3_integrations.errors import InputError, MissingHeadError, PoolingWarning
 
-DTYPES = (*get_args(DtypeName), "int8")
-
 
 @frees_properties
 class CheckpointSource:
@@ -65,33 +64,12 @@ class CheckpointSource:
 
     Args:
         model: A local folder, or a hub id such as "BAAI/bge-m3".
-        device: "auto" or a torch device.
-        dtype: "auto", "float32", "bfloat16", "float16", or "int8" (CPUs only).
-        pooling: "auto" reads the checkpoint's pooling config (cls where there is none).
-        trust_remote_code: Whether code that comes with the checkpoint may run.
-        **hub: The hub options of `resolve_checkpoint`: revision, cache_dir, token, offline.
+        config: How to load it; of several devices the first counts.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        device: str,
-        dtype: str,
-        pooling: str,
-        trust_remote_code: bool,
-        **hub: Any,
-    ) -> None:
-        if dtype not in DTYPES:
-            raise InputError(f"dtype={dtype!r} is not one of {list(DTYPES)}")
-        if pooling not in ("auto", *POOLINGS):
-            raise InputError(f"pooling={pooling!r} is not one of {['auto', *POOLINGS]}")
-        self._model = model
-        self._device = device
-        self._dtype = dtype
-        self._pooling = pooling
-        self.trust_remote_code = trust_remote_code
-        self._hub = hub
+    def __init__(self, model: str | Path, config: ModelConfig) -> None:
+        self._model, self._config = model, config
+        self.trust_remote_code = config.trust_remote_code
         self._lock = new_rlock()
 
     @cached_property
@@ -102,24 +80,22 @@ class CheckpointSource:
 
     @cached_property
     def _files(self) -> CheckpointFiles:
-        return resolve_checkpoint(
-            self._model, trust_remote_code=self.trust_remote_code, **self._hub
-        )
+        return resolve_checkpoint(self._model, **self._config.hub)
 
     @cached_property
     def device(self) -> torch.device:
         """Where it computes."""
-        return pick_device(self._device)
+        return pick_device(self._config.devices[0])
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """What it computes in; with 8-bit weights, what the states between them are in."""
-        return pick_dtype("auto" if self.is_int8 else self._dtype, self.device)
+        return pick_dtype("auto" if self.is_int8 else self._config.dtype_name, self.device)
 
     @cached_property
     def is_int8(self) -> bool:
         """Whether the weights are kept and multiplied in 8 bits."""
-        if self._dtype != "int8":
+        if self._config.dtype_name != "int8":
             return False
         if self.device.type != "cpu" or not can_int8() or not is_packable(self.config):
             raise InputError(
@@ -217,11 +193,11 @@ class CheckpointSource:
     @cached_property
     def pooling(self) -> Pooling:
         """How the dense vector is made; warns where an explicit choice contradicts the files."""
-        auto = self._pooling == "auto"
+        auto = self._config.pooling == "auto"
         stated = stated_pooling(self.files, strict=auto)
         if auto:
             return stated or "cls"
-        chosen = POOLINGS[POOLINGS.index(self._pooling)]
+        chosen = POOLINGS[POOLINGS.index(self._config.pooling)]
         if stated not in (None, chosen):
             warn_user(
                 f"pooling={chosen!r} was asked for, but {self.files.name} says {stated!r} in "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from bge_m3_integrations.core.embeddings import (
     offsets_of,
 )
 from bge_m3_integrations.encoders.batching import shares
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.pipeline import prepared
 from bge_m3_integrations.encoders.torch.devices import default_budget, pick_device
 from bge_m3_integrations.encoders.torch.encode_job import Stretch
-from bge_m3_integrations.encoders.torch.encoder import TorchEncoder, checkpoint_encoder
+from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
 from bge_m3_integrations.encoders.torch.output import Part, Results
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
@@ -49,40 +50,14 @@ class SeveralDevices(EncoderWrapper):
 
     Args:
         model: A folder or a hub id.
-        devices: Torch devices; one that is named twice gets two workers.
-        dtype: See `BGEM3`.
-        token_budget: Most tokens of a pass; None chooses by device.
-        query_instruction: See `TorchEncoder`.
-        document_instruction: See `TorchEncoder`.
-        max_length: Default limit in tokens per text.
-        **loading: The other options of `CheckpointSource`.
+        config: How to load it; a device that is named twice gets two workers.
     """
 
     encoder: TorchEncoder
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        devices: Sequence[str],
-        dtype: str,
-        token_budget: int | None,
-        query_instruction: str | None = None,
-        document_instruction: str | None = None,
-        max_length: int | None = None,
-        **loading: Any,
-    ) -> None:
-        self._source = CheckpointSource(model, device=devices[0], dtype=dtype, **loading)
-        local = TorchEncoder(
-            self._source,
-            query_instruction=query_instruction,
-            document_instruction=document_instruction,
-            max_length=max_length,
-            token_budget=token_budget,
-        )
-        super().__init__(local)
-        self._devices, self._dtype, self._budget = tuple(devices), dtype, token_budget
-        self._trust = bool(loading["trust_remote_code"])
+    def __init__(self, model: str | Path, config: ModelConfig) -> None:
+        self._source, self._config = CheckpointSource(model, config), config
+        super().__init__(TorchEncoder(self._source, config))
         self._workers: Workers | None = None
         self._lock = new_lock()
 
@@ -108,7 +83,7 @@ class SeveralDevices(EncoderWrapper):
     def loaded_as(self) -> tuple[str, str] | None:
         """See `encoders.base.TellsLoaded`; the weights are in the workers."""
         running = self._workers is not None and self._workers.running
-        return (" + ".join(self._devices), self._dtype) if running else None
+        return (" + ".join(self._config.devices), self._config.dtype_name) if running else None
 
     def close(self) -> None:
         """End the workers; a call that waits for one fails. The next call starts new ones."""
@@ -124,16 +99,18 @@ class SeveralDevices(EncoderWrapper):
             return self._workers
 
     def _configs(self) -> list[WorkerConfig]:
-        devices = [pick_device(name) for name in self._devices]
+        devices = [pick_device(name) for name in self._config.devices]
         threads = torch.get_num_threads() // max(1, sum(d.type == "cpu" for d in devices))
         return [
             WorkerConfig(
                 folder=self._source.files.folder,
-                device=str(device),
-                dtype=self._dtype,
-                pooling=self._source.pooling,
-                trust_remote_code=self._trust,
-                token_budget=self._budget,
+                model=ModelConfig(
+                    device=str(device),
+                    dtype=self._config.dtype,
+                    pooling=self._source.pooling,
+                    token_budget=self._config.token_budget,
+                    trust_remote_code=self._config.trust_remote_code,
+                ),
                 threads=max(1, threads) if device.type == "cpu" else None,
                 # on a GPU one job comes back while the next computes
                 lanes=1 if device.type == "cpu" else 2,
@@ -143,8 +120,8 @@ class SeveralDevices(EncoderWrapper):
 
     def _share(self, stretch: Stretch) -> int:
         """Tokens of a job."""
-        even = -(-int(stretch.lengths.sum()) // len(self._devices))
-        most = _PASSES * (self._budget or default_budget(self._source.device))
+        even = -(-int(stretch.lengths.sum()) // len(self._config.devices))
+        most = _PASSES * (self._config.token_budget or default_budget(self._source.device))
         return max(_LEAST_SHARE, min(even, most))
 
 
@@ -226,19 +203,16 @@ def _taken(tokens: PackedIds, rows: IntArray) -> PackedIds:
     return PackedIds(ids, offsets_of(tokens.lengths[rows]), tokens.truncated[rows])
 
 
-def encoder_on(
-    model: str | Path, *, device: str | tuple[str, ...], **options: Any
-) -> TorchEncoder | SeveralDevices:
-    """An encoder over a checkpoint on one device or on several; nothing is read yet.
+def checkpoint_encoder(model: str | Path, config: ModelConfig) -> TorchEncoder | SeveralDevices:
+    """Make an encoder over a checkpoint on one device or on several; nothing is read yet.
 
     Args:
         model: A folder or a hub id.
-        device: A torch device, "auto", or several devices.
-        **options: Options of `checkpoint_encoder`.
+        config: How to load it.
 
     Returns:
         The encoder.
     """
-    if isinstance(device, str):
-        return checkpoint_encoder(model, device=device, **options)
-    return SeveralDevices(model, devices=device, **options)
+    if len(config.devices) == 1:
+        return TorchEncoder(CheckpointSource(model, config), config)
+    return SeveralDevices(model, config)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bge_m3_integrations._internal.channel import Failure, receive, send
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.errors import PoolingWarning
 
@@ -30,21 +31,13 @@ class WorkerConfig:
 
     Attributes:
         folder: The checkpoint, on this machine.
-        device: A torch device.
-        dtype: As `BGEM3` takes it.
-        pooling: "cls", "mean" or "last_token".
-        trust_remote_code: As `BGEM3` takes it.
-        token_budget: As `BGEM3` takes it.
+        model: How to load it, on one device.
         threads: CPU threads of the worker; None leaves torch's choice.
         lanes: Jobs that it answers at once.
     """
 
     folder: Path
-    device: str
-    dtype: str
-    pooling: str
-    trust_remote_code: bool
-    token_budget: int | None
+    model: ModelConfig
     threads: int | None
     lanes: int
 
@@ -71,24 +64,19 @@ def work(config: WorkerConfig, connections: Sequence[Connection]) -> None:
     """
     import torch
 
-    from bge_m3_integrations.encoders.torch.encoder import checkpoint_encoder
+    from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
+    from bge_m3_integrations.encoders.torch.load import CheckpointSource
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends workers
     warnings.simplefilter("ignore", PoolingWarning)  # the caller has warned
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    encoder = checkpoint_encoder(
-        config.folder,
-        device=config.device,
-        dtype=config.dtype,
-        pooling=config.pooling,
-        trust_remote_code=config.trust_remote_code,
-        token_budget=config.token_budget,
-    )
+    encoder = TorchEncoder(CheckpointSource(config.folder, config.model), config.model)
+    device = config.model.devices[0]
 
     def encode(job: Job) -> EmbeddingBatch:
-        if config.device.startswith("cuda"):
-            torch.cuda.set_device(config.device)  # of this thread; else it also opens the first one
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)  # of this thread; else it also opens the first one
         return encoder.encode_tokens(job.tokens, modes=job.modes)
 
     lanes = [

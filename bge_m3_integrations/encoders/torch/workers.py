@@ -99,14 +99,14 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         ends = [context.Pipe() for _ in range(config.lanes)]
         theirs = [end for _, end in ends]
-        name = f"bge-m3 on {config.device}"
+        name = f"bge-m3 on {config.model.devices[0]}"
         process = context.Process(target=work, args=(config, theirs), name=name, daemon=True)
         with spawning():
             process.start()
         self._processes.append(process)
         for end in theirs:
             end.close()  # theirs alone: so their end is seen here
-        return [Lane(process, end, config.device) for end, _ in ends]
+        return [Lane(process, end, config.model.devices[0]) for end, _ in ends]
 
     @property
     def running(self) -> bool:

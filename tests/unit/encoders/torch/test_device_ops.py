@@ -18,10 +18,12 @@ import torch
 
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.pipeline import Overlap
 from bge_m3_integrations.encoders.torch import device_ops, encode_job
 from bge_m3_integrations.encoders.torch.device_ops import Cuda, Host, Mps, PlacedPack, device_of
-from bge_m3_integrations.encoders.torch.encoder import TorchEncoder, checkpoint_encoder
+from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
+from bge_m3_integrations.encoders.torch.load import CheckpointSource
 from bge_m3_integrations.encoders.torch.modules import BatchOutput, PackOutput
 from bge_m3_integrations.encoders.torch.packing import Pack
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer
@@ -84,14 +86,8 @@ class Fake(Host):
 
 
 def over(folder: Path, fake: Fake, *, token_budget: int = 256) -> TorchEncoder:
-    made = checkpoint_encoder(
-        folder,
-        device="cpu",
-        dtype="float32",
-        pooling="auto",
-        trust_remote_code=False,
-        token_budget=token_budget,
-    )
+    config = ModelConfig(device="cpu", dtype="float32", token_budget=token_budget)
+    made = TorchEncoder(CheckpointSource(folder, config), config)
     made._devices[CPU] = fake
     return made
 

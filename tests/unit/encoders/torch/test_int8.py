@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bge_m3_integrations import BGEM3, InputError
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.torch import int8
 from bge_m3_integrations.encoders.torch.int8 import (
     Int8Linear,
@@ -224,9 +225,7 @@ def test_attentions_products_stay_in_float_where_weights_have_7_bits(
 def test_a_cache_keeps_numbers_of_other_levels_and_another_arithmetic_apart(
     xlm_roberta: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = CheckpointSource(
-        xlm_roberta, device="cpu", dtype="int8", pooling="auto", trust_remote_code=False
-    )
+    source = CheckpointSource(xlm_roberta, ModelConfig(device="cpu", dtype="int8"))
     found = set()
     for levels, arithmetic in ((127, 0), (63, 0), (63, 1)):
         monkeypatch.setattr(int8, "weight_levels", lambda levels=levels: levels)
@@ -240,9 +239,7 @@ def test_a_cache_keeps_numbers_of_other_levels_and_another_arithmetic_apart(
 
 @needs_int8
 def test_levels_are_found_in_all_bits_of_the_states(xlm_roberta: Path) -> None:
-    source = CheckpointSource(
-        xlm_roberta, device="cpu", dtype="int8", pooling="auto", trust_remote_code=False
-    )
+    source = CheckpointSource(xlm_roberta, ModelConfig(device="cpu", dtype="int8"))
     assert source.states == torch.float32
 
 

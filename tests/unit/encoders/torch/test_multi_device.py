@@ -332,13 +332,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.torch.worker import Job, WorkerConfig
 from bge_m3_integrations.encoders.torch.workers import Workers
 if {guard}:
-    config = WorkerConfig(
-        folder=Path({folder!r}), device="cpu", dtype="float32", pooling="cls",
-        trust_remote_code=False, token_budget=None, threads=1, lanes=1,
-    )
+    model = ModelConfig(device="cpu", dtype="float32", pooling="cls")
+    config = WorkerConfig(folder=Path({folder!r}), model=model, threads=1, lanes=1)
     workers = Workers([config, config])
     lanes = [workers.acquire(), workers.acquire()]
     ids = np.full(1000, 5, np.int32)

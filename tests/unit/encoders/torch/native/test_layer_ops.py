@@ -11,6 +11,7 @@ import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from bge_m3_integrations import BGEM3
+from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.torch.layers import PackedBackbone, Weights
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
 from bge_m3_integrations.encoders.torch.native.binding import runs
@@ -102,9 +103,7 @@ def test_a_checkpoint_is_computed_by_them_and_gives_torchs_numbers(
 
 
 def source_of(folder: Path, dtype: str) -> CheckpointSource:
-    return CheckpointSource(
-        folder, device="cpu", dtype=dtype, pooling="auto", trust_remote_code=False
-    )
+    return CheckpointSource(folder, ModelConfig(device="cpu", dtype=dtype))
 
 
 def without(patch: pytest.MonkeyPatch) -> None:
