@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core import StorageContext
 from llama_index.core.data_structs.data_structs import IndexDict
@@ -112,9 +112,7 @@ def lists_texts(struct: IndexDict, context: StorageContext) -> bool:
 
 def store_of(context: StorageContext) -> BGEM3VectorStore:
     """The vector store of a context from `with_ours`."""
-    store = context.vector_stores[DEFAULT_VECTOR_STORE]
-    assert isinstance(store, BGEM3VectorStore)
-    return store
+    return cast(BGEM3VectorStore, context.vector_stores[DEFAULT_VECTOR_STORE])
 
 
 def struct_of(context: StorageContext, index_id: str | None, persist_dir: str | Path) -> IndexDict:

@@ -103,7 +103,6 @@ def add_compared(
 
     def check(batch: Sequence[Record], embeddings: EmbeddingBatch) -> None:
         dense = embeddings.dense
-        assert dense is not None  # the index keeps it, or nothing was given to compare
         for record, ours in zip(batch, dense, strict=True):
             vector = given.get(record.id)
             if vector is not None and not _of_another_text(
@@ -133,7 +132,6 @@ def _of_another_text(vector: FloatArray, ours: FloatArray, node: BaseNode, engin
     if not others:
         return False
     dense = engine.encode_documents(list(others), modes=["dense"]).dense
-    assert dense is not None
     return bool((dense @ vector).max() >= LEAST_COSINE)
 
 

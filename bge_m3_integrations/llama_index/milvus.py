@@ -1,7 +1,7 @@
 """LlamaIndex's Milvus store with BGE-M3's lexical weights beside the dense vectors."""
 
 # no postponed annotations: pydantic reads them
-from typing import Any
+from typing import Any, cast
 
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.vector_stores.types import VectorStoreQuery
@@ -97,9 +97,7 @@ class HybridMilvusStore(MilvusVectorStore):  # type: ignore[misc]
 
     @property
     def _function(self) -> BGEM3MilvusSparse:
-        function = self.sparse_embedding_function
-        assert isinstance(function, BGEM3MilvusSparse)  # `hybrid_milvus` sets it
-        return function
+        return cast(BGEM3MilvusSparse, self.sparse_embedding_function)  # `hybrid_milvus` sets it
 
     def _sparse_search(
         self, query: VectorStoreQuery, string_expr: str, output_fields: list[str], **kwargs: Any

@@ -8,9 +8,6 @@ from typing import Annotated, Any, Self, Unpack
 
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
-    DEFAULT_PERSIST_DIR,
-    DEFAULT_PERSIST_FNAME,
-    BasePydanticVectorStore,
     MetadataFilters,
     VectorStoreQuery,
     VectorStoreQueryResult,
@@ -20,9 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
-    model_serializer,
 )
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class, refuse
@@ -34,9 +28,8 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.core.scores import Weights, WeightsLike
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
-from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike, has_index, index_for
-from bge_m3_integrations.index.config import for_reading
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import NotBegun
 from bge_m3_integrations.llama_index.document_hashes import Origin
@@ -46,7 +39,7 @@ from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.given_vectors import add_compared
 from bge_m3_integrations.llama_index.keywords import FolderOptions, StoreFields
 from bge_m3_integrations.llama_index.nodes import checked_nodes, of_documents, record_to_node
-from bge_m3_integrations.llama_index.storage import Pointer, kept_in_folder, local, opened
+from bge_m3_integrations.llama_index.persisted_store import PersistedStore
 from bge_m3_integrations.llama_index.vector_store_query import (
     Asked,
     QueryOptions,
@@ -66,7 +59,7 @@ def _parsed(weights: WeightsLike | None) -> Weights | None:
 
 
 @public_class
-class BGEM3VectorStore(BasePydanticVectorStore):
+class BGEM3VectorStore(PersistedStore):
     """A hybrid index as LlamaIndex's vector store, with nodes, metadata and all numbers.
 
     Modes of a query:
@@ -127,8 +120,6 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         description="How many nodes each mode looks up; see `HybridIndex.search`.",
     )
 
-    _index: HybridIndex = PrivateAttr()
-    _ours: bool = PrivateAttr(default=False)
     _looked: bool = PrivateAttr(default=False)
 
     @checks_itself
@@ -332,110 +323,6 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         while page.after is not None:
             page = self._index.scroll(where, after=page.after)
             yield from page.records
-
-    def persist(self, persist_path: str, fs: object | None = None) -> None:
-        """Write a file that points to the index, for `from_persist_path`.
-
-        An index in a folder stays where it is. One in memory is copied to a new folder beside the
-        file, exactly, and nothing is encoded; the file then names the new folder. What an earlier
-        call copied is left there, for somebody may be reading it: delete it when nobody does.
-
-        Args:
-            persist_path: As a `StorageContext` gives it; its folder is made if it is missing.
-            fs: None, or that of the local disk.
-
-        Raises:
-            InputError: It is another file system.
-            StoreError: The folder cannot be written, or the store cannot be copied.
-        """
-        path = local(persist_path, fs)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        options = self.to_dict()
-        del options["class_name"], options["path"]
-        Pointer(kept_in_folder(self._index, path), options).write(path)
-
-    @classmethod
-    def from_persist_path(
-        cls,
-        persist_path: str | Path,
-        fs: object | None = None,
-        *,
-        engine: BGEM3 | None = None,
-    ) -> Self:
-        """Open an index that `persist` wrote, as an index in a folder.
-
-        Args:
-            persist_path: The file.
-            fs: None, or that of the local disk.
-            engine: Encodes; None is the model that made the index.
-
-        Returns:
-            A store; `close` gives the folder free.
-
-        Raises:
-            StoreError: The file is not ours, its folder is gone, or another engine made it.
-        """
-        index, options = opened(local(persist_path, fs), engine)
-        store = cls(index, **options)
-        store._ours = True
-        return store
-
-    @classmethod
-    def from_persist_dir(
-        cls,
-        persist_dir: str | Path = DEFAULT_PERSIST_DIR,
-        namespace: str = "default",
-        fs: object | None = None,
-        *,
-        engine: BGEM3 | None = None,
-    ) -> Self:
-        """Open an index that `StorageContext.persist` wrote; see `from_persist_path`."""
-        path = local(persist_dir, None) / f"{namespace}__{DEFAULT_PERSIST_FNAME}"
-        return cls.from_persist_path(path, fs, engine=engine)
-
-    @model_serializer(mode="wrap")
-    def custom_model_dump(
-        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
-    ) -> dict[str, Any]:
-        """The fields, and the index's folder; None for one in memory."""
-        folder = self._index.path
-        data = super().custom_model_dump(handler, info)
-        return {**data, "path": None if folder is None else str(folder)}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
-        """Rebuild the store from the result of `to_dict`.
-
-        Args:
-            data: Its fields and its folder.
-            **kwargs: `index`, where it is open already or in memory; `engine` to open the folder
-                with; fields to change.
-
-        Returns:
-            A store.
-
-        Raises:
-            StoreError: The index was in memory and is not given.
-        """
-        fields = {**data, **kwargs}
-        fields.pop("class_name", None)
-        path, engine = fields.pop("path", None), fields.pop("engine", None)
-        index = fields.pop("index", None)
-        if index is None and path is None:
-            raise StoreError(
-                "this store was over an index in memory, which fields cannot bring back; give it: "
-                "from_dict(data, index=...), or persist it"
-            )
-        if index is not None:
-            return cls(index, **fields)
-        usual = {"create": False, "read_only": for_reading(Path(path)).read_only}
-        return cls(path=path, engine=engine, **{**usual, **fields})
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise InputError(
-            "a BGEM3VectorStore cannot be pickled: one process at a time holds an index; take "
-            "to_dict() and from_dict(), or persist()"
-        )
 
     def _asked(self, query: VectorStoreQuery, given: Mapping[str, Any]) -> Asked:
         if not isinstance(query, VectorStoreQuery):

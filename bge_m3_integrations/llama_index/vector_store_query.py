@@ -224,9 +224,8 @@ def query_vector(given: Sequence[float], index: HybridIndex, *, name: str) -> Fl
     return vector_of(given, dim=engine.encoder.dim, name=name, model=engine.name, zero=_ZERO)
 
 
-def only_dense(vector: FloatArray | None) -> EmbeddingBatch:
+def only_dense(vector: FloatArray | Any) -> EmbeddingBatch:
     """The embeddings of a query that is a vector alone, `(dim,)`."""
-    assert vector is not None  # `read_query` asks for a text or a vector
     none = np.zeros(1, np.int64)
     return EmbeddingBatch(vector[None], None, None, none, none)
 

@@ -15,20 +15,6 @@ ROOMS |= {"compat", "evaluation", "testing", "demo", "cli", "errors.py"}
 FACE = {"__init__.py", "__main__.py", "_version.py", "py.typed"}
 # Tests of the programs beside the package.
 PROGRAMS = {"benchmarks", "train_demo"}
-LONG_FILES = {
-    "llama_index/vector_store.py",
-}
-LONG_FUNCTIONS: set[str] = set()
-ASSERTING = {
-    "llama_index/contexts.py",
-    "llama_index/given_vectors.py",
-    "llama_index/milvus.py",
-    "llama_index/vector_store_query.py",
-    "stores/edge/folder/checksums.py",
-    "stores/edge/folder/folder.py",
-    "stores/edge/process/index_process.py",
-    "stores/edge/shard/schema.py",
-}
 
 
 def relative(file: Path) -> str:
@@ -64,7 +50,7 @@ def test_no_file_is_longer_than_400_lines() -> None:
     long = {
         relative(file) for file in FILES if len(file.read_text(encoding="utf-8").splitlines()) > 400
     }
-    assert long <= LONG_FILES
+    assert long == set()
 
 
 def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -82,12 +68,10 @@ def test_no_function_is_longer_than_40_lines_beside_its_docstring() -> None:
         for node in nodes(file)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) > 40
     }
-    assert long <= LONG_FUNCTIONS
-
+    assert long <= 
 
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_nothing_is_guarded_by_an_assert(file: Path) -> None:
     """`python -O` leaves asserts out; the suites for users' own tests are made of them."""
-    if file.is_relative_to(PACKAGE / "testing") or relative(file) in ASSERTING:
-        return
+    if file.is_relative_to(PACKAGE / "testing") or relative(file) in         return
     assert [node.lineno for node in nodes(file) if isinstance(node, ast.Assert)] == []

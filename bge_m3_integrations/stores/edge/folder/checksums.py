@@ -240,13 +240,16 @@ class Checksums:
         self._note = note
 
     def _damaged(self, file: Path, what: str) -> StoreError:
-        assert self._held is not None
-        return StoreError(f"{file} {what} written at {self._held.at}; {self._remedy()}")
+        return StoreError(f"{file} {what} written at {self._last.at}; {self._remedy()}")
+
+    @property
+    def _last(self) -> Any:
+        """The sums that were written last, which are compared where there are any."""
+        return self._held
 
     def _remedy(self) -> str:
-        assert self._held is not None
         return (
-            f"{self._held.records} records were there then, and a backup brings back those of its "
+            f"{self._last.records} records were there then, and a backup brings back those of its "
             f"own time; nothing was changed. To open what is left, or where a version of "
             f"bge-m3-integrations without checksums has written there, delete {self._shard / SUMS}"
         )

@@ -254,9 +254,7 @@ class Folder:
 
 
 def _generation(shard: Path) -> int:
-    found = SHARD.fullmatch(shard.name)
-    assert found is not None
-    return int(found[1])
+    return int(SHARD.sub(r"\1", shard.name))
 
 
 def _is_unfinished(shard: Path, manifest: Manifest) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from bge_m3_integrations._internal.channel import Failure, how_ended, receive
 from bge_m3_integrations._internal.subprocesses import command, environment
@@ -167,9 +167,7 @@ class IndexProcess:
         return answer, items
 
     def _greeted(self) -> Any:
-        stdin, stdout = self._child.stdin, self._child.stdout
-        assert stdin is not None
-        assert stdout is not None
+        stdin, stdout = (cast("IO[str]", pipe) for pipe in (self._child.stdin, self._child.stdout))
         with suppress(OSError, ValueError), stdout:
             stdin.write(self._key.hex() + "\n")
             stdin.flush()

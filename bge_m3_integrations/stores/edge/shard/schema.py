@@ -79,9 +79,7 @@ class Layout:
 def engine_query(queries: EmbeddingBatch, mode: Mode) -> engine.Query | None:
     """A dense or a sparse query in the engine's form; None for one without lexical weights."""
     if mode == "dense":
-        assert queries.dense is not None
         return engine.Query.Nearest(queries.dense[0].tolist(), using=mode)
-    assert queries.sparse is not None
     ids, weights = queries.sparse.row(0)
     if not len(ids):
         return None
