@@ -68,10 +68,12 @@ def test_no_function_is_longer_than_40_lines_beside_its_docstring() -> None:
         for node in nodes(file)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) > 40
     }
-    assert long <= 
+    assert long == set()
+
 
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_nothing_is_guarded_by_an_assert(file: Path) -> None:
     """`python -O` leaves asserts out; the suites for users' own tests are made of them."""
-    if file.is_relative_to(PACKAGE / "testing") or relative(file) in         return
+    if file.is_relative_to(PACKAGE / "testing"):
+        return
     assert [node.lineno for node in nodes(file) if isinstance(node, ast.Assert)] == []

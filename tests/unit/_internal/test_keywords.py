@@ -118,7 +118,9 @@ def test_signatures_are_as_they_are_written() -> None:
         "max_length",
         "progress",
     ]
-    assert list(inspect.signature(BGEM3).parameters)[:2] == ["model", "device"]
+    parameters = list(inspect.signature(BGEM3).parameters)
+    assert parameters[0] == "model"
+    assert {"device", "dtype", "cache"} <= set(parameters)
     assert list(inspect.signature(HybridIndex.open).parameters)[:2] == ["path", "engine"]
     assert inspect.iscoroutinefunction(BGEM3.aencode_queries)
     assert HybridIndex.add.__doc__ is not None
@@ -140,8 +142,8 @@ def test_a_search_and_an_encoding_pass_through_no_frame_of_the_check(engine: BGE
         engine.encode_queries(["dog"], max_length=7)
     finally:
         sys.setprofile(None)
-    assert "engine.py" in files
-    assert "_keywords.py" not in files
+    assert {"searching.py", "encoding.py"} <= set(files)
+    assert "keywords.py" not in files
 
 
 def test_an_engine_is_pickled_as_before() -> None:

@@ -48,7 +48,7 @@ def objects() -> list[Any]:
         classes = [
             getattr(module, name)
             for name in names
-            if name.startswith("BGEM3") and "Translator" not in name
+            if name.startswith("BGEM3") and not name.endswith(("Translator", "ByteStore"))
         ]
         made += [cls(engine) for cls in classes]
     return made

@@ -302,7 +302,7 @@ def test_a_truncation_warning_points_at_the_callers_line() -> None:
 def test_the_gathering_window_survives_pickling_and_is_no_option() -> None:
     engine = BGEM3("some/model", batch_window_ms=7, memo_bytes=5)
     again = pickle.loads(pickle.dumps(engine))
-    assert again.__reduce__()[1][1]["batch_window_ms"] == 7
+    assert again.__reduce__()[1][2]["batch_window_ms"] == 7
     assert "batch_window_ms" not in engine.options
 
 
