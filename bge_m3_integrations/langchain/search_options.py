@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import USUAL_CANDIDATES, SearchOptions
 from bge_m3_integrations.langchain.documents import document_filter
 from bge_m3_integrations.langchain.keywords import (
+    AnySearch,
     CallOptions,
     RankingOptions,
     SearchKeywords,
@@ -84,7 +85,7 @@ class MmrParams:
         return cls(most, max(most, whole("fetch_k", fetch_k)), share("lambda_mult", lambda_mult))
 
 
-def search_options(given: Mapping[str, Any], k: int, ranking: RankingDefaults) -> SearchOptions:
+def search_options(given: SearchKeywords, k: int, ranking: RankingDefaults) -> SearchOptions:
     """The options of a search by the store's weights, or the call's.
 
     Args:
@@ -100,21 +101,22 @@ def search_options(given: Mapping[str, Any], k: int, ranking: RankingDefaults) -
         FilterError: A malformed filter.
     """
     refuse_unknown(given, SearchKeywords)
-    own = {n: getattr(ranking, n) for n in ("weights", "candidates", "fusion")}
-    chosen = own | {name: value for name, value in given.items() if value is not None}
-    chosen.pop("include_scores", None)  # it is about the documents that come back
-    chosen["where"] = document_filter(chosen.pop("filter", None))
-    chosen["fusion"] = checked_fusion(chosen["fusion"])
-    chosen["candidates"] = checked_candidates(chosen["candidates"])
-    return cast(SearchOptions, {**chosen, "limit": whole("k", k)})
+    own = RankingDefaults.from_options(given)
+    return SearchOptions(
+        limit=whole("k", k),
+        where=document_filter(given.get("filter")),
+        weights=ranking.weights if own.weights is None else own.weights,
+        candidates=ranking.candidates if own.candidates is None else own.candidates,
+        fusion=ranking.fusion if own.fusion is None else own.fusion,
+        score_threshold=given.get("score_threshold"),
+    )
 
 
-def mode_options(given: Mapping[str, Any], k: int, mode: Mode, index: HybridIndex) -> SearchOptions:
+def mode_options(given: AnySearch, mode: Mode, index: HybridIndex) -> SearchOptions:
     """The options of a search by one mode alone: it looks up, and its score is the ranking value.
 
     Args:
-        given: The keywords of the call.
-        k: Most documents.
+        given: The keywords of the call, `k` among them.
         mode: The mode.
         index: The index.
 
@@ -132,10 +134,12 @@ def mode_options(given: Mapping[str, Any], k: int, mode: Mode, index: HybridInde
         )
     # token vectors that are not kept score what the other modes find
     found = {mode: _LOOKED_UP} if mode in index.store.capabilities.find else None
-    return search_options(given, k, RankingDefaults(Weights.only(mode), found))
+    keywords = given.copy()
+    k = keywords.pop("k", 4)
+    return search_options(keywords, k, RankingDefaults(Weights.only(mode), found))
 
 
-def vector_options(given: Mapping[str, Any], k: int) -> SearchOptions:
+def vector_options(given: VectorKeywords, k: int) -> SearchOptions:
     """The options of a search by a dense vector.
 
     Args:
@@ -150,7 +154,11 @@ def vector_options(given: Mapping[str, Any], k: int) -> SearchOptions:
         FilterError: A malformed filter.
     """
     refuse_unknown(given, VectorKeywords)
-    return search_options(given, k, RankingDefaults(Weights.only("dense"), {"dense": _LOOKED_UP}))
+    dense = RankingDefaults(Weights.only("dense"), {"dense": _LOOKED_UP})
+    keywords = SearchKeywords(
+        filter=given.get("filter"), score_threshold=given.get("score_threshold")
+    )
+    return search_options(keywords, k, dense)
 
 
 def refuse_unknown(given: Mapping[str, Any], options: type[Any]) -> None:

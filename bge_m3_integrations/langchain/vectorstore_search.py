@@ -70,7 +70,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         """
         kind = _checked_type(search_type)
         if kind in MODES:
-            return _shown(self._mode_hits(query, kind, **kwargs), kwargs)
+            return _shown(self._mode_hits(query, kind, kwargs), kwargs)
         return super().search(query, "similarity" if kind == "hybrid" else kind, **kwargs)
 
     async def asearch(
@@ -79,7 +79,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         """See `search`."""
         kind = _checked_type(search_type)
         if kind in MODES:
-            return _shown(await self._amode_hits(query, kind, **kwargs), kwargs)
+            return _shown(await self._amode_hits(query, kind, kwargs), kwargs)
         return await super().asearch(query, "similarity" if kind == "hybrid" else kind, **kwargs)
 
     def similarity_search(
@@ -239,34 +239,32 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
         return lambda score: relevance(score, greatest)
 
     def _similarity_search_with_relevance_scores(
-        self, query: str, k: int = 4, **kwargs: Any
+        self, query: str, k: int = 4, **kwargs: Unpack[SearchKeywords]
     ) -> list[tuple[Document, float]]:
         return _relevant(self._hits(query, k, kwargs), kwargs)
 
     async def _asimilarity_search_with_relevance_scores(
-        self, query: str, k: int = 4, **kwargs: Any
+        self, query: str, k: int = 4, **kwargs: Unpack[SearchKeywords]
     ) -> list[tuple[Document, float]]:
         return _relevant(await self._ahits(query, k, kwargs), kwargs)
 
-    def _hits(self, query: str, k: int, given: Mapping[str, Any]) -> list[Hit]:
+    def _hits(self, query: str, k: int, given: SearchKeywords) -> list[Hit]:
         options = search_options(given, k, self._ranking)
         return self._index().search(query, **options)
 
-    async def _ahits(self, query: str, k: int, given: Mapping[str, Any]) -> list[Hit]:
+    async def _ahits(self, query: str, k: int, given: SearchKeywords) -> list[Hit]:
         options = search_options(given, k, self._ranking)
         return await (await self._aindex()).asearch(query, **options)
 
-    def _mode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> list[Hit]:
+    def _mode_hits(self, query: str, mode: Mode, given: AnySearch) -> list[Hit]:
         index = self._index()
-        return index.search(query, **mode_options(given, k, mode, index))
+        return index.search(query, **mode_options(given, mode, index))
 
-    async def _amode_hits(self, query: str, mode: Mode, k: int = 4, **given: Any) -> list[Hit]:
+    async def _amode_hits(self, query: str, mode: Mode, given: AnySearch) -> list[Hit]:
         index = await self._aindex()
-        return await index.asearch(query, **mode_options(given, k, mode, index))
+        return await index.asearch(query, **mode_options(given, mode, index))
 
-    def _vector_hits(
-        self, embedding: Sequence[float], k: int, given: Mapping[str, Any]
-    ) -> list[Hit]:
+    def _vector_hits(self, embedding: Sequence[float], k: int, given: VectorKeywords) -> list[Hit]:
         options, batch = vector_options(given, k), vector_batch(embedding)
         return self._index().search_embedded(batch, **options)[0]
 
