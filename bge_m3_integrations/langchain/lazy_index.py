@@ -48,7 +48,7 @@ class StoreConfig(IndexConfig):
         """Read the arguments of a store's constructor that are about its index."""
         values: dict[str, Any] = {**given}
         if values.get("modes") is not None:
-            values["modes"] = as_modes(values["modes"])  # of an iterator, too
+            values["modes"] = as_modes(values["modes"])  # the caller may change a list later
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 
