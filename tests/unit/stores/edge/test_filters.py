@@ -24,7 +24,7 @@ from bge_m3_integrations.core.filters import (
     Not,
     Or,
     Predicate,
-    matches,
+    matcher,
 )
 from bge_m3_integrations.errors import FilterError
 from bge_m3_integrations.stores.edge.filters import DEEPEST, Pushed, compile_filter
@@ -139,7 +139,8 @@ def _pushed(where: Filter, group: str = "all") -> Pushed:
 
 
 def _passing(where: Filter) -> set[str]:
-    return {key for key, held in METADATA.items() if matches(where, held, record_id=key)}
+    passes = matcher(where)  # `matches`, made once for all records
+    return {key for key, held in METADATA.items() if passes(held, key, None)}
 
 
 def _check(shard: qdrant.EdgeShard, where: Filter, group: str = "all") -> bool:
