@@ -75,7 +75,7 @@ def _batch(texts: int, tokens: int, *, seed: int, stored: str = "float32") -> Em
     vectors = unit_rows(texts * (tokens - 1), WIDTH, seed=seed).astype(stored)
     return EmbeddingBatch(
         dense=unit_rows(texts, WIDTH, seed=seed + 1),
-        sparse=SparseRows.of(lexical_rows(texts, tokens - 2, seed=seed + 2)),
+        sparse=SparseRows.from_dicts(lexical_rows(texts, tokens - 2, seed=seed + 2)),
         colbert=TokenVectors(vectors, offsets((tokens - 1,) * texts)),
         tokens=np.full(texts, tokens),
         truncated=np.zeros(texts, np.int64),
@@ -117,7 +117,10 @@ def _kernel(query: EmbeddingBatch, documents: EmbeddingBatch, dtype: str) -> Cal
     from bge_m3_integrations.encoders.torch.maxsim import PackedTensor, maxsim_packed
 
     kept = getattr(torch, dtype)
-    left, right = PackedTensor.of(query.colbert), PackedTensor.of(documents.colbert)
+    left, right = (
+        PackedTensor.from_vectors(query.colbert),
+        PackedTensor.from_vectors(documents.colbert),
+    )
     right = PackedTensor(right.vectors.to(kept), right.offsets)
     return lambda: maxsim_packed(left, right, precision=kept).numpy()
 

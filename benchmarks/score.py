@@ -88,8 +88,8 @@ def _lexical_ours(setting: Setting) -> Call:
     from bge_m3_integrations.core import scoring
     from bge_m3_integrations.core.embeddings import SparseRows
 
-    query = SparseRows.of(lexical_rows(1, 20, seed=1))
-    documents = SparseRows.of(lexical_rows(1_000, 130, seed=2))
+    query = SparseRows.from_dicts(lexical_rows(1, 20, seed=1))
+    documents = SparseRows.from_dicts(lexical_rows(1_000, 130, seed=2))
     return lambda: scoring.lexical(query, documents)
 
 

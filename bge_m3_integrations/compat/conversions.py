@@ -138,7 +138,7 @@ def five_scores(parts: Components, weights: Weights) -> dict[str, list[float]]:
 
 
 def _packed(rows: Sequence[_Row], places: Mapping[str, int]) -> SparseRows:
-    # not SparseRows.of, which drops negative weights: a caller's own rows may have some
+    # not SparseRows.from_dicts, which drops negative weights: a caller's own rows may have some
     ordered = [sorted((places[key], weight) for key, weight in row.items()) for row in rows]
     flat = [pair for row in ordered for pair in row]
     return SparseRows(

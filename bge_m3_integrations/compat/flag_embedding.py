@@ -25,7 +25,7 @@ from bge_m3_integrations.core.embeddings import (
     offsets_of,
 )
 from bge_m3_integrations.core.scores import Weights, WeightsLike
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.encoders.placement import TorchDevice
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -112,10 +112,12 @@ class BGEM3FlagModel:
         self.passage_instruction_for_retrieval = passage_instruction_for_retrieval
         self.query_instruction_format = query_instruction_format
         self.passage_instruction_format = passage_instruction_format
-        self.batch_size: int = whole("batch_size", batch_size)
+        self.batch_size: int = check_int("batch_size", batch_size)
         self.query_max_length, self.passage_max_length = query_max_length, passage_max_length
         self.return_dense, self.return_sparse = return_dense, return_sparse
-        self.truncate_dim = None if truncate_dim is None else whole("truncate_dim", truncate_dim)
+        self.truncate_dim = (
+            None if truncate_dim is None else check_int("truncate_dim", truncate_dim)
+        )
         self._device, self._cache_dir = one_device(devices), cache_dir
         self._colbert_dim, self._trust_remote_code = colbert_dim, trust_remote_code
         self.return_colbert_vecs = return_colbert_vecs
@@ -167,7 +169,7 @@ class BGEM3FlagModel:
         Raises:
             InputError: No mode is on, or a text is no encodable string.
         """
-        whole("batch_size", self.batch_size if batch_size is None else batch_size)
+        check_int("batch_size", self.batch_size if batch_size is None else batch_size)
         texts = [sentences] if isinstance(sentences, str) else list(sentences)
         texts = conversions.instructed(texts, instruction, instruction_format)
         limit = self.passage_max_length if max_length is None else max_length
@@ -247,7 +249,7 @@ class BGEM3FlagModel:
         pairs, alone = conversions.as_pairs(sentence_pairs)
         given = weights_for_different_modes
         weights = Weights(1.0, 1.0, 1.0) if given is None else Weights.parse(given)
-        step = whole("batch_size", self.batch_size if batch_size is None else batch_size)
+        step = check_int("batch_size", self.batch_size if batch_size is None else batch_size)
         first = self.query_max_length if max_query_length is None else max_query_length
         second = self.passage_max_length if max_passage_length is None else max_passage_length
         scores: dict[str, list[float]] = {}

@@ -136,6 +136,6 @@ def _with_limits(options: Mapping[str, Any], max_length: int) -> dict[str, Any]:
 
 
 def _sparse_rows(lexical_weights: Sequence[Mapping[str, float]]) -> SparseRows:
-    return SparseRows.of(
+    return SparseRows.from_dicts(
         {int(token_id): weight for token_id, weight in row.items()} for row in lexical_weights
     )

@@ -93,7 +93,7 @@ class SparseRows(Shown):
         return SparseRows(indptr, self.token_ids[picked], self.weights[picked])
 
     @classmethod
-    def of(cls, rows: Iterable[Mapping[int, float]]) -> SparseRows:
+    def from_dicts(cls, rows: Iterable[Mapping[int, float]]) -> SparseRows:
         """Pack one mapping of token id to weight per text; weights that are not positive go."""
         kept = [sorted((i, w) for i, w in row.items() if w > 0) for row in rows]
         flat = [pair for row in kept for pair in row]
@@ -107,7 +107,7 @@ class SparseRows(Shown):
     def concat(cls, parts: Sequence[SparseRows]) -> SparseRows:
         """Lay parts end to end; no parts give zero rows."""
         if not parts:
-            return cls.of([])
+            return cls.from_dicts([])
         lengths = np.concatenate([np.diff(part.indptr) for part in parts])
         return cls(
             offsets_of(lengths),
@@ -306,7 +306,7 @@ class EmbeddingBatch(Shown, Exported):
         none = np.zeros(0, np.int64)
         return cls(
             np.zeros((0, dim), np.float32) if "dense" in modes else None,
-            SparseRows.of([]) if "sparse" in modes else None,
+            SparseRows.from_dicts([]) if "sparse" in modes else None,
             TokenVectors.concat([], colbert_dim) if "colbert" in modes else None,
             none,
             none,

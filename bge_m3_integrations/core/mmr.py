@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bge_m3_integrations.core.embeddings import FloatArray
-from bge_m3_integrations.core.validation import share, whole
+from bge_m3_integrations.core.validation import check_fraction, check_int
 from bge_m3_integrations.errors import InputError
 
 
@@ -37,7 +37,10 @@ def mmr(
     Raises:
         InputError: The shapes do not fit, a number is not finite or out of range.
     """
-    limit, relevant = whole("limit", limit), np.float32(share("relevance_share", relevance_share))
+    limit, relevant = (
+        check_int("limit", limit),
+        np.float32(check_fraction("relevance_share", relevance_share)),
+    )
     relevance = _finite("relevance", relevance, axes=1)
     vectors = _finite("vectors", vectors, axes=2)
     if len(relevance) != len(vectors):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bge_m3_integrations._internal.extras import require
 from bge_m3_integrations.core.embeddings import IntArray, TokenVectors
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 
 # Clustering holds n(n - 1) / 2 distances in float64: 17 MB for 2,048 tokens, 268 MB for 8,191.
 _STRETCH = 2048
@@ -39,7 +39,7 @@ def pooled(vectors: TokenVectors, factor: int) -> TokenVectors:
         InputError: The factor is no whole number of at least 1.
         MissingExtraError: scipy is not installed.
     """
-    factor = whole("factor", factor)
+    factor = check_int("factor", factor)
     if factor == 1:
         return vectors
     dtype = np.float16 if vectors.vectors.dtype == np.float16 else np.float32

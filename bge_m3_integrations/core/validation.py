@@ -47,7 +47,7 @@ def as_path(path: str | os.PathLike[str], *, name: str = "path") -> Path:
         ) from error
 
 
-def whole(name: str, value: Any, *, least: int = 1) -> int:
+def check_int(name: str, value: Any, *, least: int = 1) -> int:
     """A whole number from a caller.
 
     Args:
@@ -70,7 +70,7 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
     return number
 
 
-def share(name: str, value: Any) -> float:
+def check_fraction(name: str, value: Any) -> float:
     """A number from 0 to 1 from a caller.
 
     Args:
@@ -89,8 +89,8 @@ def share(name: str, value: Any) -> float:
     return number
 
 
-def finite(name: str, value: Any) -> float:
-    """A finite number from a caller; see `share`."""
+def check_finite(name: str, value: Any) -> float:
+    """A finite number from a caller; see `check_fraction`."""
     number = _number(value)
     if not math.isfinite(number):
         raise InputError(f"{name} must be a finite number, not {value!r}")
@@ -105,7 +105,7 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def listed(values: Iterable[T], name: str, *, of: str = "strings") -> list[T]:
+def as_list(values: Iterable[T], name: str, *, of: str = "strings") -> list[T]:
     """Read a list, a generator or an array of one dimension to its end, once.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bge_m3_integrations._internal.forks import new_lock
 from bge_m3_integrations.core.embeddings import IntArray
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 
 # A budget never falls below this part of what it was at first.
 _LEAST_PART = 64
@@ -28,7 +28,7 @@ class TokenBudget:
     """
 
     def __init__(self, tokens: int, *, behind: TokenBudget | None = None) -> None:
-        self._tokens = whole("token_budget", tokens)
+        self._tokens = check_int("token_budget", tokens)
         self._least = max(1, self._tokens // _LEAST_PART)
         self._behind = behind
         self._lock = new_lock()

@@ -13,7 +13,7 @@ from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations._internal.lazy import public_names
 from bge_m3_integrations.core.codec import packed, unpacked
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Modes, ordered_modes
-from bge_m3_integrations.core.validation import as_path, whole
+from bge_m3_integrations.core.validation import as_path, check_int
 from bge_m3_integrations.engine.cache_file import CacheFile, Item
 from bge_m3_integrations.engine.cache_sql import damaged
 from bge_m3_integrations.errors import InputError
@@ -78,7 +78,7 @@ class EmbeddingCache:
 
     def __init__(self, path: str | Path, *, max_bytes: int = CACHE_BYTES) -> None:
         self.path: Path = as_path(path, name="the folder of a cache").absolute()
-        self.max_bytes: int = whole("max_bytes", max_bytes)
+        self.max_bytes: int = check_int("max_bytes", max_bytes)
         self.file: CacheFile = CacheFile(self.path, max_bytes=self.max_bytes)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Mode, Modes, as_modes
-from bge_m3_integrations.core.validation import check_texts, chunks, whole
+from bge_m3_integrations.core.validation import check_int, check_texts, chunks
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.encoders.wrapper import EncoderWrapper
 from bge_m3_integrations.engine.cache import CacheKey, CacheWarning, EmbeddingCache
@@ -44,7 +44,9 @@ class CachedEncoder(CountingEncoder):
     ) -> EmbeddingBatch:
         """See `Encoder.encode`."""
         check_texts(texts, surrogates=True)  # lone surrogates are for the encoder to judge
-        limit = self.max_length if max_length is None else whole("max_length", max_length, least=0)
+        limit = (
+            self.max_length if max_length is None else check_int("max_length", max_length, least=0)
+        )
         request = EncodeRequest(kind, as_modes(modes), limit)
         distinct = list(dict.fromkeys(texts))
         key = self._key(kind, limit)

@@ -17,7 +17,7 @@ from bge_m3_integrations.core.embeddings import (
     Modes,
     TokenBatch,
 )
-from bge_m3_integrations.core.validation import check_text, check_texts, listed
+from bge_m3_integrations.core.validation import as_list, check_text, check_texts
 from bge_m3_integrations.encoders.wrapper import innermost
 from bge_m3_integrations.engine.request import EncodeRequest, check_kind
 from bge_m3_integrations.engine.token_counts import own_token_count, own_token_ids, token_counts
@@ -254,7 +254,7 @@ class EncodingModel(ModelHandle):
         progress: ProgressLike,
     ) -> EmbeddingBatch:
         request = EncodeRequest.checked(kind, modes, max_length)
-        checked = listed(texts, "texts")
+        checked = as_list(texts, "texts")
         check_texts(checked, surrogates=self._clean)
         with Cuts({kind: checked}) as cuts, encoding(progress, len(checked)):
             if threading.current_thread() is _MAIN:
@@ -285,7 +285,7 @@ class EncodingModel(ModelHandle):
         )
 
     def _checked(self, texts: Sequence[str]) -> Sequence[str]:
-        texts = listed(texts, "texts")
+        texts = as_list(texts, "texts")
         check_texts(texts, surrogates=self._clean)
         return texts
 

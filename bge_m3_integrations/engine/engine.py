@@ -17,7 +17,7 @@ from bge_m3_integrations.core.embeddings import (
     TokenVectors,
 )
 from bge_m3_integrations.core.scores import Components, Ranked, Scores, Weights, WeightsLike
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.encoders.base import (
     OffersMaxsim,
 )
@@ -276,7 +276,7 @@ def ranking(scores: Scores, *, limit: int | None = None) -> list[Ranked]:
         InputError: `limit` is below 1.
     """
     if limit is not None:
-        limit = whole("limit", limit)
+        limit = check_int("limit", limit)
     row = scores.hybrid[0]
     order = np.argsort(-row, kind="stable")[:limit]
     parts = scores.components.take(0)

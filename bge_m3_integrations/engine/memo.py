@@ -16,7 +16,7 @@ from cachetools import LRUCache
 
 from bge_m3_integrations._internal.forks import follows, new_lock
 from bge_m3_integrations.core.embeddings import MODES, EmbeddingBatch, Kind, Mode, Modes, as_modes
-from bge_m3_integrations.core.validation import chunks, whole
+from bge_m3_integrations.core.validation import check_int, chunks
 from bge_m3_integrations.encoders.base import Encoder
 from bge_m3_integrations.engine.request import EncodeRequest
 from bge_m3_integrations.engine.spill import Key, Spill
@@ -141,8 +141,8 @@ class MemoEncoder(CountingEncoder):
         counts: StatsCounter | None = None,
     ) -> None:
         super().__init__(encoder, counts=counts, forwards=counts is None)
-        max_bytes = whole("memo_bytes", max_bytes, least=0)
-        spill_bytes = whole("spill_bytes", spill_bytes, least=0)
+        max_bytes = check_int("memo_bytes", max_bytes, least=0)
+        spill_bytes = check_int("spill_bytes", spill_bytes, least=0)
         queries = int(max_bytes * _QUERY_SHARE)
         self._needs = needs
         self._bounds = {"query": (queries, 0), "document": (max_bytes - queries, spill_bytes)}

@@ -18,7 +18,7 @@ from bge_m3_integrations.core.embeddings import (
     ordered_modes,
 )
 from bge_m3_integrations.core.scores import Weights, WeightsLike
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.encoders.base import (
     ChecksModes,
     Encoder,
@@ -62,8 +62,8 @@ class ModelHandle:
         self._config = ModelConfig(**options)
         if self.over_encoder:
             _check_encoder(model, self._config)
-        self._memo_bytes = whole("memo_bytes", memo_bytes, least=0)
-        self._spill_bytes = whole("spill_bytes", spill_bytes, least=0)
+        self._memo_bytes = check_int("memo_bytes", memo_bytes, least=0)
+        self._spill_bytes = check_int("spill_bytes", spill_bytes, least=0)
         self._batcher = Batcher(batch_window_ms=batch_window_ms)
         self._cache = None if cache is None else as_cache(cache)
         self._clean = clean

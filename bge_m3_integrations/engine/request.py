@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self, get_args
 
 from bge_m3_integrations.core.embeddings import Kind, Mode, Modes, as_modes
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.errors import InputError
 
 _KINDS = get_args(Kind)
@@ -31,7 +31,7 @@ class EncodeRequest:
         """Check a caller's arguments."""
         if kind not in _KINDS:
             check_kind(kind)
-        limit = None if max_length is None else whole("max_length", max_length)
+        limit = None if max_length is None else check_int("max_length", max_length)
         return cls(kind, as_modes(modes), limit)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, IntArray
 from bge_m3_integrations.core.scores import Components, Weights
-from bge_m3_integrations.core.validation import check_text, chunks, listed
+from bge_m3_integrations.core.validation import as_list, check_text, chunks
 from bge_m3_integrations.errors import EncodingError, InputError
 
 
@@ -107,7 +107,7 @@ def by_query(queries: IntArray, pairs: IntArray) -> Iterator[tuple[int, IntArray
 
 def unzip(pairs: Sequence[tuple[str, str]], *, surrogates: bool) -> tuple[list[str], list[str]]:
     """Check pairs, and return their queries and their documents."""
-    held = listed(pairs, "pairs", of="(query, document)")
+    held = as_list(pairs, "pairs", of="(query, document)")
     for i, pair in enumerate(held):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(f"pair {i} must be (query, document), two strings, not {pair!r}")

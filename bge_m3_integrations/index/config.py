@@ -12,7 +12,7 @@ from bge_m3_integrations.core.embeddings import (
     Modes,
     as_modes,
 )
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.validation import COLBERT_KINDS
@@ -56,7 +56,7 @@ class IndexConfig:
         if self.colbert is not None and self.colbert not in COLBERT_KINDS:
             raise InputError(f"colbert={self.colbert!r} is not one of {list(COLBERT_KINDS)}")
         if self.pooling is not None:
-            whole("pooling", self.pooling)
+            check_int("pooling", self.pooling)
         if self.modes is not None:
             as_modes(self.modes)
         if self.create not in {None, True, False}:

@@ -20,7 +20,7 @@ from bge_m3_integrations.core.embeddings import (
     as_modes,
     ordered_modes,
 )
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.opening import (
@@ -73,7 +73,7 @@ class IndexHandle:
         self._unclosed: weakref.finalize[..., IndexHandle] | None = None
         reencoder = Reencoder(engine) if reencode else None
         kept = MemoryStore(modes=modes) if store is None else store
-        self._held = Searcher(kept, reencoder, whole("pooling", pooling))
+        self._held = Searcher(kept, reencoder, check_int("pooling", pooling))
         self._beginning = threading.Lock()
         self._unproved = False
 

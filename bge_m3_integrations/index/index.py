@@ -208,7 +208,7 @@ class HybridIndex(SearchableIndex):
                 "filters.And([]) if that is meant"
             )
         chosen = as_filter(where)
-        deleted = self._store.delete(ids=ids, where=self._searcher.runnable(chosen))
+        deleted = self._store.delete(ids=ids, where=self._searcher.resolve_filter(chosen))
         if not deleted:
             self._searcher.nothing_under(chosen)
         return deleted
@@ -220,7 +220,7 @@ class HybridIndex(SearchableIndex):
     def count(self, where: FilterLike | None = None) -> int:
         """Count the documents that match."""
         chosen = as_filter(where)
-        counted = self._store.count(self._searcher.runnable(chosen))
+        counted = self._store.count(self._searcher.resolve_filter(chosen))
         if not counted:
             self._searcher.nothing_under(chosen)
         return counted
@@ -230,7 +230,7 @@ class HybridIndex(SearchableIndex):
     ) -> Page:
         """List matching records in ascending order of id, starting after `after`."""
         chosen = as_filter(where)
-        page = self._store.scroll(self._searcher.runnable(chosen), after=after, limit=limit)
+        page = self._store.scroll(self._searcher.resolve_filter(chosen), after=after, limit=limit)
         if not page.records and after is None:
             self._searcher.nothing_under(chosen)
         return page

@@ -8,7 +8,7 @@ from itertools import islice
 
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Modes
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.core.validation import check_text, chunks, whole
+from bge_m3_integrations.core.validation import check_int, check_text, chunks
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import EncodingError, InputError
@@ -91,7 +91,7 @@ class Writer:
         stream = (held.record for held in as_records(records))
         done, read, since = Ingested(), 0, 0
         total = len(records) if isinstance(records, Sequence) else None
-        size = whole("batch_size", batch_size)
+        size = check_int("batch_size", batch_size)
         while batch := list(islice(stream, size)):
             done += self._update(self._distinct(_latest(batch)), size)
             read += len(batch)
@@ -120,7 +120,7 @@ class Writer:
         return 0
 
     def _pieces(self, records: Sequence[Record], batch_size: int) -> Iterator[slice]:
-        return chunks([record.text for record in records], most=whole("batch_size", batch_size))
+        return chunks([record.text for record in records], most=check_int("batch_size", batch_size))
 
     def _encoded(self, records: Sequence[Record]) -> EmbeddingBatch:
         try:

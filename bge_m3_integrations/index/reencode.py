@@ -17,7 +17,7 @@ from bge_m3_integrations.core.embeddings import (
     TokenVectors,
     offsets_of,
 )
-from bge_m3_integrations.core.validation import chunks, whole
+from bge_m3_integrations.core.validation import check_int, chunks
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import EncodingError, InputError
 
@@ -42,7 +42,7 @@ class Reencoder:
 
     def __init__(self, engine: BGEM3, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._engine = engine
-        self._cache = _Cache(whole("cache_bytes", cache_bytes, least=0))
+        self._cache = _Cache(check_int("cache_bytes", cache_bytes, least=0))
 
     @property
     def encoded(self) -> int:

@@ -15,7 +15,7 @@ from bge_m3_integrations.core.embeddings import Mode, Modes, ordered_modes
 from bge_m3_integrations.core.filters import Filter, FilterLike, as_filter
 from bge_m3_integrations.core.fusion import Fusion, WeightedSum
 from bge_m3_integrations.core.scores import Components, Weights, WeightsLike
-from bge_m3_integrations.core.validation import finite, whole
+from bge_m3_integrations.core.validation import check_finite, check_int
 from bge_m3_integrations.errors import InputError
 
 USUAL_CANDIDATES: Mapping[Mode, int] = {"dense": 100, "sparse": 100}
@@ -129,12 +129,12 @@ def search_request(options: SearchOptions, *, modes: Modes, findable: Modes) -> 
     candidates, exact = options.get("candidates"), options.get("exact", False)
     threshold = options.get("score_threshold")
     if threshold is not None:
-        finite("score_threshold", threshold)
+        check_finite("score_threshold", threshold)
     if exact and candidates is not None:
         raise InputError(f"exact search has no candidates, but was given {candidates!r}")
     if observe is not None and not callable(observe):
         raise InputError(f"observe must be a function of a step, not {observe!r}")
-    limit = whole("limit", limit)
+    limit = check_int("limit", limit)
     return SearchRequest(
         limit=limit,
         weights=_weights(options.get("weights"), modes),
@@ -219,5 +219,5 @@ def _candidates(
             f"candidates {candidates!r} must be a mapping that names one or more of "
             f"{ordered_modes(findable)}, which this index can look up"
         )
-    counts = {mode: whole(f"candidates[{mode!r}]", candidates[mode]) for mode in candidates}
+    counts = {mode: check_int(f"candidates[{mode!r}]", candidates[mode]) for mode in candidates}
     return {mode: max(counts[mode], limit) for mode in ordered_modes(counts)}

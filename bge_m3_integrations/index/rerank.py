@@ -54,7 +54,7 @@ class _Table:
     scores: dict[Mode, FloatArray]
 
     @classmethod
-    def of(cls, documents: Sequence[RerankDocument], modes: Modes) -> _Table:
+    def from_documents(cls, documents: Sequence[RerankDocument], modes: Modes) -> _Table:
         return cls(documents, {m: np.full(len(documents), np.nan, np.float32) for m in modes})
 
     @property
@@ -156,7 +156,7 @@ def scores_of(
         EncodingError: The model gives a document no finite numbers; the message has its
             beginning.
     """
-    tables = [_Table.of(row, queries.modes) for row in documents]
+    tables = [_Table.from_documents(row, queries.modes) for row in documents]
     if searcher is not None:
         _from_index(searcher, queries, tables)
     with Cuts():

@@ -47,7 +47,7 @@ class Searcher:
         """
         embeddings = embeddings.only(request.modes)
         with request.step("find") as counts:
-            ids = self._pool(embeddings, request, self.runnable(request.where))
+            ids = self._pool(embeddings, request, self.resolve_filter(request.where))
             counts["candidates"] = sum(map(len, ids))
         if not any(ids):
             self.nothing_under(request.where)
@@ -88,7 +88,7 @@ class Searcher:
             replace(parts, colbert=colbert) for parts, colbert in zip(scores, again, strict=True)
         ]
 
-    def runnable(self, where: Filter | None) -> Filter | None:
+    def resolve_filter(self, where: Filter | None) -> Filter | None:
         """The filter, or the ids that pass it where the store cannot run it itself."""
         if where is None or operators(where) <= self.store.capabilities.operators:
             return where
@@ -103,7 +103,7 @@ class Searcher:
     def nothing_under(self, where: Filter | None) -> None:
         """Warn, once for each, of metadata paths of a fruitless filter that no record has."""
         if where is not None:
-            self.unknown.look(where, self.store, self.runnable)
+            self.unknown.look(where, self.store, self.resolve_filter)
 
     def _part_that_runs(self, where: Filter) -> Filter | None:
         """A weaker filter that the store can run: fewer records to look at."""

@@ -19,7 +19,7 @@ from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.mmr import mmr
 from bge_m3_integrations.core.records import Hit, Hits
 from bge_m3_integrations.core.scores import Ranked, WeightsLike
-from bge_m3_integrations.core.validation import listed, whole
+from bge_m3_integrations.core.validation import as_list, check_int
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.request import SearchOptions, SearchRequest, Stage, search_request
@@ -179,8 +179,8 @@ class SearchableIndex(IndexHandle):
         Raises:
             InputError: As `search` does; also where the index keeps no dense vectors.
         """
-        limit = whole("limit", options.get("limit", 10))
-        options["limit"] = max(limit, whole("fetch", fetch))
+        limit = check_int("limit", options.get("limit", 10))
+        options["limit"] = max(limit, check_int("fetch", fetch))
         hits = self.search(query, **options)
         return self.diversify(hits, limit=limit, relevance_share=relevance_share)
 
@@ -287,4 +287,4 @@ class SearchableIndex(IndexHandle):
 def _listed(queries: Sequence[str]) -> list[str]:
     if isinstance(queries, str):
         raise InputError(f"queries must be a list of strings, not {queries!r}; see search()")
-    return listed(queries, "queries")
+    return as_list(queries, "queries")

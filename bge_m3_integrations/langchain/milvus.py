@@ -12,7 +12,7 @@ from bge_m3_integrations._internal.extras import check
 from bge_m3_integrations._internal.lazy import public_names
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
 from bge_m3_integrations.core.scores import Weights, WeightsLike
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, SparseView, engine_of
@@ -219,10 +219,10 @@ def search_options(
     Raises:
         InputError: A number is below 1, or the weights leave neither dense nor sparse.
     """
-    limit = whole("k", k, least=1)
+    limit = check_int("k", k, least=1)
     return SearchOptions(
         k=limit,
-        fetch_k=max(limit, whole("fetch_k", fetch_k, least=1)),
+        fetch_k=max(limit, check_int("fetch_k", fetch_k, least=1)),
         reranker=_reranker(weights),
     )
 
@@ -249,7 +249,7 @@ def _pieces(
             raise InputError(f"{len(texts)} texts came with {len(values)} {name}; give one each")
     if ids and len(set(ids)) != len(ids):
         raise InputError(f"{len(ids)} ids hold {len(set(ids))} distinct ones; give each once")
-    step = min(_AT_ONCE, whole("batch_size", batch_size))
+    step = min(_AT_ONCE, check_int("batch_size", batch_size))
     stretches = (slice(i, i + step) for i in range(0, len(texts), step))
     return (_Piece(texts[s], metadatas and metadatas[s], ids and ids[s]) for s in stretches)
 

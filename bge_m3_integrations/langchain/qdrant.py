@@ -10,7 +10,7 @@ from langchain_core.documents import Document
 from bge_m3_integrations._internal.extras import check
 from bge_m3_integrations._internal.lazy import public_names
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
-from bge_m3_integrations.core.validation import check_text, whole
+from bge_m3_integrations.core.validation import check_int, check_text
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.langchain.embeddings import BGEM3Embeddings, SparseView, engine_of
@@ -83,9 +83,9 @@ class HybridQdrant(QdrantVectorStore):
                 f"limit={kwargs['limit']!r}: k says how many come back, fetch_k how many each "
                 "lookup finds; leave limit out"
             )
-        least = whole("k", k) + kwargs.get("offset", 0)
+        least = check_int("k", k) + kwargs.get("offset", 0)
         # theirs is what each lookup finds, and what comes back where no limit says another
-        found = max(least, whole("fetch_k", fetch_k))
+        found = max(least, check_int("fetch_k", fetch_k))
         return super().similarity_search_with_score(query, found, *args, limit=k, **kwargs)
 
     def max_marginal_relevance_search_with_score_by_vector(
@@ -170,10 +170,10 @@ def search_options(
     """
     if fusion not in ("rrf", "dbsf"):
         raise InputError(f'fusion must be "rrf" or "dbsf", not {fusion!r}')
-    limit = whole("k", k, least=1)
+    limit = check_int("k", k, least=1)
     return SearchOptions(
         k=limit,
-        fetch_k=max(limit, whole("fetch_k", fetch_k, least=1)),
+        fetch_k=max(limit, check_int("fetch_k", fetch_k, least=1)),
         hybrid_fusion=models.FusionQuery(fusion=models.Fusion(fusion)),
     )
 

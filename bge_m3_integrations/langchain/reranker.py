@@ -19,7 +19,7 @@ from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.metadata import deep_copy
 from bge_m3_integrations.core.scores import Ranked, Weights, WeightsLike
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import (
@@ -351,7 +351,7 @@ class BGEM3Reranker(
         *,
         top_n: int | None = None,
     ) -> list[list[Ranked]]:
-        limit = self.top_n if top_n is None else whole("top_n", top_n)
+        limit = self.top_n if top_n is None else check_int("top_n", top_n)
         asked = [i for i, row in enumerate(documents) if row]  # no query is encoded for nothing
         if not asked:
             return [[] for _ in documents]

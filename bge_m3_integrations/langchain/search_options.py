@@ -19,7 +19,7 @@ from bge_m3_integrations.core.embeddings import (
 )
 from bge_m3_integrations.core.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
 from bge_m3_integrations.core.scores import Weights, WeightsLike
-from bge_m3_integrations.core.validation import share, whole
+from bge_m3_integrations.core.validation import check_fraction, check_int
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import USUAL_CANDIDATES, SearchOptions
@@ -81,8 +81,12 @@ class MmrParams:
     @classmethod
     def checked(cls, k: int, fetch_k: int, lambda_mult: float) -> Self:
         """Check a caller's numbers; `InputError` for one out of range."""
-        most = whole("k", k)
-        return cls(most, max(most, whole("fetch_k", fetch_k)), share("lambda_mult", lambda_mult))
+        most = check_int("k", k)
+        return cls(
+            most,
+            max(most, check_int("fetch_k", fetch_k)),
+            check_fraction("lambda_mult", lambda_mult),
+        )
 
 
 def search_options(given: SearchKeywords, k: int, ranking: RankingDefaults) -> SearchOptions:
@@ -103,7 +107,7 @@ def search_options(given: SearchKeywords, k: int, ranking: RankingDefaults) -> S
     refuse_unknown(given, SearchKeywords)
     own = RankingDefaults.from_options(given)
     return SearchOptions(
-        limit=whole("k", k),
+        limit=check_int("k", k),
         where=document_filter(given.get("filter")),
         weights=ranking.weights if own.weights is None else own.weights,
         candidates=ranking.candidates if own.candidates is None else own.candidates,
@@ -219,7 +223,7 @@ def call_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
         refuse(sorted(unknown), list(CallOptions.__annotations__))
     options = usual.copy()
     if (limit := call.get("k")) is not None:
-        options["limit"] = whole("k", limit)
+        options["limit"] = check_int("k", limit)
     if (where := document_filter(call.get("filter"))) is not None:
         options["where"] = where
     if (threshold := call.get("score_threshold")) is not None:
@@ -301,7 +305,7 @@ def checked_candidates(value: Any) -> Mapping[Mode, int] | None:
             f"candidates must map one or more of {list(MODES)} to numbers, such as "
             f'{{"dense": 100}}, not {value!r}'
         )
-    return {mode: whole(f"candidates[{mode!r}]", number) for mode, number in value.items()}
+    return {mode: check_int(f"candidates[{mode!r}]", number) for mode, number in value.items()}
 
 
 def checked_fusion(value: Any) -> Fusion | None:

@@ -15,7 +15,7 @@ from bge_m3_integrations._internal.progress import ProgressLike
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.filters import And
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import (
@@ -230,7 +230,7 @@ class BGEM3VectorStore(SearchingStore):
             InputError: There are more or fewer ids than documents, or an unknown keyword.
         """
         del current_time
-        size = whole("batch_size", batch_size)
+        size = check_int("batch_size", batch_size)
         records = to_records(documents, ids=ids)
         if held := dedupe_by_id(records):
             self.index.add(held, batch_size=size, progress=progress)

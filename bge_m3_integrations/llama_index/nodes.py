@@ -22,7 +22,7 @@ from bge_m3_integrations._internal.keywords import public_function
 from bge_m3_integrations.core.filters import And, Compare, Filter, Ids, Or
 from bge_m3_integrations.core.metadata import brief, deep_copy, plain
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.core.validation import listed
+from bge_m3_integrations.core.validation import as_list
 from bge_m3_integrations.errors import InputError
 
 SCORES_KEY = "bge_m3_scores"
@@ -51,7 +51,7 @@ def checked_nodes(nodes: Any) -> list[BaseNode]:
     """
     if isinstance(nodes, BaseNode):  # which can be gone through as well: by its fields
         raise InputError("nodes must be a list of nodes, not one node; write [node]")
-    held = listed(nodes, "nodes", of="nodes")
+    held = as_list(nodes, "nodes", of="nodes")
     if wrong := [node for node in held if not isinstance(node, BaseNode)]:
         raise InputError(f"a node is needed, not {brief(wrong[0])}; write TextNode(text=...)")
     return held

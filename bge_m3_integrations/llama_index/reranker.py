@@ -18,7 +18,7 @@ from bge_m3_integrations._internal.pydantic_fields import refuse_fields
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.scores import Ranked, Weights, WeightsLike
-from bge_m3_integrations.core.validation import listed
+from bge_m3_integrations.core.validation import as_list
 from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
@@ -281,7 +281,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
 
 
 def _scored_nodes(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
-    held = listed(nodes, "nodes", of="nodes")
+    held = as_list(nodes, "nodes", of="nodes")
     for i, given in enumerate(held):
         if not isinstance(given, NodeWithScore):
             raise InputError(f"nodes[{i}] must be a NodeWithScore, not {type(given).__name__}")

@@ -30,7 +30,7 @@ from bge_m3_integrations.core.filters import And, Filter, FilterLike, Ids
 from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.core.scores import Weights, WeightsLike
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike, index_for
@@ -136,7 +136,7 @@ class BGEM3Retriever(BaseRetriever):
         self._index = held = index_for(index, engine=engine)
         self._include_scores = include_scores
         self._options = SearchOptions(
-            limit=whole("similarity_top_k", similarity_top_k),
+            limit=check_int("similarity_top_k", similarity_top_k),
             weights=parsed,
             candidates=candidates,
             fusion=fusion,
@@ -220,7 +220,7 @@ class BGEM3Retriever(BaseRetriever):
 
     @similarity_top_k.setter
     def similarity_top_k(self, value: int) -> None:
-        self._options["limit"] = whole("similarity_top_k", value)
+        self._options["limit"] = check_int("similarity_top_k", value)
 
     @property
     def index(self) -> HybridIndex:

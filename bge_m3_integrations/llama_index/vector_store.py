@@ -41,9 +41,9 @@ from bge_m3_integrations.llama_index.keywords import FolderOptions, StoreFields
 from bge_m3_integrations.llama_index.nodes import checked_nodes, of_documents, record_to_node
 from bge_m3_integrations.llama_index.persisted_store import PersistedStore
 from bge_m3_integrations.llama_index.vector_store_query import (
-    Asked,
+    ParsedQuery,
     QueryOptions,
-    Usual,
+    StoreDefaults,
     aencoded,
     answer,
     encoded,
@@ -324,7 +324,7 @@ class BGEM3VectorStore(PersistedStore):
             page = self._index.scroll(where, after=page.after)
             yield from page.records
 
-    def _asked(self, query: VectorStoreQuery, given: Mapping[str, Any]) -> Asked:
+    def _asked(self, query: VectorStoreQuery, given: Mapping[str, Any]) -> ParsedQuery:
         if not isinstance(query, VectorStoreQuery):
             raise InputError(
                 f"query must be a VectorStoreQuery, not {type(query).__name__}; a text goes by "
@@ -332,7 +332,7 @@ class BGEM3VectorStore(PersistedStore):
             )
         if isinstance(self._index.store, NotBegun):  # no model is read in vain
             raise self._index.store.error()
-        usual = Usual(self.weights, self.candidates)
+        usual = StoreDefaults(self.weights, self.candidates)
         return read_query(query, QueryOptions.read(given), usual, self._index)
 
 

@@ -17,7 +17,7 @@ from bge_m3_integrations._internal.keywords import refuse
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, Mode, Modes
 from bge_m3_integrations.core.filters import And, Filter, Ids
 from bge_m3_integrations.core.scores import Weights, WeightsLike
-from bge_m3_integrations.core.validation import share, whole
+from bge_m3_integrations.core.validation import check_fraction, check_int
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import COLBERT_CANDIDATES, USUAL_CANDIDATES, SearchOptions
@@ -73,7 +73,7 @@ class QueryOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
+class StoreDefaults:
     """What a store searches by where a query says nothing.
 
     Attributes:
@@ -86,7 +86,7 @@ class Usual:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedQuery:
     """A query that was read.
 
     Attributes:
@@ -107,8 +107,8 @@ class Asked:
 
 
 def read_query(
-    query: VectorStoreQuery, options: QueryOptions, usual: Usual, index: HybridIndex
-) -> Asked:
+    query: VectorStoreQuery, options: QueryOptions, usual: StoreDefaults, index: HybridIndex
+) -> ParsedQuery:
     """Read a query; the first one may read the model's files.
 
     Args:
@@ -136,7 +136,7 @@ def read_query(
             "weights": _weights(query, options, usual),
             "candidates": _candidates(query, usual, index),
         }
-    return Asked(
+    return ParsedQuery(
         text,
         _vector(query, index),
         index.modes if query.query_embedding is None else index.modes | {"dense"},
@@ -150,14 +150,14 @@ def read_query(
     )
 
 
-def encoded(asked: Asked, index: HybridIndex) -> EmbeddingBatch:
+def encoded(asked: ParsedQuery, index: HybridIndex) -> EmbeddingBatch:
     """The query's embeddings: one forward pass, or none for a vector alone."""
     if asked.text is None:
         return only_dense(asked.vector)
     return _checked(index.engine.encode_queries([asked.text], modes=asked.modes), asked, index)
 
 
-async def aencoded(asked: Asked, index: HybridIndex) -> EmbeddingBatch:
+async def aencoded(asked: ParsedQuery, index: HybridIndex) -> EmbeddingBatch:
     """See `encoded`."""
     if asked.text is None:
         return only_dense(asked.vector)
@@ -165,7 +165,7 @@ async def aencoded(asked: Asked, index: HybridIndex) -> EmbeddingBatch:
     return _checked(batch, asked, index)
 
 
-def answer(asked: Asked, batch: EmbeddingBatch, index: HybridIndex) -> VectorStoreQueryResult:
+def answer(asked: ParsedQuery, batch: EmbeddingBatch, index: HybridIndex) -> VectorStoreQueryResult:
     """Search, and hits as LlamaIndex's result.
 
     Args:
@@ -256,7 +256,9 @@ def _check_vector_will_do(query: VectorStoreQuery, options: QueryOptions) -> Non
         )
 
 
-def _weights(query: VectorStoreQuery, options: QueryOptions, usual: Usual) -> Weights | None:
+def _weights(
+    query: VectorStoreQuery, options: QueryOptions, usual: StoreDefaults
+) -> Weights | None:
     if query.mode in LEXICAL:
         return Weights.only("sparse")
     given = usual.weights if options.weights is None else Weights.parse(options.weights)
@@ -273,7 +275,7 @@ def _weights(query: VectorStoreQuery, options: QueryOptions, usual: Usual) -> We
 
 
 def _candidates(
-    query: VectorStoreQuery, usual: Usual, index: HybridIndex
+    query: VectorStoreQuery, usual: StoreDefaults, index: HybridIndex
 ) -> Mapping[Mode, int] | None:
     """How many nodes each mode looks up; None is the index's own choice."""
     if query.mode not in LEXICAL and query.sparse_top_k is None and query.hybrid_top_k is None:
@@ -284,7 +286,7 @@ def _candidates(
     if query.mode in LEXICAL:
         counts = {"sparse": counts.get("sparse", USUAL_CANDIDATES["sparse"])}
     if query.sparse_top_k is not None:
-        counts["sparse"] = whole("sparse_top_k", query.sparse_top_k)
+        counts["sparse"] = check_int("sparse_top_k", query.sparse_top_k)
     if query.hybrid_top_k is not None and "dense" in counts:
         # LlamaIndex's meaning of it then; its default of 2 must not make the search worse
         counts["dense"] = max(counts["dense"], query.similarity_top_k)
@@ -292,13 +294,13 @@ def _candidates(
 
 
 def _limit(query: VectorStoreQuery) -> int:
-    limit = whole("similarity_top_k", query.similarity_top_k)
-    return limit if query.hybrid_top_k is None else whole("hybrid_top_k", query.hybrid_top_k)
+    limit = check_int("similarity_top_k", query.similarity_top_k)
+    return limit if query.hybrid_top_k is None else check_int("hybrid_top_k", query.hybrid_top_k)
 
 
 def _fetch(options: QueryOptions) -> int:
     given = options.mmr_prefetch_k
-    return USUAL_FETCH if given is None else whole("mmr_prefetch_k", given)
+    return USUAL_FETCH if given is None else check_int("mmr_prefetch_k", given)
 
 
 def _share(query: VectorStoreQuery, options: QueryOptions) -> float | None:
@@ -308,7 +310,9 @@ def _share(query: VectorStoreQuery, options: QueryOptions) -> float | None:
     given = {query.mmr_threshold, options.mmr_threshold} - {None}
     if len(given) > 1:
         raise InputError(f"mmr_threshold is given twice, as {sorted(given, key=str)}; give one")
-    return share("mmr_threshold", next((one for one in given if one is not None), USUAL_SHARE))
+    return check_fraction(
+        "mmr_threshold", next((one for one in given if one is not None), USUAL_SHARE)
+    )
 
 
 def _where(query: VectorStoreQuery) -> Filter | None:
@@ -328,7 +332,7 @@ def _vector(query: VectorStoreQuery, index: HybridIndex) -> FloatArray | None:
     return query_vector(query.query_embedding, index, name=_QUERY)
 
 
-def _checked(batch: EmbeddingBatch, asked: Asked, index: HybridIndex) -> EmbeddingBatch:
+def _checked(batch: EmbeddingBatch, asked: ParsedQuery, index: HybridIndex) -> EmbeddingBatch:
     if asked.vector is not None and batch.dense is not None:
         fix = (
             f"{FIX}; to search by another text (HyDE), take a BGEM3Retriever and "

@@ -21,7 +21,7 @@ from bge_m3_integrations.core.embeddings import (
 )
 from bge_m3_integrations.core.metadata import brief
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.core.validation import listed, whole
+from bge_m3_integrations.core.validation import as_list, check_int
 from bge_m3_integrations.errors import InputError, StoreError
 
 COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
@@ -80,7 +80,7 @@ def _check_sparse(sparse: SparseRows, owner: str) -> None:
         row = int(rows[int(np.argmax(unordered))])
         raise InputError(
             f"token ids of row {row} of the {owner} must ascend without repeats; "
-            "SparseRows.of sorts them"
+            "SparseRows.from_dicts sorts them"
         )
 
 
@@ -122,14 +122,14 @@ def _check_finite(
 
 def check_limit(limit: int) -> None:
     """Raise `InputError` for a limit that is no whole number of at least 1."""
-    whole("limit", limit)
+    check_int("limit", limit)
 
 
 def id_list(ids: Iterable[str], name: str = "ids") -> list[str]:
     """The ids, read once; one string, or what is no string, raises `InputError`."""
     if isinstance(ids, str):
         raise InputError(f"{name} must be a list, not the string {ids!r}")
-    held = listed(ids, name)
+    held = as_list(ids, name)
     if wrong := [one for one in held if not isinstance(one, str)]:
         raise InputError(f"{name} must be strings, not {brief(wrong[0])}; write str(...)")
     return held

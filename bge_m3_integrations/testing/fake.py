@@ -200,7 +200,7 @@ class FakeEncoder:
 
 
 def _sparse(rows: Sequence[_Tokens]) -> SparseRows:
-    return SparseRows.of([{i: _weight(i) for i in set(row.ids[1:-1])} for row in rows])
+    return SparseRows.from_dicts([{i: _weight(i) for i in set(row.ids[1:-1])} for row in rows])
 
 
 def _in_context(vectors: FloatArray) -> FloatArray:

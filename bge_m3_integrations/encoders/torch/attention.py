@@ -60,7 +60,7 @@ def plan(
     """
     if device.type == "cpu":
         if takes(head_width, dtype):
-            return NativeAttention.of(pack.lengths, heads=heads)
+            return NativeAttention.from_lengths(pack.lengths, heads=heads)
         parts = windows(pack.lengths, size=_WINDOW)
         # float32 products gain over torch's own blockwise kernel in long texts only, half-precision
         # ones do, except where a lone query's few tokens cost less than the calls

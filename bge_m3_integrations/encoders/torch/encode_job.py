@@ -115,7 +115,9 @@ class Work(Generic[Piece]):
         """Queue a pass, and the copies behind it."""
         check_leaving()
         ids, offsets = stretch.tokens.ids, stretch.tokens.offsets
-        pack = Pack.of(list(map(ids.__getitem__, map(slice, offsets[rows], offsets[rows + 1]))))
+        pack = Pack.from_rows(
+            list(map(ids.__getitem__, map(slice, offsets[rows], offsets[rows + 1])))
+        )
         return _Started(stretch.first + rows, pack, self._pass(pack))
 
     def finish(self, started: _Started) -> None:

@@ -18,7 +18,7 @@ from bge_m3_integrations.core.embeddings import (
     TokenVectors,
     as_modes,
 )
-from bge_m3_integrations.core.validation import check_texts, whole
+from bge_m3_integrations.core.validation import check_int, check_texts
 from bge_m3_integrations.encoders.batching import TokenBudget
 from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.pipeline import Piece, RunOptions, run_stages
@@ -245,7 +245,7 @@ class TorchEncoder:
 
     def _checked_length(self, value: int) -> int:
         special = len(self.source.tokenizer.prefix) + len(self.source.tokenizer.suffix)
-        length = whole("max_length", value, least=0)
+        length = check_int("max_length", value, least=0)
         if not special <= length <= self.model_max_length:
             raise InputError(
                 f"max_length={length} is not between {special} (the special tokens) and "

@@ -18,7 +18,7 @@ class _Seen(NamedTuple):
     time: int
 
     @classmethod
-    def of(cls, path: Path) -> _Seen | None:
+    def from_path(cls, path: Path) -> _Seen | None:
         try:
             stat = path.stat()
         except OSError:
@@ -41,7 +41,7 @@ class WatchedFiles:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._seen = {path: _Seen.of(path) for path in paths}
+        self._seen = {path: _Seen.from_path(path) for path in paths}
 
     def check(self) -> None:
         """Raise `CheckpointError` where one was overwritten."""

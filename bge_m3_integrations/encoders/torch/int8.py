@@ -45,7 +45,7 @@ class Int8Weight:
     zeros: torch.Tensor
 
     @classmethod
-    def of(cls, weight: torch.Tensor) -> Int8Weight:
+    def from_weight(cls, weight: torch.Tensor) -> Int8Weight:
         """Take the nearest levels of `(out, in) float32`."""
         levels, scales = nearest_levels(weight)
         packed = torch.ops.onednn.qlinear_prepack(levels, [_LAYOUT_TOKENS, weight.shape[1]])
@@ -150,7 +150,9 @@ def make_int8_linear(
     Returns:
         The layer.
     """
-    return Int8Linear(Int8Weight.of(weight.float()), bias.float(), activated, after_gelu, residual)
+    return Int8Linear(
+        Int8Weight.from_weight(weight.float()), bias.float(), activated, after_gelu, residual
+    )
 
 
 def make_int8_qkv(
@@ -167,9 +169,9 @@ def make_int8_qkv(
         The layer; its results lie side by side.
     """
     query, key, value = (weight.float() for weight in weights)
-    pair = Int8Weight.of(torch.cat([query, key]))
+    pair = Int8Weight.from_weight(torch.cat([query, key]))
     bias = torch.cat([b.float() for b in biases])
-    return Int8QueryKeyValue(pair, Int8Weight.of(value), bias, dtype)
+    return Int8QueryKeyValue(pair, Int8Weight.from_weight(value), bias, dtype)
 
 
 def nearest_levels(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

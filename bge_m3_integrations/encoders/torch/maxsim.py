@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import FloatArray, IntArray, TokenVectors
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.encoders.torch.packing import rounded
 from bge_m3_integrations.errors import InputError
 
@@ -49,7 +49,7 @@ class PackedTensor:
         return len(self.offsets) - 1
 
     @classmethod
-    def of(cls, vectors: TokenVectors) -> PackedTensor:
+    def from_vectors(cls, vectors: TokenVectors) -> PackedTensor:
         """A view of numpy arrays."""
         return cls(_tensor(vectors.vectors), vectors.offsets)
 
@@ -94,8 +94,8 @@ def maxsim(
     """
     scores: FloatArray = (
         maxsim_packed(
-            PackedTensor.of(queries),
-            PackedTensor.of(documents),
+            PackedTensor.from_vectors(queries),
+            PackedTensor.from_vectors(documents),
             device=device,
             precision=precision,
             max_elements=max_elements,
@@ -137,7 +137,7 @@ def maxsim_packed(
     width = documents.vectors.shape[1]
     scoring.check_token_vectors(queries, documents)
     widest = max(width, _COLUMNS)
-    elements = max(whole("max_elements", max_elements), _COLUMNS * widest)
+    elements = max(check_int("max_elements", max_elements), _COLUMNS * widest)
     budget = _Budget(documents.vectors.device if device is None else device, precision, elements)
     sums = torch.zeros((len(queries), len(documents)), device=budget.device)
     step = elements // widest // _COLUMNS * _COLUMNS

@@ -27,7 +27,7 @@ class Pack:
     offsets: IntArray
 
     @classmethod
-    def of(cls, rows: Sequence[NDArray[np.int32]]) -> Pack:
+    def from_rows(cls, rows: Sequence[NDArray[np.int32]]) -> Pack:
         """Lay texts end to end.
 
         Args:

@@ -220,7 +220,7 @@ def embeddings_of(
     )
     return EmbeddingBatch(
         np.array(held["dense"], np.float32) if "dense" in held else None,
-        SparseRows.of(list(map(_weights, held["sparse"]))) if "sparse" in held else None,
+        SparseRows.from_dicts(list(map(_weights, held["sparse"]))) if "sparse" in held else None,
         _token_vectors(held["colbert"]) if "colbert" in held else None,
         tokens,
         truncated,

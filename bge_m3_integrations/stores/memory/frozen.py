@@ -17,37 +17,37 @@ from typing import Any, Final, TypeAlias
 
 from bge_m3_integrations.core.records import Record
 
-Resting: TypeAlias = bytes
+PackedRecord: TypeAlias = bytes
 """A record at rest."""
-Flat: TypeAlias = dict[Any, Any]
+PackedMetadata: TypeAlias = dict[Any, Any]
 """Metadata for filters: a dict, whose nested values are bytes where it has the key `_NESTED`."""
 
 _NESTED: Final = object()
 
 
-def resting(record: Record) -> Resting:
+def pack_record(record: Record) -> PackedRecord:
     """A copy of a record that nobody can change; the record was checked just now."""
     return _packed([record.id, record.text, record.metadata, record.content, record.payload])
 
 
-def awake(held: Resting) -> Record:
+def unpack_record(held: PackedRecord) -> Record:
     """A copy of the record that rests, which its receiver may change."""
     return Record.from_stored(json.loads(held.decode("utf-8", "surrogatepass")))
 
 
-def flat(metadata: Mapping[str, Any]) -> Flat:
-    """A copy of metadata for `seen`; the record that it is of was checked just now."""
+def pack_metadata(metadata: Mapping[str, Any]) -> PackedMetadata:
+    """A copy of metadata for `metadata_view`; the record that it is of was checked just now."""
     nested = {k: _packed(v) for k, v in metadata.items() if isinstance(v, dict | list)}
     # item by item: a dict that once held a list stays one that the collector walks
-    held: Flat = {key: nested.get(key, value) for key, value in metadata.items()}
+    held: PackedMetadata = {key: nested.get(key, value) for key, value in metadata.items()}
     return held | {_NESTED: True} if nested else held
 
 
-def seen(held: Flat, *, whole: bool) -> Mapping[str, Any]:
+def metadata_view(held: PackedMetadata, *, whole: bool) -> Mapping[str, Any]:
     """The metadata as `filters.matches` takes it; to be read, not changed.
 
     Args:
-        held: Of `flat`.
+        held: Of `pack_metadata`.
         whole: Unpack all of it at once, for a function that may ask for all of it.
 
     Returns:
@@ -64,7 +64,7 @@ class _Unpacking(Mapping[str, Any]):
 
     __slots__ = ("_held",)
 
-    def __init__(self, held: Flat) -> None:
+    def __init__(self, held: PackedMetadata) -> None:
         self._held = held
 
     def __getitem__(self, key: str) -> Any:

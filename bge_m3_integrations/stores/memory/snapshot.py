@@ -23,7 +23,7 @@ from bge_m3_integrations.core.embeddings import (
 from bge_m3_integrations.core.filters import PREDICATE, Filter, Ids, matcher, operators
 from bge_m3_integrations.core.records import Candidate
 from bge_m3_integrations.core.scores import Components
-from bge_m3_integrations.stores.memory.frozen import Flat, Resting, seen
+from bge_m3_integrations.stores.memory.frozen import PackedMetadata, PackedRecord, metadata_view
 
 _WIDENED_ROWS = 4096
 """Rows that are in memory in float64 at a time."""
@@ -42,8 +42,8 @@ class Ordered:
     """
 
     ids: tuple[str, ...]
-    records: tuple[Resting, ...]
-    metadata: Sequence[Flat]
+    records: tuple[PackedRecord, ...]
+    metadata: Sequence[PackedMetadata]
 
     def passing(self, where: Filter | None, start: int = 0) -> Iterator[int]:
         """The rows of the records that pass a filter, from one row on."""
@@ -52,7 +52,7 @@ class Ordered:
             return
         whole, passes = PREDICATE in operators(where), matcher(where)
         for row in range(start, len(self.ids)):
-            metadata = seen(self.metadata[row], whole=whole)
+            metadata = metadata_view(self.metadata[row], whole=whole)
             if passes(metadata, self.ids[row], None):
                 yield row
 

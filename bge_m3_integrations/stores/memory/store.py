@@ -19,7 +19,13 @@ from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.display import parts_of
-from bge_m3_integrations.stores.memory.frozen import Flat, Resting, awake, flat, resting
+from bge_m3_integrations.stores.memory.frozen import (
+    PackedMetadata,
+    PackedRecord,
+    pack_metadata,
+    pack_record,
+    unpack_record,
+)
 from bge_m3_integrations.stores.memory.snapshot import Ordered, Snapshot
 from bge_m3_integrations.stores.validation import (
     check_after,
@@ -36,7 +42,7 @@ from bge_m3_integrations.stores.validation import (
 _SLACK_ROWS = 1024
 """Replaced and deleted rows that may lie around before they are packed away."""
 
-_AtRest: TypeAlias = tuple[str, Resting, Flat]
+_AtRest: TypeAlias = tuple[str, PackedRecord, PackedMetadata]
 
 
 class MemoryStore:
@@ -51,8 +57,8 @@ class MemoryStore:
     def __init__(self, *, modes: Modes | None = None) -> None:
         self._modes = None if modes is None else as_modes(modes)
         self._widths: dict[Mode, int] = {}
-        self._records: dict[str, Resting] = {}
-        self._metadata: dict[str, Flat] = {}
+        self._records: dict[str, PackedRecord] = {}
+        self._metadata: dict[str, PackedMetadata] = {}
         self._rows: dict[str, int] = {}
         self._blocks: list[EmbeddingBatch] = []
         self._block_rows = 0
@@ -108,7 +114,7 @@ class MemoryStore:
         with self._lock:
             self._check_open()
             held = [self._records.get(record_id) for record_id in id_list(ids)]
-        return [None if record is None else awake(record).text_hash for record in held]
+        return [None if record is None else unpack_record(record).text_hash for record in held]
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """See `Store.delete`."""
@@ -129,7 +135,7 @@ class MemoryStore:
         with self._lock:
             self._check_open()
             held = [self._records.get(record_id) for record_id in id_list(ids)]
-        return [None if record is None else awake(record) for record in held]
+        return [None if record is None else unpack_record(record) for record in held]
 
     def scroll(
         self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
@@ -141,7 +147,7 @@ class MemoryStore:
         limit = min(limit, len(held.ids))
         start = 0 if after is None else bisect_right(held.ids, after)
         found = list(islice(held.passing(where, start), limit + 1))
-        page = [awake(held.records[row]) for row in found[:limit]]
+        page = [unpack_record(held.records[row]) for row in found[:limit]]
         return Page(page, page[-1].id if len(found) > limit else None)
 
     def ids(self, where: Filter | None = None) -> Iterator[str]:
@@ -277,4 +283,4 @@ class MemoryStore:
 def _at_rest(records: Sequence[Record]) -> list[_AtRest]:
     # checked again: their metadata may have been changed since they were made
     checked = map(replace, records)
-    return [(record.id, resting(record), flat(record.metadata)) for record in checked]
+    return [(record.id, pack_record(record), pack_metadata(record.metadata)) for record in checked]

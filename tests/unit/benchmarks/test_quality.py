@@ -30,7 +30,7 @@ def batch(dense: Any, sparse: list[Mapping[int, float]], colbert: Any) -> Embedd
     offsets = np.arange(len(sparse) + 1, dtype=np.int64)
     vectors = TokenVectors(np.array(colbert, np.float32), offsets)
     return EmbeddingBatch(
-        np.array(dense, np.float32), SparseRows.of(sparse), vectors, ones, 0 * ones
+        np.array(dense, np.float32), SparseRows.from_dicts(sparse), vectors, ones, 0 * ones
     )
 
 

@@ -31,7 +31,7 @@ def token_vectors(lengths: list[int], *, seed: int = 0) -> TokenVectors:
 def batch(vectors: TokenVectors, dense: Any, sparse: list[dict[int, float]]) -> EmbeddingBatch:
     tokens = np.diff(vectors.offsets) + 1
     return EmbeddingBatch(
-        np.array(dense, np.float32), SparseRows.of(sparse), vectors, tokens, 0 * tokens
+        np.array(dense, np.float32), SparseRows.from_dicts(sparse), vectors, tokens, 0 * tokens
     )
 
 

@@ -37,7 +37,7 @@ def tokens(*lengths: int, dim: int = 8) -> TokenVectors:
 
 
 def sparse(n: int) -> SparseRows:
-    return SparseRows.of(
+    return SparseRows.from_dicts(
         [{int(i): float(RNG.random()) for i in RNG.integers(0, 20, 6)} for _ in range(n)]
     )
 
@@ -73,12 +73,14 @@ def test_lexical_is_the_sum_over_shared_ids() -> None:
 
 
 def test_lexical_is_not_bounded_by_one() -> None:
-    rows = SparseRows.of([{1: 2.0, 5: 3.0}])
+    rows = SparseRows.from_dicts([{1: 2.0, 5: 3.0}])
     assert scoring.lexical(rows, rows).tolist() == [[13.0]]
 
 
 def test_lexical_of_nothing_shared_is_zero() -> None:
-    scores = scoring.lexical(SparseRows.of([{}, {3: 1.0}]), SparseRows.of([{}, {4: 1.0}, {}]))
+    scores = scoring.lexical(
+        SparseRows.from_dicts([{}, {3: 1.0}]), SparseRows.from_dicts([{}, {4: 1.0}, {}])
+    )
     assert scores.tolist() == [[0.0] * 3] * 2
 
 

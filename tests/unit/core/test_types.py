@@ -118,7 +118,7 @@ def test_an_empty_batch_holds_its_modes() -> None:
 
 @given(ROWS)
 def test_sparse_rows_come_back_as_the_dicts_they_were(rows: list[dict[int, float]]) -> None:
-    packed = SparseRows.of(rows)
+    packed = SparseRows.from_dicts(rows)
     assert len(packed) == len(rows)
     assert [packed.as_dict(i) for i in range(len(rows))] == rows
     for i in range(len(rows)):
@@ -126,7 +126,7 @@ def test_sparse_rows_come_back_as_the_dicts_they_were(rows: list[dict[int, float
 
 
 def test_sparse_rows_leave_out_weights_that_are_not_positive() -> None:
-    assert SparseRows.of([{1: 0.0, 2: -1.0, 3: 0.5}]).as_dict(0) == {3: 0.5}
+    assert SparseRows.from_dicts([{1: 0.0, 2: -1.0, 3: 0.5}]).as_dict(0) == {3: 0.5}
 
 
 @given(st.lists(st.lists(st.integers(0, 4), max_size=3), max_size=3))

@@ -47,7 +47,7 @@ class NativeAttention:
     space: torch.Tensor
 
     @classmethod
-    def of(cls, lengths: IntArray, *, heads: int) -> NativeAttention:
+    def from_lengths(cls, lengths: IntArray, *, heads: int) -> NativeAttention:
         """Split texts of `(n,)` lengths, longest first, so that all threads end together."""
         parts, end = [], 0
         for length in lengths.tolist():

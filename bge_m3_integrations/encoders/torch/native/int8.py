@@ -31,7 +31,7 @@ class NativeInt8Linear:
     residual: bool = False
 
     @classmethod
-    def of(
+    def from_weight(
         cls,
         weight: torch.Tensor,
         bias: torch.Tensor,
@@ -87,7 +87,7 @@ class NativeInt8QueryKeyValue:
     dtype: torch.dtype
 
     @classmethod
-    def of(
+    def from_weights(
         cls, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, dtype: torch.dtype
     ) -> NativeInt8QueryKeyValue:
         """With their own 8-bit copy of the weights; see `int8.make_int8_qkv`."""
@@ -114,4 +114,4 @@ class NativeInt8QueryKeyValue:
 def _in_levels(weight: torch.Tensor, *, zero: int) -> NativeWeight:
     levels, scales = int8.nearest_levels(weight.float())
     shift = (levels.sum(dim=1, dtype=torch.int64) * zero).int()
-    return NativeWeight.of(levels, shift=shift, scale=scales)
+    return NativeWeight.from_weight(levels, shift=shift, scale=scales)

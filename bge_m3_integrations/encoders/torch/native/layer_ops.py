@@ -41,11 +41,13 @@ class NativeFloat(_NativeOps):
     def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
         """See `LayerOps`."""
         weight = torch.cat([weight.to(self.dtype) for weight in weights])
-        return NativeLinear(NativeWeight.of(weight), torch.cat([b.float() for b in biases]))
+        return NativeLinear(
+            NativeWeight.from_weight(weight), torch.cat([b.float() for b in biases])
+        )
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `LayerOps`."""
-        own = NativeWeight.of(weight.to(self.dtype))
+        own = NativeWeight.from_weight(weight.to(self.dtype))
         return NativeLinear(own, bias.float(), activated=role == "up")
 
 
@@ -57,11 +59,11 @@ class NativeInt8(_NativeOps):
 
     def qkv(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Linear:
         """See `LayerOps`."""
-        return NativeInt8QueryKeyValue.of(weights, biases, dtype=self.dtype)
+        return NativeInt8QueryKeyValue.from_weights(weights, biases, dtype=self.dtype)
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `LayerOps`."""
-        return NativeInt8Linear.of(
+        return NativeInt8Linear.from_weight(
             weight, bias, activated=role == "up", after_gelu=role == "down", residual=role == "mix"
         )
 

@@ -49,7 +49,7 @@ class NativeWeight:
     scale: torch.Tensor | None = None
 
     @classmethod
-    def of(
+    def from_weight(
         cls,
         weight: torch.Tensor,
         *,

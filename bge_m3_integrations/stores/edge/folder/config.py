@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_m3_integrations.core.embeddings import Mode, Modes, as_modes, ordered_modes
-from bge_m3_integrations.core.validation import whole
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.edge.folder.manifest import REENCODE, EncoderInfo, Manifest
 from bge_m3_integrations.stores.validation import COLBERT_KINDS, as_fields
@@ -112,7 +112,7 @@ class FolderConfig:
             dim=self.dim if "dense" in kept else None,
             colbert_dim=self.colbert_dim if "colbert" in kept else None,
             colbert=colbert if "colbert" in modes else None,
-            pooling=1 if self.pooling is None else whole("pooling", self.pooling),
+            pooling=1 if self.pooling is None else check_int("pooling", self.pooling),
             filter_fields=as_fields(self.filter_fields),
             encoder=self.encoder,
         )

@@ -98,7 +98,7 @@ def test_another_backbone_gives_the_cpus_numbers(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_packed_kernel_agrees_with_padded_buckets(name: str, dtype: torch.dtype) -> None:
     device = torch.device(name)
-    pack = Pack.of([np.zeros(n, np.int32) for n in (1, 700, 3, 128, 129, 64, 64, 5)])
+    pack = Pack.from_rows([np.zeros(n, np.int32) for n in (1, 700, 3, 128, 129, 64, 64, 5)])
     attend = plan(pack, heads=4, head_width=64, device=device, dtype=dtype)
     if not isinstance(attend, Varlen):
         pytest.skip(f"{torch.cuda.get_device_name(device)} has no packed kernel")

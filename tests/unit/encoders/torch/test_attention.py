@@ -43,7 +43,7 @@ KERNELS = pytest.mark.parametrize("name", ["sdpa", "by head", "blockwise", "buck
 
 
 def pack_of(lengths: list[int]) -> Pack:
-    return Pack.of([np.zeros(length, np.int32) for length in lengths])
+    return Pack.from_rows([np.zeros(length, np.int32) for length in lengths])
 
 
 def product(tokens: int, *, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:

@@ -275,7 +275,7 @@ def test_the_cpu_encodes_without_a_thread(
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     engine.encode_documents(texts)
-    assert Host().place(pack := Pack.of([np.array([0, 5, 2], np.int32)])) is pack
+    assert Host().place(pack := Pack.from_rows([np.array([0, 5, 2], np.int32)])) is pack
 
 
 def test_token_vectors_of_many_stretches_are_held_once(xlm_roberta: Path) -> None:
@@ -371,7 +371,7 @@ def test_one_thread_at_a_time_computes_where_a_device_takes_no_two(
 
 @pytest.mark.parametrize("pad", [None, 1])
 def test_a_placed_pack_is_the_pack_with_every_index_moved(pad: int | None) -> None:
-    pack = Pack.of([np.array(ids, np.int32) for ids in ([0, 5, 1, 2], [0, 2], [0, 7, 2])])
+    pack = Pack.from_rows([np.array(ids, np.int32) for ids in ([0, 5, 1, 2], [0, 2], [0, 7, 2])])
     moved: list[torch.Tensor] = []
 
     def move(tensor: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,7 @@ FAMILIES = {
 
 def pack_of(*lengths: int, seed: int = 0) -> Pack:
     draw = np.random.default_rng(seed)
-    return Pack.of([draw.integers(3, 50, n).astype(np.int32) for n in lengths])
+    return Pack.from_rows([draw.integers(3, 50, n).astype(np.int32) for n in lengths])
 
 
 def pair(
@@ -80,7 +80,7 @@ def test_packed_states_are_those_of_transformers(family: str, parts: Any) -> Non
 def test_a_padding_token_typed_in_a_text_is_a_token_as_in_transformers(family: str) -> None:
     padded, packed = pair(family)
     pad = FAMILIES[family][1].pad_token_id
-    pack = Pack.of([np.array([4, pad, 7, pad, 9], np.int32), np.array([pad, 5], np.int32)])
+    pack = Pack.from_rows([np.array([4, pad, 7, pad, 9], np.int32), np.array([pad, 5], np.int32)])
     with torch.inference_mode():
         torch.testing.assert_close(packed.hidden(pack), padded.hidden(pack), atol=2e-5, rtol=1e-4)
 
@@ -90,7 +90,7 @@ def test_a_text_has_the_same_states_in_any_company() -> None:
     with torch.inference_mode():
         together = packed.hidden(pack_of(5, 40, 300))
         ids = pack_of(5, 40, 300).ids.split([5, 40, 300])
-        alone = [packed.hidden(Pack.of([i.numpy().astype(np.int32)])) for i in ids]
+        alone = [packed.hidden(Pack.from_rows([i.numpy().astype(np.int32)])) for i in ids]
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=1e-4)
 
 

@@ -150,7 +150,7 @@ def test_bfloat16_vectors_are_scored_in_float32_unless_asked() -> None:
     queries, documents = tokens(7), tokens(12, 30)
     held = PackedTensor(torch.from_numpy(documents.vectors).bfloat16(), documents.offsets)
     widened = TokenVectors(held.vectors.float().numpy(), documents.offsets)
-    scores = maxsim_packed(PackedTensor.of(queries), held)
+    scores = maxsim_packed(PackedTensor.from_vectors(queries), held)
     np.testing.assert_allclose(scores, scoring.maxsim(queries, widened), rtol=0, atol=1e-5)
 
 

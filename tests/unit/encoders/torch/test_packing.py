@@ -10,7 +10,7 @@ PAD = 1
 
 
 def pack_of(*rows: list[int]) -> Pack:
-    return Pack.of([np.array(row, np.int32) for row in rows])
+    return Pack.from_rows([np.array(row, np.int32) for row in rows])
 
 
 def test_a_pack_lays_texts_end_to_end() -> None:

@@ -164,6 +164,6 @@ def test_padding_never_goes_beyond_a_models_positions_and_gives_each_text_its_ow
     module = _Seen()
     backbone = PaddedBackbone(module, pad_token_id=1, positions=100)
     rows = [torch.arange(5, 5 + n).int().numpy() for n in (99, 3, 1, 1, 1)]
-    pack = Pack.of(rows)
+    pack = Pack.from_rows(rows)
     assert backbone.hidden(pack)[:, 0].tolist() == pack.ids.tolist()
     assert module.shapes == [(6, 100)]

@@ -440,7 +440,7 @@ def long_texts(lengths: Sequence[int]) -> EmbeddingBatch:
     rows = np.random.default_rng(0).normal(size=(sum(lengths), 4)).astype(np.float32)
     counts = np.array(lengths, np.int64)
     dense_rows = np.eye(8, dtype=np.float32)[np.arange(len(lengths)) % 8]
-    weights = SparseRows.of([{i + 1: 1.0} for i in range(len(lengths))])
+    weights = SparseRows.from_dicts([{i + 1: 1.0} for i in range(len(lengths))])
     vectors = TokenVectors(rows, offsets_of(lengths))
     return EmbeddingBatch(dense_rows, weights, vectors, counts, counts * 0)
 

@@ -10,7 +10,12 @@ import pytest
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.filters import Predicate
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.stores.memory.frozen import awake, flat, resting, seen
+from bge_m3_integrations.stores.memory.frozen import (
+    metadata_view,
+    pack_metadata,
+    pack_record,
+    unpack_record,
+)
 from bge_m3_integrations.stores.memory.store import MemoryStore
 from bge_m3_integrations.testing import FakeEncoder
 
@@ -38,7 +43,7 @@ def deep_types(value: Any) -> Any:
 
 def test_a_record_comes_back_as_it_was() -> None:
     record = Record("a", "text \ud800", PLAIN, content="shown", payload={"held": PLAIN})
-    back = awake(resting(record))
+    back = unpack_record(pack_record(record))
     assert back == record
     assert deep_types(back.metadata) == deep_types(record.metadata)
     assert deep_types(back.payload) == deep_types(record.payload)
@@ -46,7 +51,7 @@ def test_a_record_comes_back_as_it_was() -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_filters_see_the_metadata_as_it_was(whole: bool) -> None:
-    found = seen(flat(PLAIN), whole=whole)
+    found = metadata_view(pack_metadata(PLAIN), whole=whole)
     assert dict(found) == PLAIN
     assert deep_types(dict(found)) == deep_types(PLAIN)
     assert len(found) == len(PLAIN)
@@ -58,18 +63,22 @@ def test_filters_see_the_metadata_as_it_was(whole: bool) -> None:
 
 def test_what_is_given_and_what_comes_back_are_copies() -> None:
     record = Record("a", "text", {"parts": [1]}, payload={"held": [1]})
-    held, seeable = resting(record), flat(record.metadata)
-    for changed in (record, awake(held)):
+    held, seeable = pack_record(record), pack_metadata(record.metadata)
+    for changed in (record, unpack_record(held)):
         changed.metadata["parts"].append(2)
         assert changed.payload is not None
         changed.payload["held"].append(2)
-    assert awake(held).metadata["parts"] == seen(seeable, whole=False)["parts"] == [1]
-    assert awake(held).payload == {"held": [1]}
+    assert (
+        unpack_record(held).metadata["parts"] == metadata_view(seeable, whole=False)["parts"] == [1]
+    )
+    assert unpack_record(held).payload == {"held": [1]}
 
 
 def test_what_metadata_and_payload_share_comes_back_apart() -> None:
     parts = [1]
-    back = awake(resting(Record("a", "text", {"parts": parts}, payload={"parts": parts})))
+    back = unpack_record(
+        pack_record(Record("a", "text", {"parts": parts}, payload={"parts": parts}))
+    )
     assert back.payload is not None
     back.metadata["parts"].append(2)
     assert back.payload["parts"] == [1]
@@ -89,5 +98,5 @@ def test_a_function_over_nested_metadata_changes_nothing_that_is_kept() -> None:
 
 def test_a_record_at_rest_has_nothing_that_the_collector_walks() -> None:
     record = Record("a", "text", PLAIN, payload={"held": PLAIN})
-    assert not gc.is_tracked(resting(record))
-    assert not gc.is_tracked(flat(PLAIN))
+    assert not gc.is_tracked(pack_record(record))
+    assert not gc.is_tracked(pack_metadata(PLAIN))

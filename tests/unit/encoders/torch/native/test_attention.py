@@ -43,7 +43,7 @@ def test_attention_is_the_formula(lengths: list[int], head: int, dtype: torch.dt
     if not runs(dtype):
         pytest.skip(f"no kernels in {dtype} here")
     qkv = drawn(lengths, 3 * head, dtype)
-    found = NativeAttention.of(np.array(lengths), heads=3)(qkv)
+    found = NativeAttention.from_lengths(np.array(lengths), heads=3)(qkv)
     assert found.dtype == dtype
     bound = 2e-6 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found.double(), reference(qkv, lengths, 3), atol=bound, rtol=bound)
@@ -51,7 +51,7 @@ def test_attention_is_the_formula(lengths: list[int], head: int, dtype: torch.dt
 
 def test_large_scores_lose_nothing() -> None:
     qkv = drawn([700, 30], 64, torch.float32, scale=12.0)
-    found = NativeAttention.of(np.array([700, 30]), heads=1)(qkv)
+    found = NativeAttention.from_lengths(np.array([700, 30]), heads=1)(qkv)
     torch.testing.assert_close(found.double(), reference(qkv, [700, 30], 1), atol=2e-3, rtol=2e-3)
 
 
@@ -62,26 +62,26 @@ def test_a_later_block_with_all_of_the_weight_takes_over() -> None:
     qkv[550, 64] = 200.0  # one key
     qkv[:, 128:] = 1.0
     qkv[550, 128:] = 5.0
-    found = NativeAttention.of(np.array([600]), heads=1)(qkv)
+    found = NativeAttention.from_lengths(np.array([600]), heads=1)(qkv)
     torch.testing.assert_close(found, torch.full((600, 64), 5.0))
 
 
 def test_one_number_that_is_none_makes_its_whole_text_none_and_no_other() -> None:
     qkv = drawn([30, 40], 64, torch.float32)
     qkv[10, 64 + 5] = torch.nan  # a key
-    found = NativeAttention.of(np.array([30, 40]), heads=1)(qkv)
+    found = NativeAttention.from_lengths(np.array([30, 40]), heads=1)(qkv)
     assert found[:30].isnan().all()
     assert not found[30:].isnan().any()
 
 
 def test_rows_behind_all_texts_are_zero() -> None:
     qkv = drawn([5, 3], 64, torch.float32)
-    found = NativeAttention.of(np.array([5]), heads=1)(qkv)
+    found = NativeAttention.from_lengths(np.array([5]), heads=1)(qkv)
     assert (found[5:] == 0).all()
 
 
 def test_the_plan_takes_it_where_it_runs_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    pack = Pack.of([np.zeros(9, np.int32)])
+    pack = Pack.from_rows([np.zeros(9, np.int32)])
     options = {"heads": 2, "device": CPU, "dtype": torch.float32}
     assert isinstance(plan(pack, head_width=64, **options), NativeAttention)
     assert not isinstance(plan(pack, head_width=24, **options), NativeAttention)
@@ -92,7 +92,7 @@ def test_the_plan_takes_it_where_it_runs_and_fits(monkeypatch: pytest.MonkeyPatc
 def test_nothing_between_rows_is_read() -> None:
     qkv = torch.full((30, 3 * 64 + 16), torch.nan)
     qkv[:, : 3 * 64] = drawn([30], 64, torch.float32)
-    found = NativeAttention.of(np.array([30]), heads=1)(qkv[:, : 3 * 64])
+    found = NativeAttention.from_lengths(np.array([30]), heads=1)(qkv[:, : 3 * 64])
     torch.testing.assert_close(
         found.double(), reference(qkv[:, : 3 * 64], [30], 1), atol=2e-6, rtol=2e-6
     )
@@ -108,7 +108,7 @@ def test_nothing_between_rows_is_read() -> None:
     ],
 )
 def test_memory_that_the_kernel_would_misread_never_reaches_it(wrong: Any) -> None:
-    attend = NativeAttention.of(np.array([5]), heads=1)
+    attend = NativeAttention.from_lengths(np.array([5]), heads=1)
     with pytest.raises(KernelArgumentError, match="cannot read"):
         attend(wrong(drawn([5], 64, torch.float32)))
 

@@ -65,7 +65,9 @@ def test_states_are_those_of_transformers(parts: Any, needs: torch.dtype, close:
         pytest.skip(f"no kernels in {needs} here")
     padded, packed = pair(parts, parts.dtype)
     draw = np.random.default_rng(0)
-    pack = Pack.of([draw.integers(3, 50, n).astype(np.int32) for n in (1300, 1, 2, 130, 7, 128)])
+    pack = Pack.from_rows(
+        [draw.integers(3, 50, n).astype(np.int32) for n in (1300, 1, 2, 130, 7, 128)]
+    )
     with torch.inference_mode():
         found, expected = packed.hidden(pack), padded.hidden(pack)
         wide = packed.hidden(pack, wide=True)

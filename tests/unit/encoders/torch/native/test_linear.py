@@ -55,7 +55,11 @@ def layer(
 ) -> tuple[NativeLinear, torch.Tensor, torch.Tensor]:
     weight = (drawn(outputs, inputs) / inputs**0.5).to(dtype)
     bias = drawn(outputs, seed=1)
-    return NativeLinear(NativeWeight.of(weight), bias, activated), weight.double(), bias.double()
+    return (
+        NativeLinear(NativeWeight.from_weight(weight), bias, activated),
+        weight.double(),
+        bias.double(),
+    )
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -125,11 +129,13 @@ def test_a_kernel_adds_by_its_own_hand_what_rounding_would_lose(dtype: torch.dty
     weight[:, 1:] = 1 / 1024
     x = torch.ones(3, 1024)
     if dtype == torch.int8:
-        found = NativeInt8Linear.of(torch.ones(64, 1024), torch.zeros(64))(x)
+        found = NativeInt8Linear.from_weight(torch.ones(64, 1024), torch.zeros(64))(x)
         torch.testing.assert_close(found, torch.full((3, 64), 1024.0))
         return
     out = torch.zeros(3, 64)
-    NativeLinear(NativeWeight.of(weight.to(dtype)), torch.zeros(64)).add_to(out, x.to(dtype))
+    NativeLinear(NativeWeight.from_weight(weight.to(dtype)), torch.zeros(64)).add_to(
+        out, x.to(dtype)
+    )
     torch.testing.assert_close(out, torch.full((3, 64), 1 + 1023 / 1024))
 
 
@@ -188,8 +194,8 @@ def test_a_layer_in_8_bits_is_near_the_float_one(
     weight, bias = drawn(outputs, 528) / 23, drawn(outputs, seed=1)
     x = drawn(rows, 528, seed=2).to(states)
     expected = x.float() @ weight.T + bias
-    up = NativeInt8Linear.of(weight, bias, activated=True)
-    down = NativeInt8Linear.of(weight, bias, after_gelu=True)
+    up = NativeInt8Linear.from_weight(weight, bias, activated=True)
+    down = NativeInt8Linear.from_weight(weight, bias, after_gelu=True)
     active = gelu(x.float() * 2)
     for found, exact in (
         (up(x), gelu(expected)),
@@ -256,7 +262,7 @@ def test_what_comes_with_twice_the_bits_is_hardly_rounded(states: torch.dtype) -
     if not runs(torch.int8):
         pytest.skip("no kernels for 8 bits here")
     x, bias, sums = drawn(50, 64, seed=2).to(states), drawn(64, seed=1), torch.ones(50, 64)
-    layer = NativeInt8Linear.of(torch.eye(64), bias, residual=True)
+    layer = NativeInt8Linear.from_weight(torch.eye(64), bias, residual=True)
     layer.add_to(sums, x)
     finer = x.float().abs().amax(dim=1, keepdim=True) / int8.ACTIVATION_LEVELS / int8.REST_LEVELS
     for found in (layer(x), sums - 1):
@@ -269,7 +275,7 @@ def test_values_have_twice_the_bits_of_queries_and_keys(dtype: torch.dtype) -> N
         pytest.skip("no kernels for 8 bits here")
     weights = [torch.eye(64)] * 3  # whose own levels are exact
     x = drawn(50, 64, seed=2)
-    qkv = NativeInt8QueryKeyValue.of(weights, [torch.zeros(64)] * 3, dtype=dtype)
+    qkv = NativeInt8QueryKeyValue.from_weights(weights, [torch.zeros(64)] * 3, dtype=dtype)
     query, key, value = qkv(x).float().chunk(3, dim=1)
     assert qkv(x).dtype == dtype
     assert torch.equal(query, key)
@@ -283,7 +289,7 @@ OPTIMIZED = """
 import torch
 from bge_m3_integrations.encoders.torch.native.binding import KernelArgumentError
 from bge_m3_integrations.encoders.torch.native.linear import NativeLinear, NativeWeight
-layer = NativeLinear(NativeWeight.of(torch.ones(64, 64)), torch.zeros(64))
+layer = NativeLinear(NativeWeight.from_weight(torch.ones(64, 64)), torch.zeros(64))
 try:
     layer(torch.ones(9, 60))
 except KernelArgumentError:

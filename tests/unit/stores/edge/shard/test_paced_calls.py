@@ -60,7 +60,7 @@ def texts(count: int, rows: np.ndarray) -> EmbeddingBatch:
     """Texts of two token vectors each."""
     counts = np.full(count, TOKENS, np.int64)
     vectors = TokenVectors(rows, offsets_of(counts.tolist()))
-    weights = SparseRows.of([{1: 1.0}] * count)
+    weights = SparseRows.from_dicts([{1: 1.0}] * count)
     return EmbeddingBatch(np.ones((count, DIM), np.float32), weights, vectors, counts, counts * 0)
 
 
