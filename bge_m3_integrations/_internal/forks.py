@@ -110,7 +110,7 @@ class Gate:
 
 
 between_forks = Gate()
-"""Around everything that holds locks of libraries: passes, tokenising, loading, transactions."""
+"""Around everything that holds locks of libraries: passes, tokenizing, loading, transactions."""
 
 _owners: weakref.WeakSet[Forks] = weakref.WeakSet()
 _locks: weakref.WeakSet[threading.Lock] = weakref.WeakSet()

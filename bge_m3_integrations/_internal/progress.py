@@ -220,7 +220,7 @@ class _Notebook:
 
 
 class _Line:
-    """How far work has come, as a notebook or plain text shows it."""
+    """The progress of some work as a notebook or plain text shows it."""
 
     def __init__(self, label: str, done: int, total: int | None, rate: str) -> None:
         self.label, self._done, self._total, self._rate = label, done, total, rate

@@ -54,7 +54,7 @@ class BGEM3FlagModel:
 
     Args:
         model_name_or_path: A folder or a hub id. Loaded at the first use, not here.
-        normalize_embeddings: Only True: no vector leaves the engine unnormalised.
+        normalize_embeddings: Only True: no vector leaves the engine unnormalized.
         use_fp16: float16 on a GPU; float32 on a CPU, with the weights as they are in the file.
         use_bf16: bfloat16 where the hardware computes it, CPUs included; elsewhere what the engine
             chooses. Wins over `use_fp16`.
@@ -72,7 +72,7 @@ class BGEM3FlagModel:
         return_dense: Whether to return dense vectors.
         return_sparse: Whether to return lexical weights.
         return_colbert_vecs: Whether to return token vectors.
-        truncate_dim: Keep this many leading columns of dense and token vectors, normalised again;
+        truncate_dim: Keep this many leading columns of dense and token vectors, normalized again;
             `compute_score` uses the whole vectors, as in FlagEmbedding.
         passage_instruction_for_retrieval: Put around documents by `encode_corpus`.
         passage_instruction_format: Format of two fields, instruction and text.

@@ -18,7 +18,7 @@ TEXT_WIDTH = 60
 _SHOWN_NUMBERS = 8
 _READ_NUMBERS = 100_000
 _CONTROLS = frozenset({"Cc", "Cs"})
-# they turn the order of what follows around, so a text could change how its neighbours read
+# they turn the order of what follows around, so a text could change how its neighbors read
 _BIDIRECTIONAL = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )

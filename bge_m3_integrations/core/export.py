@@ -12,7 +12,7 @@ from bge_m3_integrations.core.metadata import plain
 
 
 class Exported:
-    """Gives a subclass with `to_dict` a form that pydantic serialises, as FastAPI asks for."""
+    """Gives a subclass with `to_dict` a form that pydantic serializes, as FastAPI asks for."""
 
     __slots__ = ()
 

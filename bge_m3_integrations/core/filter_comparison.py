@@ -1,4 +1,4 @@
-"""How one test of a filter looks at one held value: `filters` has the tables of what it means."""
+"""The tests of a filter on one held value; `filters` has the tables of their meaning."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _unless(make: Callable[[Any], HeldTest]) -> Callable[[Any], HeldTest]:
 
 
 def _key(value: object) -> object:
-    """What two values share exactly when they are `equal`; of what equals nothing, no value's."""
+    """A key that two values share exactly when `equal`; no value of a filter has that of others."""
     if isinstance(value, bool):
         return bool, value
     if isinstance(value, list | tuple):

@@ -302,7 +302,7 @@ def _branches(op: str, value: object) -> list[Filter]:
 
 
 def _under(key: Any, value: object) -> Filter:
-    """What is written under one key: a bare value, or a dict of operators."""
+    """Parse the condition under one key: a bare value, or a dict of operators."""
     if not isinstance(value, Mapping):
         return Compare(key, "$eq", value)
     if not value:

@@ -160,7 +160,7 @@ def _joined(text: str) -> str:
 
 
 def _digits(value: int) -> int:
-    """How many decimal digits; of a long integer without writing it."""
+    """Count the decimal digits, those of a long integer without writing it."""
     if -(10**18) < value < 10**18:
         return 1  # as good as any number that is allowed
     size = abs(value)

@@ -31,7 +31,7 @@ def pooled(vectors: TokenVectors, factor: int) -> TokenVectors:
         factor: Tokens per vector that is kept, at least 1; 1 gives back the input itself.
 
     Returns:
-        For every document the normalised means of its clusters, in the order of each cluster's
+        For every document the normalized means of its clusters, in the order of each cluster's
         first token: float16 if the input is, else float32. A cluster whose vectors cancel out has
         no direction: its first token's vector stands for it.
 
@@ -76,7 +76,7 @@ def _clusters(rows: NDArray[np.float64], most: int) -> IntArray:
 
 
 def _means(rows: NDArray[np.float64], cluster: IntArray) -> NDArray[np.float64]:
-    """Each cluster's normalised mean."""
+    """Each cluster's normalized mean."""
     _, first, sizes = np.unique(cluster, return_index=True, return_counts=True)
     order = np.argsort(cluster, kind="stable")
     starts = np.cumsum(sizes) - sizes

@@ -207,7 +207,7 @@ def _blocks(offsets: IntArray, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def _elements_per_row(query: FloatArray, documents: TokenVectors) -> int:
-    """What a document vector costs: its similarities, and its copy if it is not float32."""
+    """The elements that a document vector costs: its similarities, its copy if not float32."""
     widened = 0 if documents.vectors.dtype == np.float32 else documents.vectors.shape[1]
     return max(len(query), widened)
 

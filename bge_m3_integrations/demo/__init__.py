@@ -1,4 +1,4 @@
-"""What the demo runs on: a small handbook about retrieval, judged questions, a small model."""
+"""The demo's data: a small handbook about retrieval, judged questions, a small model."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def load_questions() -> list[Question]:
 
 
 def load_quality(checkpoint: Path) -> list[Quality]:
-    """What was measured when a checkpoint was made.
+    """Load the measurements made along with a checkpoint.
 
     Args:
         checkpoint: A checkpoint's folder; `evaluation.json` lies in it.

@@ -80,7 +80,7 @@ def run_demo(
 
 
 def to_ask(queries: Iterable[str], questions: Sequence[Question]) -> Iterable[Asked]:
-    """What to ask: the user's queries, or the first question of each group and language.
+    """Choose the user's queries, or the first question of each group and language.
 
     Args:
         queries: The user's own; a demo question among them keeps its judgements.
@@ -124,7 +124,7 @@ def find_frameworks(
 def count_hits(
     index: HybridIndex, questions: Sequence[Question]
 ) -> dict[str, dict[str, tuple[int, int]]]:
-    """How many questions have a relevant document among the first three, by group and ranking.
+    """Count questions with a relevant document among the first three, by group and ranking.
 
     Args:
         index: Holds the judged documents.

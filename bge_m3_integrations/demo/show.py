@@ -1,4 +1,4 @@
-"""What the demo shows: plain sentences and tables, the same with and without a terminal."""
+"""The demo's output: plain sentences and tables, the same with and without a terminal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What it took to index the documents.
+    """The cost of indexing the documents.
 
     Attributes:
         documents: How many.
@@ -80,7 +80,7 @@ class Timing:
 
 
 def describe_model(model: str | None) -> str:
-    """What runs, and how good it is, as far as that is known.
+    """Describe the model that runs, and its quality as far as that is known.
 
     Args:
         model: What the user chose; None is the demo checkpoint.
@@ -159,7 +159,7 @@ def compared(wanted: Found, found: Found) -> str:
 
 
 def show_timing(timing: Timing, out: Console) -> None:
-    """What indexing took, and how to read the tables that follow."""
+    """Show the cost of indexing, and explain the tables that follow."""
     speed = timing.timed / timing.encode if timing.encode else 0.0
     out.print(
         f"Indexed {timing.documents} documents, {timing.tokens:,} tokens, in {timing.encode:.1f} s "
@@ -207,7 +207,7 @@ def _table(asked: Asked, hits: Sequence[Hit]) -> Table:
 
 
 def _score(value: float, best: float) -> Text:
-    """A score; the best of its column has a star, which also shows where there is no colour."""
+    """A score; the best of its column has a star, which also shows where there is no color."""
     if value < best or value == 0:
         return Text(f"{value:.3f} ")
     return Text(f"{value:.3f}*", style="bold green")
@@ -245,7 +245,7 @@ def _percent(hit: int, total: int, *, wide: bool) -> str:
 
 
 def show_end(index: HybridIndex, model: str | None, out: Console) -> None:
-    """How many forwards it took, and what to try next."""
+    """Show the number of forward passes, and suggest next steps."""
     stats = index.engine.stats
     out.print(
         f"{stats.texts} texts were asked for by search, retrievers and rerankers; "

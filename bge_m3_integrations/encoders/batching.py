@@ -39,7 +39,7 @@ class TokenBudget:
         return self._tokens
 
     def after_failure(self, cost: int) -> TokenBudget:
-        """What a batch of `cost` tokens that did not fit may run under: half of that.
+        """The bound after a batch of `cost` tokens did not fit: half of that.
 
         This budget becomes as small too, but by half at most: a few tokens fail for what the device
         holds beside them, and say little of how many fit.
@@ -138,7 +138,7 @@ def run_in_batches(
 
 
 def smaller_for(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> TokenBudget:
-    """What a batch of texts of these lengths, which did not fit, is to run under."""
+    """The bound to run under after a batch of texts of these lengths did not fit."""
     longest_first = np.maximum(np.sort(lengths)[::-1], 1)
     return budget.after_failure(int(_costs(longest_first, padded=padded)[-1]))
 
@@ -172,6 +172,6 @@ def _within(run: Callable[[IntArray], None], batch: IntArray) -> Callable[[IntAr
 
 
 def _costs(lengths: IntArray, *, padded: bool) -> IntArray:
-    """What a batch of the first text costs, of the first two, and so on; longest first."""
+    """The cost of a batch of the first text, of the first two, and so on; longest first."""
     costs: IntArray = np.arange(1, len(lengths) + 1) * lengths[0] if padded else lengths.cumsum()
     return costs

@@ -1,4 +1,4 @@
-"""How a checkpoint is loaded: the one place of these options' defaults and checks."""
+"""Options of loading a checkpoint: the one place of their defaults and checks."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ class FlagEncoder(TorchEncoder):
 
 
 def _prefix(instruction: str | None, form: str) -> str:
-    """What FlagEmbedding's format puts in front of a text."""
+    """The text that FlagEmbedding's format puts in front of another."""
     if instruction is None:
         return ""
     # FlagEmbedding reads a typed backslash-n in the format as a line break

@@ -41,10 +41,10 @@ _FIRST = np.zeros(1, np.int64)
 
 
 class Work(Protocol[_Piece_contra, _Stretch, Started]):
-    """What the stages do. A stage that raises has changed nothing."""
+    """The stages' work. A stage that raises has changed nothing."""
 
     def prepare(self, piece: _Piece_contra) -> _Stretch:
-        """Tokenise some texts; one call at a time, in order, from any thread."""
+        """Tokenize some texts; one call at a time, in order, from any thread."""
         ...
 
     def start(self, stretch: _Stretch, rows: IntArray) -> Started:
@@ -58,10 +58,10 @@ class Work(Protocol[_Piece_contra, _Stretch, Started]):
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What goes on at once.
+    """The stages that run at once.
 
     Attributes:
-        ahead: Tokenise a stretch of texts while the one before it runs.
+        ahead: Tokenize a stretch of texts while the one before it runs.
         in_flight: Passes that may be on their way back while the next is started; 0 ends each
             before the next starts, without any thread.
     """

@@ -57,7 +57,7 @@ here = _Here()
 
 
 def starts(call: Call) -> bool:
-    """Return whether a call may run now; from here on it cannot be cancelled."""
+    """Return whether a call may run now; from here on it cannot be canceled."""
     return call.future.set_running_or_notify_cancel()
 
 

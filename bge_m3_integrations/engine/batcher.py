@@ -68,7 +68,7 @@ class Batcher:
     def submit(
         self, texts: Sequence[str], request: EncodeRequest, run: Run
     ) -> Future[EmbeddingBatch]:
-        """Queue texts; see `encode`. The future can be cancelled until its batch starts."""
+        """Queue texts; see `encode`. The future can be canceled until its batch starts."""
         call = Call(texts, request, run)
         if here.running:
             call.future.set_running_or_notify_cancel()
@@ -206,7 +206,7 @@ class _Lane:
         return count >= self._expected if self._expected > 1 else count <= 1
 
     def _take(self) -> list[Call]:
-        """Take the oldest call and those that fit its batch; cancelled ones are dropped."""
+        """Take the oldest call and those that fit its batch; canceled ones are dropped."""
         batch: list[Call] = []
         rest: deque[Call] = deque()
         texts = characters = 0

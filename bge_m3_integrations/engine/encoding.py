@@ -130,7 +130,7 @@ class EncodingModel(ModelHandle):
         max_length: int | None = None,
         **unknown: Unpack[NoMore],
     ) -> EmbeddingBatch:
-        """See `encode_queries`; a coroutine cancelled before its batch starts is not encoded."""
+        """See `encode_queries`; a coroutine canceled before its batch starts is not encoded."""
         if unknown:
             refuse(unknown, self.aencode_queries)
         return await self._aencode(texts, "query", modes, max_length)
@@ -166,7 +166,7 @@ class EncodingModel(ModelHandle):
             max_length: Most tokens per text, special tokens included.
 
         Returns:
-            A future of one row per text; it can be cancelled until its batch starts. Nothing warns
+            A future of one row per text; it can be canceled until its batch starts. Nothing warns
             of texts that were cut: `truncated` of the result counts them, and so does `stats`.
 
         Raises:

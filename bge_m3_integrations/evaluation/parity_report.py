@@ -43,7 +43,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What it ran on.
+    """The hardware of a run.
 
     Attributes:
         cpu: The processor's name.

@@ -24,7 +24,7 @@ class HasIndex(Protocol):
 
     @property
     def index(self) -> HybridIndex:
-        """What it is over."""
+        """The index it is over."""
 
 
 EngineLike: TypeAlias = BGEM3 | HasEngine

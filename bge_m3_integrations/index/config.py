@@ -1,4 +1,4 @@
-"""How an index in a folder is made or opened, and what its manifest keeps of an engine."""
+"""Options of an index in a folder, and the part of an engine that its manifest keeps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COPIED_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
-    """How an index in a folder is opened; see `HybridIndex.open`.
+    """Options to open an index in a folder with; see `HybridIndex.open`.
 
     Attributes:
         modes: What a new index keeps.
@@ -65,7 +65,7 @@ class IndexConfig:
             raise InputError("no index begins with read_only=True; leave out create, or read_only")
 
     def wanted(self, engine: BGEM3 | None = None) -> FolderConfig:
-        """What an index must hold, as far as these options and an engine's options say it."""
+        """The contents required of an index, as far as these options and an engine's say it."""
         from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 
         return FolderConfig(
@@ -79,12 +79,12 @@ class IndexConfig:
 
 
 def for_reading(path: Path) -> IndexConfig:
-    """How a folder is opened for searching: read only where it cannot be written to anyway."""
+    """Return the options for searching alone: read only where the folder cannot be written to."""
     return IndexConfig(create=False, read_only=path.is_dir() and not os.access(path, os.W_OK))
 
 
 def encoder_info(engine: BGEM3, *, fingerprint: bool = True) -> EncoderInfo:
-    """What a manifest keeps of an engine.
+    """Return the part of an engine that a manifest keeps.
 
     Args:
         engine: Any.

@@ -237,7 +237,7 @@ class IndexHandle:
 
     @property
     def _known(self) -> Searcher:
-        """What is searched; of a folder without an index, what will be."""
+        """The index to search; of a folder without one, the index to come."""
         return self._opened(begin=False)
 
     @property
@@ -252,7 +252,7 @@ class IndexHandle:
         return self._searcher.store
 
     def _opened(self, *, begin: bool) -> Searcher:
-        """What is searched, once the folder holds an index; one begins where that is asked for."""
+        """The index to search, once the folder holds one; begun here where that is asked for."""
         if isinstance(self._held.store, NotBegun):
             with self._beginning:
                 waiting = self._held.store
@@ -298,7 +298,7 @@ def _logged(work: str, store: object) -> Iterator[None]:
 
 
 class _Closed:
-    """What a closed index has in place of its store."""
+    """The store of a closed index: every use is refused."""
 
     def __init__(self, place: str) -> None:
         self.place = place

@@ -113,7 +113,7 @@ class Writer:
         return Ingested(len(fresh), len(changed), len(known) - len(changed))
 
     def _committed(self, since: int) -> int:
-        """How many records are not flushed yet, after a flush if there are enough of them."""
+        """Flush if there are enough new records; return the number still not flushed."""
         if since < COMMIT_EVERY:
             return since
         self.store.flush()

@@ -1,4 +1,4 @@
-"""How an index in a folder meets an engine: the one given, or the one that its manifest names."""
+"""Open an index in a folder with an engine: the given one, or the one that its manifest names."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class NotBegun:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """What the index will say of itself; the first look may read the model's files."""
+        """The manifest of the index to come; the first look may read the model's files."""
         wanted = _wanted(self._engine, self._config, held=None, fingerprint=False)
         return wanted.new_manifest()
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the store will be able to do."""
+        """The capabilities of the store to come."""
         return self.manifest.capabilities
 
     def opened(self, *, begin: bool) -> EdgeStore | ProcessStore | None:
@@ -79,7 +79,7 @@ class NotBegun:
         """Nothing is open."""
 
     def error(self) -> StoreError:
-        """What it means to look for something here."""
+        """The error of searching here."""
         from bge_m3_integrations.stores.edge.folder.discovery import no_index
 
         return no_index(self.path)
@@ -225,7 +225,7 @@ def check_own_model(engine: BGEM3, store: EdgeStore | ProcessStore) -> None:
 def _wanted(
     engine: BGEM3, config: IndexConfig, *, held: Manifest | None, fingerprint: bool = True
 ) -> FolderConfig:
-    """What an index must hold to be searched by an engine; reads the model's files."""
+    """The contents required of an index to be searched by an engine; reads the model's files."""
     from bge_m3_integrations.stores.edge.folder.manifest import REENCODE
 
     modes = None if config.modes is None else as_modes(config.modes)

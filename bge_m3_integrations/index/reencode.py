@@ -46,12 +46,12 @@ class Reencoder:
 
     @property
     def encoded(self) -> int:
-        """How many documents were encoded so far, each a forward pass."""
+        """The number of documents encoded so far, each a forward pass."""
         return self._cache.misses
 
     @property
     def reused(self) -> int:
-        """How many documents came from the cache so far, each counted once per call."""
+        """The number of documents that came from the cache so far, each counted once per call."""
         return self._cache.hits
 
     @property

@@ -84,7 +84,7 @@ class SearchRequest:
 
     @property
     def modes(self) -> frozenset[Mode]:
-        """What the queries must be encoded by."""
+        """The modes that the queries must be encoded by."""
         return self.weights.modes | frozenset(self.candidates or ())
 
     @property
@@ -206,7 +206,7 @@ def _weights(weights: WeightsLike | None, modes: Modes) -> Weights:
 def _candidates(
     candidates: Mapping[Mode, int] | None, limit: int, findable: Modes
 ) -> Mapping[Mode, int]:
-    """How many each mode looks up, at least `limit`, in the order of the modes."""
+    """The candidates of each mode, at least `limit`, in the order of the modes."""
     if candidates is None:
         usual = {mode: n for mode, n in USUAL_CANDIDATES.items() if mode in findable}
         candidates = usual or COLBERT_CANDIDATES

@@ -1,4 +1,4 @@
-"""How a planned search runs: candidates per mode, their exact scores, a ranking, the records."""
+"""The steps of a search: candidates per mode, their exact scores, a ranking, the records."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class RerankerOptions(TypedDict, total=False):
 
 
 class RankingOptions(TypedDict, total=False):
-    """How a search ranks; see `HybridIndex.search`."""
+    """Options of a search's ranking; see `HybridIndex.search`."""
 
     weights: WeightsLike | None
     candidates: Mapping[Mode, int] | None
@@ -100,7 +100,7 @@ class StoreOptions(RankingOptions, total=False):
 
 
 class WriteOptions(TypedDict, total=False):
-    """How documents are added; see `BGEM3VectorStore.add_documents`."""
+    """Options of adding documents; see `BGEM3VectorStore.add_documents`."""
 
     ids: Iterable[str | None] | None
     batch_size: int

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig(IndexConfig):
-    """How a vector store's index is made or opened: a folder's options, and where it is.
+    """Options of a vector store's index: where its folder is, and how to open that.
 
     Attributes:
         path: A folder; None is memory, or the store that is given.

@@ -59,7 +59,7 @@ _ROLE = "langchain.retriever"
 
 
 def _ranking_of(index: object) -> dict[str, Any]:
-    """How a vector store ranks, as fields of a retriever over it; nothing of anything else."""
+    """The ranking options of a vector store, as fields of a retriever over it; none of others."""
     if not isinstance(index, SearchingStore):
         return {}
     own = {name: getattr(index._ranking, name) for name in ("weights", "candidates", "fusion")}

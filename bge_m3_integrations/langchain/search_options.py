@@ -42,7 +42,7 @@ FUSIONS: Mapping[str, type[WeightedSum | ScaledSum | ReciprocalRank]] = {
 
 @dataclass(frozen=True, slots=True)
 class RankingDefaults:
-    """How a store ranks where a call says nothing; see `HybridIndex.search`.
+    """A store's ranking where a call says nothing; see `HybridIndex.search`.
 
     Attributes:
         weights: How much each mode counts.
@@ -287,7 +287,7 @@ def parsed_weights(value: Any) -> Weights | None:
 
 
 def checked_candidates(value: Any) -> Mapping[Mode, int] | None:
-    """How many documents each mode looks up, as a mapping of its own.
+    """Check the number of documents that each mode looks up; return a mapping of its own.
 
     Args:
         value: A mapping of modes to numbers, or None.

@@ -150,7 +150,7 @@ def words(function: Any) -> set[str]:
 
 
 def engine_words() -> set[str]:
-    """What `as_query_engine` and `as_chat_engine` take, and hand to `as_retriever` as well."""
+    """The keywords that `as_query_engine` and `as_chat_engine` hand to `as_retriever` as well."""
     from llama_index.core import chat_engine
     from llama_index.core.query_engine import RetrieverQueryEngine
 

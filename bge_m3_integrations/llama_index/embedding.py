@@ -56,7 +56,7 @@ class BGEM3Embedding(EngineOptions, BaseEmbedding):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex serialises by."""
+        """The name that LlamaIndex serializes by."""
         return "BGEM3Embedding"
 
     def to_payload(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The common part of the serialisable adapters: an engine, and the fields to rebuild it."""
+"""The common part of the serializable adapters: an engine, and the fields to rebuild it."""
 
 # no postponed annotations: pydantic reads them
 from collections.abc import Collection, Iterator, Mapping
@@ -82,7 +82,7 @@ class EngineOptions(BaseComponent):
     engine_fingerprint: str | None = Field(
         default=None,
         frozen=True,
-        description="Of an engine over an encoder object; filled in when serialised.",
+        description="Of an engine over an encoder object; filled in when serialized.",
     )
 
     _engine: BGEM3 = PrivateAttr()

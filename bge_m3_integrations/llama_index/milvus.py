@@ -79,7 +79,7 @@ class HybridMilvusStore(MilvusVectorStore):  # type: ignore[misc]
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex serialises by."""
+        """The name that LlamaIndex serializes by."""
         return "HybridMilvusStore"
 
     def add(self, nodes: list[BaseNode], **add_kwargs: Any) -> list[str]:

@@ -65,7 +65,7 @@ class HybridQdrantStore(QdrantVectorStore):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex serialises by."""
+        """The name that LlamaIndex serializes by."""
         return "HybridQdrantStore"
 
     async def async_add(
@@ -145,7 +145,7 @@ def hybrid_qdrant(
         aclient=aclient,
         batch_size=batch_size,
         enable_hybrid=True,
-        # the vectors are of norm 1: a dot product is the cosine, without normalising again
+        # the vectors are of norm 1: a dot product is the cosine, without normalizing again
         dense_config=VectorParams(size=engine.encoder.dim, distance=Distance.DOT),
         # no IDF modifier: the learnt weights are all of the score
         sparse_config=SparseVectorParams(modifier=None),

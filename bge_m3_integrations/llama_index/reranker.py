@@ -73,7 +73,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
     nodes cost none either: those that the index keeps with the very same text are scored by their
     stored numbers, and only others are encoded.
 
-    A reranker over an index in a folder is serialised with the folder's path, and opens it again
+    A reranker over an index in a folder is serialized with the folder's path, and opens it again
     when it is first used. An index in memory cannot travel: `to_dict` leaves it out, so what is
     rebuilt from it encodes every node, and pickling raises.
 
@@ -136,7 +136,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex serialises by."""
+        """The name that LlamaIndex serializes by."""
         return "BGEM3Reranker"
 
     @property

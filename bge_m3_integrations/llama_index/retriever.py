@@ -325,7 +325,7 @@ def _restriction(
 def _query_modes(
     index: HybridIndex, weights: Weights | None, candidates: Mapping[Mode, int] | None
 ) -> frozenset[Mode]:
-    """What a query will be encoded by, as far as the store tells: no model file is read."""
+    """The modes to encode a query by, as far as the store tells: no model file is read."""
     held = index.store.capabilities.score
     if weights is None:
         return held

@@ -27,7 +27,7 @@ IndicesAndValues = tuple[list[list[int]], list[list[float]]]
 
 
 @public_class
-class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[misc]  # serialisers
+class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[misc]  # serializers
     """BGE-M3's lexical weights for LlamaIndex; `similarity` is the dot product.
 
     Over the engine of a `BGEM3Embedding`, a text costs one forward pass for both. For vector
@@ -61,7 +61,7 @@ class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex serialises by."""
+        """The name that LlamaIndex serializes by."""
         return "BGEM3SparseEmbedding"
 
     def to_payload(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _TRAP = {
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """What the file says.
+    """The contents of the file.
 
     Attributes:
         folder: The index's.

@@ -155,7 +155,7 @@ class BGEM3VectorStore(PersistedStore):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name that LlamaIndex serialises by."""
+        """The name that LlamaIndex serializes by."""
         return "BGEM3VectorStore"
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:

@@ -74,7 +74,7 @@ class QueryOptions:
 
 @dataclass(frozen=True, slots=True)
 class StoreDefaults:
-    """What a store searches by where a query says nothing.
+    """A store's search options where a query says nothing.
 
     Attributes:
         weights: How much each mode counts; None is the default preset.
@@ -277,7 +277,7 @@ def _weights(
 def _candidates(
     query: VectorStoreQuery, usual: StoreDefaults, index: HybridIndex
 ) -> Mapping[Mode, int] | None:
-    """How many nodes each mode looks up; None is the index's own choice."""
+    """The number of nodes that each mode looks up; None is the index's own choice."""
     if query.mode not in LEXICAL and query.sparse_top_k is None and query.hybrid_top_k is None:
         return usual.candidates
     findable = index.modes & index.store.capabilities.find

@@ -15,7 +15,7 @@ class CountsNow(Protocol):
     """A store that can say how much it holds without waiting for anybody."""
 
     def count_now(self) -> int | None:
-        """How many records there are; None where that takes a lock that is held, or a closed store.
+        """The number of records; None where that takes a lock that is held, or a closed store.
 
         A `repr` shows it: also in a debugger, where the thread that holds a lock stands still.
         """
@@ -34,7 +34,7 @@ def parts_of(store: Store, *, closed: bool = False) -> Iterator[str]:
 
 
 def documents_in(store: Store) -> Iterator[str]:
-    """How many documents there are, where that is known at once."""
+    """The number of documents, where that is known at once."""
     number = store.count_now() if isinstance(store, CountsNow) else None
     if number is not None:
         yield counted(number, "document")

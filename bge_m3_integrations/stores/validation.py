@@ -1,4 +1,4 @@
-"""What every store checks before it changes anything: that a batch is sound in itself."""
+"""Checks of every store before it changes anything: that a batch is sound in itself."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _CLS, _PAD, _EOS = 0, 1, 2
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+")
-_NEIGHBOUR = 0.25
+_NEIGHBOR = 0.25
 _NO_SPAN = (-1, -1)
 
 
@@ -204,10 +204,10 @@ def _sparse(rows: Sequence[_Tokens]) -> SparseRows:
 
 
 def _in_context(vectors: FloatArray) -> FloatArray:
-    """Token vectors with a little of their neighbours, of norm 1."""
+    """Token vectors with a little of their neighbors, of norm 1."""
     mixed = vectors.copy()
-    mixed[1:] += np.float32(_NEIGHBOUR) * vectors[:-1]
-    mixed[:-1] += np.float32(_NEIGHBOUR) * vectors[1:]
+    mixed[1:] += np.float32(_NEIGHBOR) * vectors[:-1]
+    mixed[:-1] += np.float32(_NEIGHBOR) * vectors[1:]
     return _unit(mixed)
 
 
@@ -219,8 +219,8 @@ def _vectors(purpose: str, ids: Sequence[int], dim: int) -> FloatArray:
 def _vector(purpose: str, token: int, dim: int) -> FloatArray:
     """A pseudo-random unit vector that belongs to one token."""
     numbers = np.frombuffer(_digest(purpose, str(token), 4 * dim), dtype="<u4")
-    centred = np.asarray(numbers.astype(np.float64) / 2**31 - 1, np.float32)
-    vector: FloatArray = _unit(centred[None])[0]
+    centered = np.asarray(numbers.astype(np.float64) / 2**31 - 1, np.float32)
+    vector: FloatArray = _unit(centered[None])[0]
     vector.flags.writeable = False  # the cache hands out one array to all
     return vector
 

@@ -49,7 +49,7 @@ def make_nodes() -> list[TextNode]:
 
 
 class ComponentConformance:
-    """Tests for every serialisable component.
+    """Tests for every serializable component.
 
     Attributes:
         base: The LlamaIndex class that it must be.

@@ -166,7 +166,7 @@ def _listed(page: Page) -> tuple[list[Record], str | None]:
 
 @contextmanager
 def _raises(error: type[Exception], about: str) -> Iterator[None]:
-    """What `pytest.raises` does: users import this module where pytest is not installed."""
+    """Do as `pytest.raises`: users import this module where pytest is not installed."""
     try:
         yield
     except error:

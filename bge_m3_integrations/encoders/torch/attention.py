@@ -134,12 +134,12 @@ class _Block:
 
     @property
     def scores(self) -> int:
-        """How many there are."""
+        """The number of scores."""
         return self.heads * self.rows * self.columns
 
 
 def _block(heads: int, size: int) -> _Block:
-    """What fits into `_SCORES` numbers per thread: at least one head each, or one row of them."""
+    """The block that fits into `_SCORES` numbers per thread: at least one head each, or one row."""
     threads = min(heads, torch.get_num_threads())
     room = _SCORES * threads
     some = min(heads, max(threads, room // size**2))

@@ -31,7 +31,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
 }
 _LEAST_POSITIONS = 3
 _PACKED = (*(name for name in _RANGES if not name.startswith("n_")),)
-_QUANTISED = ("quantization_config", "compression_config")
+_QUANTIZED = ("quantization_config", "compression_config")
 
 
 def read_config(folder: Path, *, trust_remote_code: bool) -> Any:
@@ -84,13 +84,13 @@ _FIX = "Take the config.json that the weights were saved with"
 
 
 def _check_fields(fields: Mapping[str, Any], path: Path) -> None:
-    """What can be told before transformers reads the file."""
+    """Check the fields before transformers reads the file."""
     if not isinstance(fields.get("model_type"), str):
         raise CheckpointError(
             f"{path} has model_type {fields.get('model_type')!r}; it must be a name such as "
             f"'xlm-roberta'. {_FIX}"
         )
-    if name := next((name for name in _QUANTISED if fields.get(name)), None):
+    if name := next((name for name in _QUANTIZED if fields.get(name)), None):
         method = fields[name].get("quant_method") if isinstance(fields[name], dict) else None
         raise CheckpointError(
             f"{path} has a {name} (quant_method {method!r}): quantized weights are not read. Pass "

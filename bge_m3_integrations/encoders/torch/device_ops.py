@@ -1,4 +1,4 @@
-"""What encoding does differently from device to device: the seam below the scheduling.
+"""The differences in encoding between devices: the seam below the scheduling.
 
 `encoders.pipeline` decides when; a `Device` knows how to bring indices there, how to bring numbers
 back, and what a full memory looks like.
@@ -26,7 +26,7 @@ class Device(Protocol):
 
     @property
     def overlap(self) -> Overlap:
-        """What it gains from doing at once."""
+        """The stages worth running at once."""
         ...
 
     def alone(self) -> AbstractContextManager[Any]:
@@ -189,7 +189,7 @@ class PlacedPack(Pack):
 
 
 def device_of(device: torch.device) -> Device:
-    """How to encode on a device."""
+    """Return the operations to encode with on a device."""
     if device.type == "cuda":
         return Cuda(device)
     return Mps() if device.type == "mps" else Host()

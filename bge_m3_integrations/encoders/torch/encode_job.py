@@ -1,4 +1,4 @@
-"""What the stages of one encode call do: tokenize, run a pass, store its numbers."""
+"""The stages of one encode call: tokenize, run a pass, store its numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STRETCH_TEXTS = 32_768
 
 
 class Limits(TypedDict):
-    """How a call's texts are tokenized: `TextTokenizer.pack`'s arguments."""
+    """Limits to tokenize a call's texts by: `TextTokenizer.pack`'s arguments."""
 
     instruction: str
     max_length: int
@@ -106,7 +106,7 @@ class Work(Generic[Piece]):
     tokenized: Callable[[Piece], Stretch]
 
     def prepare(self, piece: Piece) -> Stretch:
-        """Tokenise, and make room for what the texts will give."""
+        """Tokenize, and make room for what the texts will give."""
         stretch = self.tokenized(piece)
         self.results.extend(stretch.tokens)
         return stretch

@@ -102,7 +102,7 @@ class TorchEncoder:
 
     @property
     def query_instruction(self) -> str:
-        """What is put before every query; a cache on disk keeps queries by it."""
+        """The prefix of every query; a cache on disk keeps queries by it."""
         return self._instructions["query"]
 
     @cached_property
@@ -114,7 +114,7 @@ class TorchEncoder:
 
     @property
     def precision(self) -> str:
-        """What it computes in, such as "bfloat16"; a cache on disk keeps numbers apart by it."""
+        """The precision of its numbers, such as "bfloat16"; a cache on disk keeps them by it."""
         return self.source.precision
 
     @property

@@ -49,7 +49,7 @@ _OPTIONAL = (
 # Beside whole weights: an adapter that is still to be added to them.
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 # The configs of quantized weights that do not stand in config.json.
-_QUANTISED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+_QUANTIZED = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 _LFS_POINTER = b"version https://git-lfs"
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -188,7 +188,7 @@ def check_whole(names: Collection[str], place: Place) -> None:
             ".merge_and_unload().save_pretrained(merged), copy tokenizer and heads there, and pass "
             "that folder"
         )
-    if quantized := _first(_QUANTISED, names):
+    if quantized := _first(_QUANTIZED, names):
         raise CheckpointError(
             f"{place.label} holds quantized weights ({quantized}), which are not read; pass the "
             'checkpoint that they were made from, with dtype="int8" for 8 bits on a CPU'

@@ -100,7 +100,7 @@ def architecture_digest(config: Any) -> str:
 
 
 def architecture_digests(config: Any) -> frozenset[str]:
-    """That digest, and those that earlier versions of this package made of the same config.
+    """The architecture's digest, and those that earlier versions made of the same config.
 
     They hashed the fields as the installed transformers had them: 4.57 fills in a
     `position_embedding_type` that 5 does not know, and names rotary positions otherwise.

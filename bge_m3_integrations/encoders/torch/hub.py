@@ -271,7 +271,7 @@ def _template(error: BaseException) -> str:
 
 
 def _disk_reason(error: BaseException) -> str | None:
-    """What the file system said, or None if the error came from elsewhere."""
+    """The file system's reason, or None if the error came from elsewhere."""
     # The native downloader reports a full disk as a RuntimeError that quotes the system's words.
     if _DISK_FULL in str(error):
         return _DISK_FULL

@@ -1,6 +1,6 @@
 """Linear layers in 8-bit integers on CPUs: per-token activation scales, per-channel weight scales.
 
-Symmetric quantisation as in Dettmers et al. 2022, "LLM.int8()", section 2.1 (vector-wise), without
+Symmetric quantization as in Dettmers et al. 2022, "LLM.int8()", section 2.1 (vector-wise), without
 outlier columns: x is about s_x q_x and w about s_w q_w, and x w' = s_x s_w q_x q_w' with sums in 32
 bits. The product is oneDNN's, through an internal operator of torch that is probed once.
 """
@@ -88,7 +88,7 @@ class Int8Linear:
             both, scale = quantized_with_residual(x.float(), torch.float32)
             out = _sum_of_both(self.weight.product(both.flatten(0, 1), torch.float32))
         else:
-            levels, scale = quantised_rows(x.float())
+            levels, scale = quantized_rows(x.float())
             out = self.weight.product(levels, torch.float32)
         torch.addcmul(self.bias, out, scale, out=out)
         return torch.ops.aten.gelu_(out) if self.activated else out
@@ -187,7 +187,7 @@ def nearest_levels(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight / scales[:, None]).round_().to(torch.int8), scales
 
 
-def quantised_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantized_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row to 8 bits by its own scale.
 
     Args:

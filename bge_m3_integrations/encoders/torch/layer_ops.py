@@ -1,4 +1,4 @@
-"""What a packed backbone's layers are computed with: products and normalisation.
+"""Operations of a packed backbone's layers: products and normalization.
 
 By torch's own functions or oneDNN's products, in floats or in 8 bits; `native/layer_ops.py` has the
 same by compiled kernels.
@@ -34,10 +34,10 @@ Role: TypeAlias = Literal["mix", "up", "down"]
 
 
 class Norm(Protocol):
-    """Layer normalisation (Ba et al. 2016)."""
+    """Layer normalization (Ba et al. 2016)."""
 
     def normalize_(self, states: torch.Tensor) -> None:
-        """Normalise `(t, width) float32` in place."""
+        """Normalize `(t, width) float32` in place."""
         ...
 
 
@@ -57,7 +57,7 @@ class LayerOps(Protocol):
         ...
 
     def norm(self, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> Norm:
-        """A normalisation of `(width,) float32` each."""
+        """A normalization of `(width,) float32` each."""
         ...
 
 

@@ -72,9 +72,9 @@ def _pair(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer layer with normalisation behind each half.
+    """One transformer layer with normalization behind each half.
 
-    States and normalisation are in float32: they cost little, and rounding them after every half
+    States and normalization are in float32: they cost little, and rounding them after every half
     layer is most of what a half-precision dtype would lose.
 
     Attributes:
@@ -183,7 +183,7 @@ class Weights:
         self.give_back(self.names[name])
 
     def norm(self, name: str, device: torch.device) -> list[torch.Tensor]:
-        """A normalisation's `(width,) float32` weight and bias on a device."""
+        """A normalization's `(width,) float32` weight and bias on a device."""
         return [self.tensor(f"{name}.{part}").to(device, torch.float32) for part in _PAIR]
 
 

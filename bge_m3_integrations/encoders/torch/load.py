@@ -89,7 +89,7 @@ class CheckpointSource:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """What it computes in; with 8-bit weights, what the states between them are in."""
+        """The dtype it computes in; with 8-bit weights, that of the states between them."""
         return pick_dtype("auto" if self.is_int8 else self._config.dtype_name, self.device)
 
     @cached_property
@@ -107,7 +107,7 @@ class CheckpointSource:
 
     @property
     def precision(self) -> str:
-        """What decides its numbers: a float type, or all that 8 bits are computed by here."""
+        """The choices that decide its numbers: a float type, or all that 8 bits are computed by."""
         name = str(self.dtype).removeprefix("torch.")
         if not self.is_int8:
             return name
@@ -116,12 +116,12 @@ class CheckpointSource:
 
     @property
     def states(self) -> torch.dtype:
-        """What a packed backbone's products take: levels are found in all the states' bits."""
+        """The dtype of a packed backbone's products: levels are found in all the states' bits."""
         return torch.float32 if self.is_int8 else self.dtype
 
     @property
     def parts(self) -> LayerOps:
-        """What a packed backbone's layers are computed with: compiled kernels where they run."""
+        """The operations of a packed backbone's layers: compiled kernels where they run."""
         if self.device.type == "cpu":
             native = native_ops(self.config, dtype=self.dtype, int8=self.is_int8)
             if native is not None:
@@ -130,7 +130,7 @@ class CheckpointSource:
 
     @property
     def computed_by(self) -> str:
-        """What computes the backbone, in words."""
+        """Describe the code that computes the backbone."""
         if not is_packable(self.config):
             return f"transformers' modules on {self.device.type}"
         if isinstance(self.parts, (NativeFloat, NativeInt8)):
@@ -192,7 +192,7 @@ class CheckpointSource:
 
     @cached_property
     def pooling(self) -> Pooling:
-        """How the dense vector is made; warns where an explicit choice contradicts the files."""
+        """The pooling of the dense vector; warns where an explicit choice contradicts the files."""
         auto = self._config.pooling == "auto"
         stated = stated_pooling(self.files, strict=auto)
         if auto:

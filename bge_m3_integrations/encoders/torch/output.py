@@ -21,7 +21,7 @@ from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a pass gave for some texts, in their order; a mode that was not asked for is None.
+    """A pass's output for some texts, in their order; a mode that was not asked for is None.
 
     Attributes:
         dense: `(b, h) float32`.

@@ -1,4 +1,4 @@
-"""What one forward pass reads: the tokens of several texts, end to end."""
+"""The input of one forward pass: the tokens of several texts, end to end."""
 
 from __future__ import annotations
 

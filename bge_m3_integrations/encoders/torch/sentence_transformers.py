@@ -83,7 +83,7 @@ def check_modules(files: CheckpointFiles) -> None:
 
 
 def stated_pooling(files: CheckpointFiles, *, strict: bool) -> Pooling | None:
-    """How the checkpoint says that its dense vector is made.
+    """The pooling that the checkpoint states.
 
     Args:
         files: The checkpoint.

@@ -28,7 +28,7 @@ class Source(Protocol):
 
     @property
     def pooling(self) -> Pooling:
-        """How the dense vector is made."""
+        """The pooling of the dense vector."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class Source(Protocol):
 
     @property
     def precision(self) -> str:
-        """What decides its numbers, such as "bfloat16" or "int8/4/127/bfloat16/compiled"."""
+        """The precision of its numbers, such as "bfloat16" or "int8/4/127/bfloat16/compiled"."""
         ...
 
     @property

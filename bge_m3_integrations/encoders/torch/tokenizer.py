@@ -92,7 +92,7 @@ class TextTokenizer:
     length_limit: int | None
 
     def pack(self, texts: Sequence[str], *, instruction: str, max_length: int) -> PackedIds:
-        """Tokenise texts to what a model reads.
+        """Tokenize texts to what a model reads.
 
         Args:
             texts: Checked texts, also empty ones.
@@ -111,7 +111,7 @@ class TextTokenizer:
         return parts[0] if len(parts) == 1 else PackedIds.concat(parts)
 
     def split(self, texts: Sequence[str], *, instruction: str, max_length: int) -> TokenBatch:
-        """Tokenise texts and tell where each token stands; see `pack` and `Encoder.tokenize`."""
+        """Tokenize texts and tell where each token stands; see `pack` and `Encoder.tokenize`."""
         check_texts(texts)
         room = max_length - len(self.prefix) - len(self.suffix)
         encoded = self._encoded(texts, instruction)

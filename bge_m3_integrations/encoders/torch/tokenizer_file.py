@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer, read from `tokenizer.json` as it stands there.
 
 `AutoTokenizer` is not asked where there is such a file: from transformers 5 on it builds the
-normaliser and the pre-tokenizer of many models anew from its own code, so the same file gives other
+normalizer and the pre-tokenizer of many models anew from its own code, so the same file gives other
 ids under another version. What it adds to the file is added here: special tokens and added tokens
 of the files beside it, and the length limit.
 """
@@ -124,7 +124,7 @@ def former_tokenizers(
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, with the special tokens of the file beside it."""
+    """Read tokenizer_config.json, with the special tokens of the file beside it."""
     config = _optional(folder / _CONFIG)
     # as transformers has it: with added_tokens_decoder, the other file says nothing new
     if not config.get("added_tokens_decoder"):
@@ -295,6 +295,6 @@ def _rebuilt(tokenizer: TextTokenizer, folder: Path) -> TextTokenizer:
 
 
 def _charsmap(normalizer: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The one part of a normaliser that is kept there."""
+    """The one part of a normalizer that is kept there."""
     parts = (normalizer or {}).get("normalizers", [normalizer])
     return next((part for part in parts if part and part["type"] == "Precompiled"), None)

@@ -136,7 +136,7 @@ def _quiet() -> Iterator[None]:
 
 
 def head_width(path: Path) -> int:
-    """How many numbers a head gives for each token, from its shape; no tensor is read."""
+    """The width of a head's output per token, from its shape; no tensor is read."""
     return len(_head_state(path, "meta")["weight"])
 
 

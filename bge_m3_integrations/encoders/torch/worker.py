@@ -27,7 +27,7 @@ READY = "ready"
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """How a worker makes its encoder.
+    """The configuration of a worker's encoder.
 
     Attributes:
         folder: The checkpoint, on this machine.

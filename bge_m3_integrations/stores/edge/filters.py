@@ -114,7 +114,7 @@ def compile_filter(
 
 @dataclass(frozen=True, slots=True)
 class _Compiler:
-    """What every part of one filter is translated with; see `compile_filter`."""
+    """Translates every part of one filter; see `compile_filter`."""
 
     fields: frozenset[str] | None
     point_id: Callable[[str], Any]

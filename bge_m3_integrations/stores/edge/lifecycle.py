@@ -1,4 +1,4 @@
-"""How an index comes to be in its folder: opened, begun, copied, restored."""
+"""Open, begin, copy and restore index folders."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class EdgeStore(SharedHandle):
 
     @property
     def manifest(self) -> Manifest:
-        """What the folder says of itself."""
+        """The folder's manifest."""
         return self._index.manifest
 
     @property

@@ -1,4 +1,4 @@
-"""What an engine needs to know of a record's metadata to run `filters.matches` itself.
+"""The terms of a record's metadata by which an engine runs `filters.matches` itself.
 
 The metadata's values never reach the engine, whose own equality and order differ from ours.
 It gets strings (*terms*), which are equal exactly when two values are, and integers that stand
@@ -6,7 +6,7 @@ in the order of the numbers. `pushdown` asks for the same terms and integers.
 
 A number's *code* is an integer: twice the place of a float64 among all float64, plus one for an
 integer that lies strictly between that float and the next. Codes keep the order of the numbers,
-infinities included, and only integers between the same two neighbouring floats share one. A code
+infinities included, and only integers between the same two neighboring floats share one. A code
 is stored in two parts because payload numbers pass through decimal text, which the engine reads
 back one unit off for about one float64 in six; integers below 2**53 survive.
 """

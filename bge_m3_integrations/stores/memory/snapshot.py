@@ -87,7 +87,7 @@ class Snapshot:
 
     @cached_property
     def dense_slack(self) -> float:
-        """How far a float32 dense score may be off, per unit of query norm: a generous bound."""
+        """The largest error of a float32 dense score, per unit of query norm: a generous bound."""
         held = _dense(self.embeddings)
         largest = float(np.linalg.norm(held, axis=1).max(initial=0.0))
         return float(2 * held.shape[1] * np.finfo(np.float32).eps * largest)

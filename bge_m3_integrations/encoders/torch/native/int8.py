@@ -1,4 +1,4 @@
-"""What `encoders/torch/int8.py` computes, by the compiled kernels."""
+"""The products of `encoders/torch/int8.py`, by the compiled kernels."""
 
 from __future__ import annotations
 

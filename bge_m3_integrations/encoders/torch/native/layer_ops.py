@@ -1,4 +1,4 @@
-"""A packed backbone's products and normalisation by the compiled kernels."""
+"""A packed backbone's products and normalization by the compiled kernels."""
 
 from __future__ import annotations
 

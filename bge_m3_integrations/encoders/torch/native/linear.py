@@ -1,4 +1,4 @@
-"""Linear layers, normalisation and levels by the compiled kernels."""
+"""Linear layers, normalization and levels by the compiled kernels."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def to_levels(
 
 @dataclass(frozen=True, slots=True)
 class NativeNorm:
-    """Layer normalisation (Ba et al. 2016), rows at a time, each while it is in cache.
+    """Layer normalization (Ba et al. 2016), rows at a time, each while it is in cache.
 
     Attributes:
         weight: `(width,) float32`.

@@ -109,7 +109,7 @@ class Checksums:
 
     @property
     def state(self) -> State:
-        """How far the files may have moved on since the sums."""
+        """The state of the files since the sums."""
         return self._note.state
 
     def check(self) -> None:
@@ -324,7 +324,7 @@ def _read(path: Path) -> _Sums | None:
 
 
 def _note(path: Path, sums: _Sums) -> _Note:
-    """What happened since these sums; nothing is known where the note was cut."""
+    """Read the changes since these sums; nothing is known where the note was cut."""
     clean = _Note(sums.id, "clean", sums.records, sums.records)
     try:
         note = _Note(**json.loads(read_file(path)))

@@ -166,7 +166,7 @@ class Folder:
         before.close()
 
     def change(self) -> str | None:
-        """What others have done to the folder meanwhile, in words; None where it is as it was."""
+        """Describe others' change of the folder meanwhile; None where it is as it was."""
         if self._identity.change() is None:
             return None
         with self.rewriting:  # it may have been this process, which has just written the manifest
@@ -187,7 +187,7 @@ class Folder:
         return held == manifest
 
     def log_lock(self) -> os.stat_result | None:
-        """What the engine's lock of its log is on, wherever the folder is by now."""
+        """The file that the engine's lock of its log is on, wherever the folder is by now."""
         return self._identity.within("wal")
 
     def check_shards(self, manifest: Manifest) -> None:
@@ -264,7 +264,7 @@ def _is_unfinished(shard: Path, manifest: Manifest) -> bool:
 
 
 def _ways_out(found: Sequence[Path]) -> str:
-    """What to do about shards that the manifest does not name."""
+    """Suggest what to do about shards that the manifest does not name."""
     if not found:
         return "restore a backup"
     newest = found[-1]

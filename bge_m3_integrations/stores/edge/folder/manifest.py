@@ -1,4 +1,4 @@
-"""What an index folder says about itself: `manifest.json`, replaced as a whole or not at all."""
+"""The manifest of an index folder: `manifest.json`, replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Manifest:
         dim: Width of dense vectors; None without the mode.
         colbert_dim: Width of token vectors; None without the mode.
         colbert: How token vectors are kept, or `REENCODE`; None without the mode.
-        pooling: How many neighbouring token vectors share one that is kept.
+        pooling: How many neighboring token vectors share one that is kept.
         filter_fields: Metadata paths that the engine filters by; None is all.
         generation: The number of the index's shard folder; 0 before there is one.
         encoder: The maker of the numbers, where that is known.

@@ -156,7 +156,7 @@ def _place(here: Path, there: Path, way: Way) -> None:
 
 
 def _way(file: Path, *, closed: bool, same: bool) -> Way:
-    """How the engine gets a large file; `same` says whether the temporary files are on its disk."""
+    """The way to hand the engine a large file; `same`: the temporary files are on its disk."""
     if any(fnmatch(file.name, pattern) for pattern in _READ):
         return "symbolic"
     written = not closed or not fnmatch(file.name, _VECTORS)

@@ -1,4 +1,4 @@
-"""How much to ask of the engine in one call, so that the call is short on a cold disk too.
+"""The size of one call of the engine, kept short on a cold disk too.
 
 The engine holds Python's lock during a call. What has to come from the disk takes it thirty times
 as long as what lies in memory, and nothing says beforehand where it lies: only the calls before do.

@@ -156,7 +156,7 @@ class Shard:
                 return
 
     def count(self, where: engine.Filter | None) -> int:
-        """How many points match."""
+        """Count the points that match."""
         request = engine.CountRequest(exact=True, filter=where)
         return int(self._run(lambda held: held.count(request)))
 
@@ -166,7 +166,7 @@ class Shard:
         return self._held is None
 
     def count_now(self) -> int | None:
-        """How many points there are; None if a call is under way, or the shard is closed."""
+        """The number of points; None if a call is under way, or the shard is closed."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -353,7 +353,7 @@ class Shard:
         return self._timed(call)[0]
 
     def _timed(self, call: Any) -> tuple[Any, float]:
-        """What the engine answers, and how many seconds it was at it, the queue not counted."""
+        """Return the engine's answer, and the seconds it took, the queue not counted."""
         with self._lock:
             held = self._open()
             start = time.perf_counter()

@@ -15,8 +15,8 @@ from bge_m3_integrations.encoders.torch.int8 import (
     Int8QueryKeyValue,
     make_int8_linear,
     make_int8_qkv,
-    quantised_rows,
     quantized_gelu,
+    quantized_rows,
     quantized_with_residual,
 )
 from bge_m3_integrations.encoders.torch.layer_ops import Int8Ops
@@ -36,7 +36,7 @@ ROWS = torch.tensor([[1e-3], [1.0], [50.0], [0.0]])
 
 def test_each_row_has_its_own_scale() -> None:
     x = random(4, 64) * ROWS
-    levels, scale = quantised_rows(x)
+    levels, scale = quantized_rows(x)
     assert (levels.dtype, scale.dtype) == (torch.uint8, torch.float32)
     restored = (levels.float() - 128) * scale
     assert ((restored - x).abs() <= scale * 0.501).all()
