@@ -10,6 +10,7 @@ from bge_m3_integrations._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from bge_m3_integrations.core.embeddings import EmbeddingBatch
+    from bge_m3_integrations.core.filters import And, Compare, Not, Or
     from bge_m3_integrations.core.fusion import ReciprocalRank, ScaledSum, WeightedSum
     from bge_m3_integrations.core.records import Hit, Record
     from bge_m3_integrations.core.scores import PRESETS, Ranked, Scores, Weights
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "core.embeddings": ["EmbeddingBatch"],
+    "core.filters": ["And", "Compare", "Not", "Or"],
     "core.fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
     "core.records": ["Hit", "Record"],
     "core.scores": ["PRESETS", "Ranked", "Scores", "Weights"],
@@ -65,9 +67,11 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "BGEM3",
     "PRESETS",
+    "And",
     "BGEM3Error",
     "CacheWarning",
     "CheckpointError",
+    "Compare",
     "EmbeddingBatch",
     "EmbeddingCache",
     "EncodingError",
@@ -79,6 +83,8 @@ __all__ = [
     "KeywordError",
     "MemoryStore",
     "MissingExtraError",
+    "Not",
+    "Or",
     "PoolingWarning",
     "Ranked",
     "ReciprocalRank",

@@ -11,9 +11,11 @@ from llama_index.core.schema import TextNode
 from bge_m3_integrations import (
     BGEM3,
     PRESETS,
+    And,
     BGEM3Error,
     CacheWarning,
     CheckpointError,
+    Compare,
     EmbeddingBatch,
     EmbeddingCache,
     EncodingError,
@@ -25,6 +27,8 @@ from bge_m3_integrations import (
     KeywordError,
     MemoryStore,
     MissingExtraError,
+    Not,
+    Or,
     PoolingWarning,
     Ranked,
     ReciprocalRank,
@@ -42,7 +46,6 @@ from bge_m3_integrations import (
 from bge_m3_integrations import langchain as lc
 from bge_m3_integrations import llama_index as li
 from bge_m3_integrations.compat import BGEM3EmbeddingFunction, BGEM3FlagModel
-from bge_m3_integrations.core.filters import And, Compare, Not, Or
 from bge_m3_integrations.testing import FakeEncoder
 
 ERRORS: tuple[type[Exception], ...] = (
