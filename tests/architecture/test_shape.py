@@ -77,3 +77,10 @@ def test_nothing_is_guarded_by_an_assert(file: Path) -> None:
     if file.is_relative_to(PACKAGE / "testing"):
         return
     assert [node.lineno for node in nodes(file) if isinstance(node, ast.Assert)] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_a_docstring_begins_with_a_verb_or_the_noun(file: Path) -> None:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    texts = [ast.get_docstring(node) or "" for node in nodes(file) if isinstance(node, documented)]
+    assert [text for text in texts if text.split(" ")[0] in {"What", "How", "That"}] == []
