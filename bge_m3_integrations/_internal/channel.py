@@ -23,7 +23,7 @@ class Failure:
     """Why there is no answer.
 
     Attributes:
-        error: As it was raised, or what it was in words.
+        error: As it was raised, or in words.
     """
 
     error: Exception

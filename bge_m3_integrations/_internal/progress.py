@@ -39,7 +39,7 @@ def reporter(
         progress: None shows a bar in a terminal and in a notebook, once the work has taken two
             seconds and is not done; never where stderr is piped, or on another thread than the
             main one. True shows a bar in any case, False reports nowhere, a function is called.
-        label: What the bar says is being done.
+        label: The bar's text.
         total: How much there is to do, where that is known before the first step.
         transient: Remove a bar that nobody asked for when the work is done.
 

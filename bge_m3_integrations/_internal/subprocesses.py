@@ -24,7 +24,7 @@ def command(module: str, *arguments: str) -> list[str]:
 
     Args:
         module: Its full name.
-        *arguments: What the program is told.
+        *arguments: The program's arguments.
 
     Returns:
         For `subprocess`, with `environment()`.

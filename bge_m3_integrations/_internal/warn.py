@@ -41,7 +41,7 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     It was on the stack where `from_here` was called, else it is on this thread's.
 
     Args:
-        message: What is told.
+        message: The warning's text.
         category: As which it can be filtered.
     """
     line = _FROM.get() or _line_of(_users_frame(sys._getframe(1)))

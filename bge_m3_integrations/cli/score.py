@@ -34,7 +34,7 @@ class Document:
     """A text to be scored.
 
     Attributes:
-        text: What is scored.
+        text: The text to score.
         source: The file that it comes from; None for one that was typed or piped.
     """
 

@@ -7,7 +7,7 @@ from bge_m3_integrations.errors import InputError
 
 
 def one_device(devices: str | int | TorchDevice | list[str] | list[int] | None) -> str:
-    """The engine's name for what FlagEmbedding calls devices."""
+    """The engine's name for FlagEmbedding's devices."""
     if isinstance(devices, list):
         if len(devices) != 1:
             raise InputError(

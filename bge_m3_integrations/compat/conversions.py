@@ -78,7 +78,7 @@ def shortened(rows: NDArray[np.floating[Any]], dim: int | None) -> NDArray[np.fl
 
 
 def as_pairs(value: Any) -> tuple[list[tuple[str, str]], bool]:
-    """Read what FlagEmbedding takes as pairs.
+    """Read the pairs that FlagEmbedding takes.
 
     Args:
         value: One pair of strings, or a sequence of them.

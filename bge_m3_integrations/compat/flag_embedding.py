@@ -78,7 +78,7 @@ class BGEM3FlagModel:
         passage_instruction_format: Format of two fields, instruction and text.
 
     Raises:
-        InputError: An argument is unknown, or asks for what this engine does not do.
+        InputError: An argument is unknown, or asks for something this engine does not do.
     """
 
     def __init__(  # noqa: PLR0917 - FlagEmbedding's order

@@ -39,7 +39,7 @@ class BGEM3EmbeddingFunction:
             `query_instruction_for_retrieval`; an unknown one is refused.
 
     Raises:
-        InputError: An argument is unknown, or asks for what this engine does not do.
+        InputError: An argument is unknown, or asks for something this engine does not do.
     """
 
     def __init__(  # noqa: PLR0917 - pymilvus' order

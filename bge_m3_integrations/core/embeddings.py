@@ -1,4 +1,4 @@
-"""Embeddings: packed arrays of many texts, and what a mode is.
+"""Embeddings: packed arrays of many texts, and their modes.
 
 Shapes use `n` for texts, `nnz` for non-zero lexical weights and `t` for token vectors.
 """

@@ -64,7 +64,7 @@ def plain_json(value: Any, place: str) -> Any:
     """A copy of metadata or of a payload for strict JSON: a number that is not finite is None.
 
     Args:
-        value: What a record holds.
+        value: A record's value.
         place: Where it stands, for an error.
 
     Returns:

@@ -92,7 +92,7 @@ class Compare:
     Attributes:
         path: An exact key, or keys of nested mappings joined by dots.
         op: One of `COMPARISONS`.
-        value: What the held value is tested against; lists are kept as tuples.
+        value: The value to test the held one against; lists are kept as tuples.
     """
 
     path: str
@@ -176,7 +176,7 @@ def as_filter(value: FilterLike | None) -> Filter | None:
 
 
 def no_filter(value: object) -> FilterError:
-    """The error for what is no filter in any form."""
+    """The error for a value that is no filter in any form."""
     fix = "; json.loads() makes a dict of JSON" if isinstance(value, str) else ""
     return FilterError(f"a filter is a dict, a function or a filter tree, not {brief(value)}{fix}")
 

@@ -87,7 +87,7 @@ def deep_copy(value: T, name: str) -> T:
 
     Args:
         value: Any value.
-        name: What an error calls it.
+        name: Its name in an error.
 
     Returns:
         The copy.

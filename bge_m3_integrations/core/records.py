@@ -17,7 +17,7 @@ from bge_m3_integrations.errors import InputError
 
 
 def text_hash(text: str) -> str:
-    """The sha256 of a text in UTF-8, in hex: what `Record.text_hash` is."""
+    """The sha256 of a text in UTF-8, in hex, as in `Record.text_hash`."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -110,8 +110,8 @@ def components(
     Args:
         queries: `q` texts that hold the modes.
         documents: `n` texts that hold the modes.
-        modes: What to score by.
-        maxsim: What computes ColBERT scores: this module's function, or an encoder's kernel.
+        modes: The modes to score by.
+        maxsim: Computes ColBERT scores: this module's function, or an encoder's kernel.
 
     Returns:
         Arrays of shape `(q, n)`.

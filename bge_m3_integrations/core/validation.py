@@ -1,4 +1,4 @@
-"""Checks of what callers give, shared by the core: each error names the value and the fix."""
+"""Checks of callers' arguments, shared by the core: each error names the value and the fix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_path(path: str | os.PathLike[str], *, name: str = "path") -> Path:
 
     Args:
         path: A name; of a file or folder that need not exist.
-        name: What the caller knows it by.
+        name: The caller's name for it.
 
     Returns:
         The path.
@@ -51,7 +51,7 @@ def check_int(name: str, value: Any, *, least: int = 1) -> int:
     """A whole number from a caller.
 
     Args:
-        name: What the caller knows it by.
+        name: The caller's name for it.
         value: A Python or numpy integer; bool is none.
         least: The smallest that makes sense.
 
@@ -74,7 +74,7 @@ def check_fraction(name: str, value: Any) -> float:
     """A number from 0 to 1 from a caller.
 
     Args:
-        name: What the caller knows it by.
+        name: The caller's name for it.
         value: A Python or numpy number; bool is none.
 
     Returns:
@@ -110,8 +110,8 @@ def as_list(values: Iterable[T], name: str, *, of: str = "strings") -> list[T]:
 
     Args:
         values: Any number of values.
-        name: What the caller knows them by.
-        of: What each of them is.
+        name: The caller's name for them.
+        of: The kind of each of them.
 
     Returns:
         A list of them, in order.
@@ -129,7 +129,7 @@ def as_list(values: Iterable[T], name: str, *, of: str = "strings") -> list[T]:
 
 
 def check_texts(texts: Sequence[str], *, surrogates: bool = False) -> None:
-    """Refuse what no tokenizer can read.
+    """Refuse texts that no tokenizer can read.
 
     Args:
         texts: The caller's input.

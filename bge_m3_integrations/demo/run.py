@@ -53,7 +53,7 @@ def run_demo(
         err: Where progress and notes go.
         records: The user's own documents; None takes the handbook.
         model: A folder or a hub id; None takes the demo checkpoint.
-        queries: What to ask, read one at a time; none are the demo's own questions.
+        queries: The queries to ask, read one at a time; none are the demo's own questions.
         limit: Documents shown per query.
         device: See `BGEM3`.
         dtype: See `BGEM3`.
@@ -105,7 +105,7 @@ def find_frameworks(
     """The frameworks that are installed, each over the same index and engine.
 
     Args:
-        index: What they search.
+        index: The index they search.
         limit: Documents per query.
         note: Called with a sentence about each framework that is missing.
 

@@ -47,11 +47,11 @@ class Framework:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One query with what is known about it.
+    """One query with its judgments.
 
     Attributes:
         text: The query.
-        label: What is shown beside it.
+        label: The text shown beside it.
         relevant: Document id to grade, where the query is judged.
     """
 
@@ -83,7 +83,7 @@ def describe_model(model: str | None) -> str:
     """Describe the model that runs, and its quality as far as that is known.
 
     Args:
-        model: What the user chose; None is the demo checkpoint.
+        model: The user's choice; None is the demo checkpoint.
 
     Returns:
         A few plain sentences.
@@ -107,7 +107,7 @@ def quality_sentence(measured: Sequence[Quality]) -> str:
     """The demo model's nDCG@10 on the demo questions, beside its two yardsticks.
 
     Args:
-        measured: What `load_quality` read.
+        measured: The result of `load_quality`.
 
     Returns:
         One sentence.
@@ -133,8 +133,8 @@ def agreement(hits: Sequence[Hit], name: str, retrieved: Found, reranked: Found)
     Args:
         hits: The index's, best first.
         name: The framework's.
-        retrieved: What its retriever gave.
-        reranked: What its reranker made of that.
+        retrieved: Its retriever's results.
+        reranked: Its reranker's order of them.
 
     Returns:
         The framework's first documents with their scores, and how they compare.

@@ -52,7 +52,7 @@ class Work(Protocol[_Piece_contra, _Stretch, Started]):
         ...
 
     def finish(self, started: Started) -> None:
-        """Wait for a pass and store what it gave; from any thread, also several at once."""
+        """Wait for a pass and store its numbers; from any thread, also several at once."""
         ...
 
 
@@ -72,12 +72,12 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Under what conditions the stages run.
+    """Conditions that the stages run under.
 
     Attributes:
         budget: Most tokens of a pass.
         padded: See `batching.batches`.
-        overlap: What goes on at once.
+        overlap: The stages that run at once.
         is_out_of_memory: Tells a full device from every other error.
         make_room: Called after out of memory, with no pass under way.
     """
@@ -99,9 +99,9 @@ def run_stages(
     that did not fit run again in smaller batches, and the budget stays smaller.
 
     Args:
-        work: What the stages do.
+        work: The stages' work.
         pieces: Stretches of texts. At most two are tokenized and not yet run.
-        options: Under what conditions.
+        options: The conditions they run under.
     """
     if not options.overlap.ahead and options.overlap.in_flight == 0:
         for piece in pieces:

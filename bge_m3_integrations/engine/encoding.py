@@ -162,7 +162,7 @@ class EncodingModel(ModelHandle):
         Args:
             texts: Any number of strings.
             kind: Whether they are queries or documents.
-            modes: What to compute. A mode that the model lacks is the future's error.
+            modes: The modes to compute. A mode that the model lacks is the future's error.
             max_length: Most tokens per text, special tokens included.
 
         Returns:

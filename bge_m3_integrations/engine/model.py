@@ -208,7 +208,7 @@ class ModelHandle:
         """Refuse modes whose head the checkpoint lacks; other encoders are not checked.
 
         Args:
-            modes: What is to be computed.
+            modes: The modes to compute.
 
         Raises:
             MissingHeadError: A head is missing; the message names its file.

@@ -49,7 +49,7 @@ class Hardware:
         cpu: The processor's name.
         cores: Logical cores.
         device: The torch device.
-        dtype: What the model computed in.
+        dtype: The dtype the model computed in.
         computed_by: "compiled kernels", or "torch" and why.
     """
 

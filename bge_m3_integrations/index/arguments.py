@@ -36,7 +36,7 @@ def engine_of(value: object, *, name: str = "engine") -> BGEM3:
 
     Args:
         value: An engine, an index, or an adapter over one of them.
-        name: What the caller knows it by.
+        name: The caller's name for it.
 
     Returns:
         The engine.
@@ -61,7 +61,7 @@ def index_of(value: object, *, name: str = "index") -> HybridIndex:
 
     Args:
         value: An index, or an adapter over one.
-        name: What the caller knows it by.
+        name: The caller's name for it.
 
     Returns:
         The index.

@@ -135,7 +135,7 @@ class IndexHandle:
             isolated: In a process of its own, where the store can: the index stays searchable, and
                 refuses writes until it is done. Otherwise this process stands still: 3.4
                 minutes for 100,000 documents, 7.3 with their token vectors, on two cores.
-            progress: Called with what happens now.
+            progress: Called with each step's name.
         """
         with _logged("optimize", self._store):
             self._store.optimize(isolated=isolated, progress=progress)
@@ -146,7 +146,7 @@ class IndexHandle:
         It happens on a copy, in a process of its own: searches go on, writes are refused.
 
         Args:
-            progress: Called with what happens now.
+            progress: Called with each step's name.
 
         Raises:
             StoreError: The disk has no room for a copy; the index is as before.
@@ -166,7 +166,7 @@ class IndexHandle:
 
         Args:
             fields: Metadata paths; None is all.
-            progress: Called with what happens now.
+            progress: Called with each step's name.
 
         Raises:
             InputError: These are no paths.

@@ -33,7 +33,7 @@ class RerankDocument(Shown):
     """A document to score.
 
     Attributes:
-        text: What is scored.
+        text: The text to score.
         id: Under which an index may keep it; None for a document of elsewhere.
     """
 

@@ -65,7 +65,7 @@ def check_agrees(
         ours: `(dim,)`, the engine's vector of the same text.
         name: What the message calls the vector.
         model: What the engine's model is called.
-        fix: What to do about it.
+        fix: The way to mend it.
 
     Raises:
         InputError: Their cosine is below `LEAST_COSINE`.

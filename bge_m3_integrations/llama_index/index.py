@@ -59,16 +59,16 @@ class BGEM3Index(DocumentIndex):
     refreshed and deleted, and `persist` writes JSON and an index in a folder, no pickle.
 
     Args:
-        nodes: What the index begins with; none is fine. An engine, or an index or adapter over one,
+        nodes: The first nodes; none is fine. An engine, or an index or adapter over one,
             may come in their place.
         engine: Encodes; None is the vector store's, or `BGEM3()`.
         vector_store: Keeps the nodes; None is the storage context's, or a new one in memory.
         storage_context: Further stores. The index keeps this very object, as stock indexes do,
             and puts its vector store into it; an empty default one is replaced.
-        objects: Index nodes with what they lead to.
+        objects: Index nodes with the objects they lead to.
         index_struct: LlamaIndex's, of an index that is loaded.
         callback_manager: As in every LlamaIndex index.
-        transformations: What makes nodes of documents.
+        transformations: Make nodes of documents.
         show_progress: Show a bar while nodes are added.
         use_async: Add nodes through the async methods.
         insert_batch_size: Nodes added at a time; it is also a step of the bar.
@@ -145,7 +145,7 @@ class BGEM3Index(DocumentIndex):
             storage_context: See the class.
             show_progress: See the class.
             callback_manager: See the class.
-            transformations: What makes nodes of documents; None is `Settings.transformations`.
+            transformations: Make nodes of documents; None is `Settings.transformations`.
             engine: See the class.
             vector_store: See the class.
             **options: Those of the class.

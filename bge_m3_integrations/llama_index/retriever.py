@@ -99,7 +99,7 @@ class BGEM3Retriever(BaseRetriever):
             metadata of the returned nodes, under "bge_m3_scores"; neither an encoder nor an LLM
             reads them there.
         callback_manager: As in every LlamaIndex retriever.
-        object_map: What an `IndexNode`'s id leads to.
+        object_map: The object that each `IndexNode`'s id leads to.
         objects: Index nodes that carry their objects; replaces `object_map`.
         verbose: Print the way through index nodes.
 
@@ -181,7 +181,7 @@ class BGEM3Retriever(BaseRetriever):
         Args:
             documents: Whole documents.
             engine: Encodes their nodes; None is `BGEM3()`.
-            transformations: What makes nodes of documents; None is `Settings.transformations`, as
+            transformations: Make nodes of documents; None is `Settings.transformations`, as
                 in LlamaIndex's own indexes.
             **options: Those of the constructor.
 

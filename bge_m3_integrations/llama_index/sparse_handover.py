@@ -33,8 +33,8 @@ def ready(owner: object, texts: Sequence[str], rows: Sequence[TokenWeights]) -> 
 
     Args:
         owner: Who will be asked.
-        texts: What it will be asked for, in this order.
-        rows: What it shall answer.
+        texts: The texts it will be asked for, in this order.
+        rows: The rows to answer with.
     """
     token = _ready.set(_Ready(owner, deque(zip(texts, rows, strict=True))))
     try:
@@ -48,7 +48,7 @@ def taken(owner: object, texts: Sequence[str]) -> list[TokenWeights] | None:
 
     Args:
         owner: Who is asked.
-        texts: What it is asked for.
+        texts: The texts it is asked for.
 
     Returns:
         One row per text, or None.

@@ -90,9 +90,9 @@ class ParsedQuery:
     """A query that was read.
 
     Attributes:
-        text: What to encode; None searches by the vector alone.
+        text: The text to encode; None searches by the vector alone.
         vector: `(dim,)` of norm 1, what came with the text or stands for it.
-        modes: What to encode the text by.
+        modes: The modes to encode the text by.
         options: Of the search.
         limit: Most nodes.
         relevance_share: Of maximal marginal relevance; None ranks by the score.
@@ -113,9 +113,9 @@ def read_query(
 
     Args:
         query: LlamaIndex's.
-        options: What came beside it.
+        options: The keywords that came beside it.
         usual: The store's own.
-        index: What is searched.
+        index: The index to search.
 
     Returns:
         The search to run.
@@ -171,7 +171,7 @@ def answer(asked: ParsedQuery, batch: EmbeddingBatch, index: HybridIndex) -> Vec
     Args:
         asked: The query.
         batch: Its embeddings.
-        index: What is searched.
+        index: The index to search.
 
     Returns:
         New nodes in the order of the ranking, or of MMR's choice; similarities are `Hit.score`.
@@ -211,8 +211,8 @@ def query_vector(given: Sequence[float], index: HybridIndex, *, name: str) -> Fl
 
     Args:
         given: The numbers.
-        index: What is searched.
-        name: What a message calls the vector.
+        index: The index to search.
+        name: The vector's name in a message.
 
     Returns:
         `(dim,) float32`.
@@ -231,7 +231,7 @@ def only_dense(vector: FloatArray | Any) -> EmbeddingBatch:
 
 
 def _check_mode(query: VectorStoreQuery, options: QueryOptions) -> None:
-    """Refuse what the mode has no use for."""
+    """Refuse arguments that the mode has no use for."""
     mode = query.mode
     foreign = {
         "alpha": query.alpha if mode is not HYBRID else None,

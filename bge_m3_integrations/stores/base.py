@@ -62,14 +62,14 @@ class Store(Protocol):
         ...
 
     def rewrite(self, records: Sequence[Record]) -> None:
-        """Replace what records hold beside their text; the numbers of that text stay.
+        """Replace all of records but their text; the numbers of that text stay.
 
         An unknown id, or one that holds another text, is an error.
         """
         ...
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
-        """The `Record.text_hash` of what is kept under each id; None for an unknown id."""
+        """The `Record.text_hash` of each id's record; None for an unknown id."""
         ...
 
     def delete(self, *, ids: Sequence[str] | None = None, where: Filter | None = None) -> int:
@@ -120,7 +120,7 @@ class Store(Protocol):
     def optimize(
         self, *, isolated: bool = False, progress: Callable[[str], None] | None = None
     ) -> None:
-        """Build what makes searches fast; never needed for right results.
+        """Build the graphs that make searches fast; never needed for right results.
 
         `isolated` does it in a process of its own, where the store can; `progress` is told what
         happens.
@@ -128,7 +128,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what the store holds; further calls are errors."""
+        """Release the store's resources; further calls are errors."""
         ...
 
 
@@ -137,7 +137,7 @@ class ChecksRecords(Protocol):
     """A store that cannot keep every record, and says so before anything is encoded."""
 
     def check_records(self, records: Sequence[Record]) -> None:
-        """Refuse what `upsert` would refuse whatever the numbers."""
+        """Refuse records that `upsert` would refuse whatever the numbers."""
         ...
 
 

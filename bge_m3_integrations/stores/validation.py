@@ -157,7 +157,7 @@ def widths_of(embeddings: EmbeddingBatch) -> dict[Mode, int]:
 
 
 def check_fits(embeddings: EmbeddingBatch, modes: Modes, widths: Mapping[Mode, int]) -> None:
-    """Compare a batch with what a store keeps.
+    """Compare a batch with a store's modes and widths.
 
     Args:
         embeddings: The batch.

@@ -108,7 +108,7 @@ class FakeEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 over what decides the numbers of a document."""
+        """A sha256 over all that decides the numbers of a document."""
         return hashlib.sha256(
             f"fake {self.dim} {self.colbert_dim} {self.vocab_size}".encode()
         ).hexdigest()
@@ -121,7 +121,7 @@ class FakeEncoder:
         Args:
             texts: Any number of texts.
             kind: A query gets the instruction.
-            modes: What to compute.
+            modes: The modes to compute.
             max_length: Most tokens per text; None is the encoder's own limit.
 
         Returns:

@@ -47,7 +47,7 @@ def leaves_the_loop_free(encoder: GatedEncoder, work: Callable[[], Awaitable[obj
     """Whether the event loop ran while the encoder was at work.
 
     Args:
-        encoder: What `work` encodes by.
+        encoder: The encoder of `work`.
         work: Makes the awaitable to be watched; it must encode something.
 
     Returns:
@@ -92,7 +92,7 @@ async def longest_gap(work: Awaitable[object], *, every: float = 0.001) -> Gap:
     waits for its turn.
 
     Args:
-        work: What is awaited.
+        work: The work to await.
         every: Seconds between ticks, which the result includes.
 
     Returns:

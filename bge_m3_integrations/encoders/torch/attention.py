@@ -53,7 +53,7 @@ def plan(
         heads: Attention heads.
         head_width: Width of one.
         device: Where the model computes.
-        dtype: What it computes in.
+        dtype: The dtype it computes in.
 
     Returns:
         The fastest kernel that is exact there.

@@ -106,7 +106,7 @@ class Work(Generic[Piece]):
     tokenized: Callable[[Piece], Stretch]
 
     def prepare(self, piece: Piece) -> Stretch:
-        """Tokenize, and make room for what the texts will give."""
+        """Tokenize, and make room for the texts' numbers."""
         stretch = self.tokenized(piece)
         self.results.extend(stretch.tokens)
         return stretch

@@ -186,7 +186,7 @@ class TorchEncoder:
 
         Args:
             tokens: At least one text, special tokens included.
-            modes: What to compute.
+            modes: The modes to compute.
 
         Returns:
             One row per text, in order.

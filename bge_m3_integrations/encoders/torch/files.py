@@ -154,7 +154,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def choose(names: Collection[str], place: Place) -> Choice:
-    """Pick what is needed from the names that are there, or say all that is missing."""
+    """Pick the needed files from the names that are there, or name all missing ones."""
     check_whole(names, place)
     entry = _first(_WEIGHTS, names)
     tokenizer = _first(_TOKENIZERS, names)

@@ -62,7 +62,7 @@ def resolve_checkpoint(
     offline: bool = False,
     trust_remote_code: bool = False,
 ) -> CheckpointFiles:
-    """Find a checkpoint's files, downloading what is needed and nothing else.
+    """Find a checkpoint's files, downloading the needed ones and nothing else.
 
     Args:
         model: A folder, used as it is, or a hub id `owner/name`.

@@ -78,7 +78,7 @@ class Layer:
     layer is most of what a half-precision dtype would lose.
 
     Attributes:
-        dtype: What the products of states take.
+        dtype: The dtype of the products of states.
         rows: How many rows go through what follows attention together.
     """
 
@@ -110,7 +110,7 @@ class Embeddings:
         weights: The tables' source. On the CPU the tables stay where they are, memory-mapped from
             a checkpoint, and only the rows of the tokens at hand are read.
         config: The backbone's config.
-        dtype: What the tables are kept in, off the CPU.
+        dtype: The dtype of the tables, off the CPU.
         device: Where the model computes.
     """
 
@@ -193,10 +193,10 @@ class PackedBackbone:
     Args:
         weights: The checkpoint's tensors.
         config: The backbone's config; `is_packable`.
-        dtype: What to compute in.
+        dtype: The dtype to compute in.
         device: Where to compute.
-        parts: Makes what its layers are computed with.
-        states: What the products of states take; None is `dtype`.
+        parts: Makes its layers' operations.
+        states: The dtype of the products of states; None is `dtype`.
 
     Attributes:
         padded: Packs are computed without padding.

@@ -35,7 +35,7 @@ class Adding(Linear, Protocol):
     """A layer that knows a way to add its results."""
 
     def add_to(self, states: torch.Tensor, x: torch.Tensor) -> None:
-        """Add what the layer gives to `(t, out) float32`."""
+        """Add the layer's output to `(t, out) float32`."""
         ...
 
 
@@ -149,7 +149,7 @@ def make_linear(
         weights: `(out_i, in)` each, in any float dtype; laid side by side, so that query, key and
             value are one product.
         biases: `(out_i,)` each.
-        dtype: What to compute in.
+        dtype: The dtype to compute in.
         device: Where to compute.
         activated: Whether gelu follows.
 

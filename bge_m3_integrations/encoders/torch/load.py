@@ -153,7 +153,7 @@ class CheckpointSource:
         """Refuse modes whose heads are not among the files.
 
         Args:
-            modes: What is to be computed.
+            modes: The modes to compute.
 
         Raises:
             MissingHeadError: One is; the message names the files.

@@ -48,7 +48,7 @@ class Job:
 
     Attributes:
         tokens: Their ids.
-        modes: What to compute.
+        modes: The modes to compute.
     """
 
     tokens: PackedIds

@@ -35,7 +35,7 @@ class IdIndex:
         return self._writes
 
     def added(self, ids: Iterable[str]) -> None:
-        """Add what was written."""
+        """Add written ids."""
         fresh = set(ids)
         with self._lock:
             self._writes += 1
@@ -44,7 +44,7 @@ class IdIndex:
             self._remember((point_id(record_id).int, record_id) for record_id in fresh)
 
     def deleted(self, ids: Iterable[str]) -> None:
-        """Remove what was deleted."""
+        """Remove deleted ids."""
         lost = set(ids)
         with self._lock:
             self._writes += 1

@@ -41,7 +41,7 @@ def optimized_copy(
     Args:
         folder: Held; nothing writes to its shard meanwhile, and all of it is on disk.
         manifest: The folder's.
-        tell: Is told what happens.
+        tell: Is told each step.
         vacuum: See `Shard`.
 
     Returns:

@@ -70,7 +70,7 @@ class EdgeStore(SharedHandle):
 
         Args:
             path: The folder. It is made if it does not exist.
-            config: What the index must hold, or how it begins.
+            config: The config the index must have, or begins with.
             create: Begin an index where there is none.
             read_only: Change nothing in the folder, which several processes may then have open.
 
@@ -145,7 +145,7 @@ class EdgeStore(SharedHandle):
         writes.upsert(self._index, records, embeddings)
 
     def rewrite(self, records: Sequence[Record]) -> None:
-        """Replace what known records hold beside their text; the numbers stay.
+        """Replace all of known records but their text; the numbers stay.
 
         Args:
             records: Of ids that are here, with the text that is here.
@@ -157,7 +157,7 @@ class EdgeStore(SharedHandle):
         writes.rewrite(self._index, records)
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:
-        """The `Record.text_hash` of what is kept under each id; None for an unknown id."""
+        """The `Record.text_hash` of each id's record; None for an unknown id."""
         points = [point_id(record_id) for record_id in id_list(ids)]
         with self._index.reading() as shard:
             held = shard.payloads(points, ["hash"])
@@ -262,7 +262,7 @@ class EdgeStore(SharedHandle):
         Args:
             isolated: In a process of its own, on a copy that takes this one's place. Searches go
                 on, writes are refused until it is done.
-            progress: Called with what happens now.
+            progress: Called with each step's name.
 
         Raises:
             StoreError: The disk has no room, or the process failed; the index is as before.
@@ -282,7 +282,7 @@ class EdgeStore(SharedHandle):
         """Give back the room of everything that was deleted or replaced, as `optimize` does apart.
 
         Args:
-            progress: Called with what happens now.
+            progress: Called with each step's name.
 
         Raises:
             StoreError: The disk has no room for a copy, or the process failed; the index is as
@@ -301,7 +301,7 @@ class EdgeStore(SharedHandle):
 
         Args:
             fields: Metadata paths; None is all.
-            progress: Called with what happens now.
+            progress: Called with each step's name.
 
         Raises:
             InputError: These are no paths.

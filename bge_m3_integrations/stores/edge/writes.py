@@ -61,7 +61,7 @@ def upsert(index: OpenIndex, records: Sequence[Record], embeddings: EmbeddingBat
 
 
 def rewrite(index: OpenIndex, records: Sequence[Record]) -> None:
-    """Replace what records hold beside their text; see `EdgeStore.rewrite`."""
+    """Replace all of records but their text; see `EdgeStore.rewrite`."""
     index.folder.check_writable()
     batch = _payloads(index, records)
     with index.changing() as shard:
@@ -114,7 +114,7 @@ def rewrite_payloads(
     Args:
         shard: Nobody else writes to it.
         fields: The metadata paths that its payloads are to be found by; None is all.
-        tell: Is told what happens.
+        tell: Is told each step.
 
     Raises:
         StoreError: The disk has no room; what was replaced is as good as what was not.

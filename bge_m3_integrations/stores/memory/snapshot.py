@@ -1,4 +1,4 @@
-"""Exact search over packed arrays that nobody changes: what `MemoryStore` searches."""
+"""Exact search over packed arrays that nobody changes, as `MemoryStore` searches them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Ordered:
     Attributes:
         ids: Their ids; a tuple of texts or bytes is nothing that Python's collector walks.
         records: The records, at rest.
-        metadata: What filters see of them.
+        metadata: Their metadata as filters see it.
     """
 
     ids: tuple[str, ...]
@@ -108,7 +108,7 @@ class Snapshot:
 
         Args:
             queries: Embeddings that hold the mode and fit in width.
-            mode: What to search by.
+            mode: The mode to search by.
             limit: Most candidates per query.
             where: Which records may be found.
 

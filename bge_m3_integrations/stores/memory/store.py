@@ -77,7 +77,7 @@ class MemoryStore:
         """See `Store.upsert`; nothing is changed unless all of the batch is sound.
 
         Args:
-            records: Records of distinct ids; what they hold is copied.
+            records: Records of distinct ids; their contents are copied.
             embeddings: One row per record, in the modes and widths that the store keeps; copied.
 
         Raises:

@@ -73,7 +73,7 @@ def native_ops(config: Any, *, dtype: torch.dtype, int8: bool) -> LayerOps | Non
 
     Args:
         config: The backbone's config.
-        dtype: What attention computes in, and the products unless `int8`.
+        dtype: The dtype of attention, and of the products unless `int8`.
         int8: Whether the products are in 8 bits.
 
     Returns:

@@ -35,7 +35,7 @@ class NativeWeight:
         outputs: Channels, without those that fill the last panel.
         inputs: Numbers of a row.
         run: The kernel.
-        takes: What rows are in.
+        takes: The dtype of rows.
         shift: `(out,) int32`, of levels only: what their zero adds to each channel's sums.
         scale: `(out,) float32`, of levels only: what a channel's integers are to be multiplied by.
     """

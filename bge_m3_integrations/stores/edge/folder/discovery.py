@@ -36,7 +36,7 @@ def as_folder(path: str | os.PathLike[str], *, name: str = "path") -> Path:
 
     Args:
         path: As a caller gives it; `~` is the home folder.
-        name: What the caller knows it by.
+        name: The caller's name for it.
 
     Returns:
         The path; the folder need not exist.
@@ -121,7 +121,7 @@ def check_empty(path: Path) -> None:
 
 
 def names_in(path: Path) -> list[str]:
-    """Names of what a folder holds, but for what systems put there; sorted."""
+    """Names of a folder's entries, but for those that systems put there; sorted."""
     return sorted(entry.name for entry in path.iterdir() if not is_systems(entry.name))
 
 

@@ -1,4 +1,4 @@
-"""An index's folder: who holds it, what lies in it.
+"""An index's folder: its holder and its contents.
 
 `manifest.json`, `lock`, `holder.json` and one `shard-NNNN`. While a shard is made its name ends in
 `.new`; it counts once it is renamed and the manifest names it. Only what is known to be the remains

@@ -77,8 +77,8 @@ class OpenHandles(Generic[_Index, _Held]):
 
         Args:
             place: Its folder.
-            index: What its users have.
-            held: What `close` gives back; it must not refer to the index.
+            index: The index its users have.
+            held: The resources that `close` gives back; they must not refer to the index.
         """
         entry = _Entry(place, weakref.ref(index), held)
         self._entries[place] = entry
@@ -187,7 +187,7 @@ def check_own(path: Path, opener: int) -> None:
 
 
 def close_handles(wanted: os.stat_result | None) -> None:
-    """Close what this process has open of a file or folder: a lock counts until then."""
+    """Close this process' handles of a file or folder: a lock counts until then."""
     if wanted is None:
         return
     try:

@@ -80,7 +80,7 @@ class ReadFolder(Folder):
         raise read_only_error(self.path)
 
     def release(self) -> None:
-        """Let others write to the folder, and delete what was made for the engine."""
+        """Let others write to the folder, and delete the files made for the engine."""
         self._unclaim()
         self._identity.close()
         for made in self._made:

@@ -57,7 +57,7 @@ class AdaptiveCallSize:
 
 
 def parts(lengths: Mapping[_Key, int], most: Callable[[], int]) -> Iterator[list[_Key]]:
-    """Divide what is asked for into calls.
+    """Divide a request into calls.
 
     Args:
         lengths: The size of each, in order.

@@ -22,7 +22,7 @@ class CheckedShard(Shard):
 
     Args:
         path: Its folder.
-        layout: What it holds.
+        layout: The shard's layout.
 
     Raises:
         StoreError: A file is missing or damaged, or the engine cannot load the shard.

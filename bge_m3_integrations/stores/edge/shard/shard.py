@@ -49,7 +49,7 @@ class Shard:
 
     Args:
         path: Its folder.
-        layout: What it holds.
+        layout: The shard's layout.
         vacuum: Let `optimize` give back the room of everything deleted, not only where it is a
             fifth of a segment.
         warm: Read token vectors ahead in a thread, for searches to come; see `Prefetcher`.
@@ -188,7 +188,7 @@ class Shard:
 
         Args:
             queries: One query that holds the mode.
-            mode: What to search by.
+            mode: The mode to search by.
             limit: Most points.
             where: Which points may be found.
             params: Exact, or how thorough.
@@ -257,7 +257,7 @@ class Shard:
         self._run(lambda held: held.flush())
 
     def optimize(self) -> bool:
-        """Build graphs and drop what was deleted; False where there was nothing to do.
+        """Build graphs and drop deleted points; False where there was nothing to do.
 
         It holds Python's lock all the time: 3.4 minutes for 100,000 points without token vectors,
         7.3 with them, on two cores.
