@@ -26,7 +26,7 @@ from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import SearchOptions, Stage
-from bge_m3_integrations.langchain.batches import WarnsOnce
+from bge_m3_integrations.langchain.batches import BatchRetriever
 from bge_m3_integrations.langchain.documents import (
     dedupe_by_id,
     document_filter,
@@ -71,7 +71,7 @@ def _source(value: Any) -> IndexSource:
 
 
 @public_class
-class BGEM3Retriever(CheckedCopies, WarnsOnce):
+class BGEM3Retriever(CheckedCopies, BatchRetriever):
     """Finds documents by dense, sparse and ColBERT scores, one forward pass per query.
 
     `invoke` and its relatives take `k`, `filter`, `weights`, `modes` and `score_threshold` for one
@@ -262,6 +262,9 @@ class BGEM3Retriever(CheckedCopies, WarnsOnce):
         hits = await index.asearch(query, **observed(options, stages, wanted=wanted))
         await atell(stages, run_manager)
         return self._documents(hits)
+
+    def _searched(self) -> HybridIndex:
+        return _source(self.source).prepare()
 
     def _options(self, call: CallOptions) -> SearchOptions:
         usual = SearchOptions(

@@ -17,7 +17,8 @@ from pydantic import ConfigDict
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
 from bge_m3_integrations.engine.engine import BGEM3
-from bge_m3_integrations.langchain.batches import WarnsOnce
+from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.langchain.batches import BatchRetriever
 from bge_m3_integrations.langchain.keywords import (
     SEARCH_TYPES,
     AnySearch,
@@ -28,7 +29,7 @@ from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 
 
 @public_class
-class BGEM3VectorStoreRetriever(WarnsOnce, VectorStoreRetriever):
+class BGEM3VectorStoreRetriever(BatchRetriever, VectorStoreRetriever):
     """LangChain's retriever over a `BGEM3VectorStore`, with one mode alone as a search type.
 
     `invoke` takes the keys of `search_kwargs` for one call. Queries that wait at once, as those of
@@ -69,6 +70,9 @@ class BGEM3VectorStoreRetriever(WarnsOnce, VectorStoreRetriever):
     ) -> list[Document]:
         del run_manager
         return await self.vectorstore.asearch(query, self.search_type, **self._asked(kwargs))
+
+    def _searched(self) -> HybridIndex | None:
+        return self.vectorstore._index() if isinstance(self.vectorstore, SearchingStore) else None
 
     def _asked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         scores = {"include_scores": True} if self.include_scores else {}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from bge_m3_integrations import (
     InputError,
 )
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Modes
-from bge_m3_integrations.langchain import BGEM3Retriever
+from bge_m3_integrations.langchain import BGEM3Retriever, BGEM3VectorStore
 from bge_m3_integrations.testing import FakeEncoder
 from tests.unit.langchain.animals import DOCUMENTS, ids, made
 from tests.unit.langchain.gated import GatedEncoder
@@ -53,6 +54,31 @@ async def test_an_async_batch_encodes_its_queries_in_few_calls() -> None:
     assert sorted(text for call in calls for text in call.texts) == sorted(queries)
     assert len(calls) <= 4
     assert batched == [retriever.invoke(query) for query in queries]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("concurrency", [1, None])
+@pytest.mark.parametrize("over", ["index", "folder", "store"])
+async def test_a_query_that_comes_twice_in_a_batch_is_encoded_once(
+    tmp_path: Path, over: str, concurrency: int | None, *, asynchronous: bool
+) -> None:
+    encoder = FakeEncoder()
+    path = tmp_path / "index"
+    store = BGEM3VectorStore(BGEM3(encoder), path=path if over == "folder" else None)
+    store.add_documents(DOCUMENTS)
+    store_retriever = store.as_retriever(search_kwargs={"k": 1})
+    retriever = BGEM3Retriever(store, k=1) if over != "store" else store_retriever
+    queries = ["honey", "night", "fox", "sky"] * 8
+    before = len(encoder.calls)
+    config: RunnableConfig = {"max_concurrency": concurrency}
+    if asynchronous:
+        found = await retriever.abatch(queries, config)
+    else:
+        found = retriever.batch(queries, config)
+    texts = [text for call in encoder.calls[before:] for text in call.texts]
+    assert sorted(texts) == sorted(set(queries))
+    assert [ids(documents) for documents in found[:3]] == [["bee"], ["owl"], ["fox"]]
+    store.close()
 
 
 def test_equal_queries_of_a_batch_share_no_documents() -> None:
