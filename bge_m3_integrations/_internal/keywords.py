@@ -81,7 +81,7 @@ _NAMES: Sequence[tuple[str, str]] = (
         "relevance_threshold",
     ),
     ("fetch_k fetch mmr_prefetch_k candidates", "num_candidates n_candidates prefetch rescore_k"),
-    ("lambda_mult mmr_threshold relevance_share", "mmr_lambda diversity lambda_ lambda_param"),
+    ("lambda_mult mmr_threshold mmr_lambda", "diversity lambda_ lambda_param"),
     (
         "fusion",
         "fusion_type hybrid_fusion fusion_mode fusion_algorithm ranker rank_fusion ranker_type",

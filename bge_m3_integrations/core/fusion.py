@@ -24,21 +24,21 @@ class Fusion(Protocol):
         ...
 
     def rank_values(
-        self, parts: Components, weights: Weights, *, query_sparse_mass: float
+        self, parts: Components, weights: Weights, *, query_sparse_sum: float
     ) -> FloatArray:
         """The value to rank each candidate by, higher first.
 
         Args:
             parts: Component scores of `n` candidates, arrays of shape `(n,)`.
             weights: Weights whose modes are all in `parts`.
-            query_sparse_mass: Sum of the query's lexical weights.
+            query_sparse_sum: Sum of the query's lexical weights.
 
         Returns:
             `(n,) float32`.
         """
         ...
 
-    def greatest(self, weights: Weights) -> float:
+    def max_score(self, weights: Weights) -> float:
         """The value that stands for full relevance, whatever the query; see `Hit.relevance`.
 
         Args:
@@ -57,20 +57,20 @@ class WeightedSum:
     name: str = "weighted_sum"
 
     def rank_values(
-        self, parts: Components, weights: Weights, *, query_sparse_mass: float
+        self, parts: Components, weights: Weights, *, query_sparse_sum: float
     ) -> FloatArray:
-        """See `Fusion.rank_values`; the lexical mass is not used."""
-        del query_sparse_mass
+        """See `Fusion.rank_values`; the sum is not used."""
+        del query_sparse_sum
         return scoring.hybrid(parts, weights).hybrid
 
-    def greatest(self, weights: Weights) -> float:
-        """See `Fusion.greatest`: 1; infinite for lexical scores alone, which have no bound."""
+    def max_score(self, weights: Weights) -> float:
+        """See `Fusion.max_score`: 1; infinite for lexical scores alone, which have no bound."""
         return _greatest_mean(weights)
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledSum:
-    """The weighted mean with the lexical score divided by the query's own lexical mass.
+    """The weighted mean with the lexical score divided by the sum of the query's own weights.
 
     Raw lexical scores grow with the query's length and can drown the other modes on long queries.
     The divisor depends on the query only, so a document's value does not depend on who else was
@@ -80,16 +80,16 @@ class ScaledSum:
     name: str = "scaled_sum"
 
     def rank_values(
-        self, parts: Components, weights: Weights, *, query_sparse_mass: float
+        self, parts: Components, weights: Weights, *, query_sparse_sum: float
     ) -> FloatArray:
         """See `Fusion.rank_values`; a query without lexical weights keeps its zeros."""
-        if parts.sparse is not None and query_sparse_mass > 0:
-            scaled = parts.sparse / np.float32(query_sparse_mass)
+        if parts.sparse is not None and query_sparse_sum > 0:
+            scaled = parts.sparse / np.float32(query_sparse_sum)
             parts = Components(parts.dense, scaled, parts.colbert)
         return scoring.hybrid(parts, weights).hybrid
 
-    def greatest(self, weights: Weights) -> float:
-        """See `WeightedSum.greatest`."""
+    def max_score(self, weights: Weights) -> float:
+        """See `WeightedSum.max_score`."""
         return _greatest_mean(weights)
 
 
@@ -112,10 +112,10 @@ class ReciprocalRank:
             raise InputError(f"k of ReciprocalRank must be above 0, not {self.k}")
 
     def rank_values(
-        self, parts: Components, weights: Weights, *, query_sparse_mass: float
+        self, parts: Components, weights: Weights, *, query_sparse_sum: float
     ) -> FloatArray:
         """See `Fusion.rank_values`; equal scores share the better rank."""
-        del query_sparse_mass
+        del query_sparse_sum
         if missing := weights.modes - parts.modes:
             raise InputError(f"weights {weights} need {sorted(missing)}, which were not scored")
         total = np.zeros(parts.shape, np.float32)
@@ -127,8 +127,8 @@ class ReciprocalRank:
             total += np.where(scores > 0, share, 0) if mode == "sparse" else share
         return total
 
-    def greatest(self, weights: Weights) -> float:
-        """See `Fusion.greatest`: that of a document which is first by every weighted mode."""
+    def max_score(self, weights: Weights) -> float:
+        """See `Fusion.max_score`: that of a document which is first by every weighted mode."""
         return sum(weights.of(mode) for mode in weights.modes) / (self.k + 1)
 
 

@@ -9,16 +9,14 @@ from bge_m3_integrations.core.validation import check_fraction, check_int
 from bge_m3_integrations.errors import InputError
 
 
-def mmr(
-    relevance: FloatArray, vectors: FloatArray, *, limit: int, relevance_share: float
-) -> list[int]:
+def mmr(relevance: FloatArray, vectors: FloatArray, *, limit: int, mmr_lambda: float) -> list[int]:
     """Pick documents one after the other by maximal marginal relevance.
 
     Each pick has the highest `share * relevance - (1 - share) * cosine` among those left, where
     cosine is that to the most similar document picked before (Carbonell and Goldstein 1998, "The
     Use of MMR, Diversity-Based Reranking"). The first pick is the most relevant document.
 
-    Relevance and cosine are subtracted from each other, so `relevance_share` means what it says
+    Relevance and cosine are subtracted from each other, so `mmr_lambda` means what it says
     only where both are on comparable scales. Dense and ColBERT scores are: they are cosines and
     means of cosines. A hybrid score holds the raw lexical score, which grows with the query's
     length: at several units it outweighs every cosine, and little diversity is left; reciprocal
@@ -28,7 +26,7 @@ def mmr(
         relevance: `(n,)`, higher is better.
         vectors: `(n, dim)` dense vectors of norm 1.
         limit: Most picks.
-        relevance_share: From 0, as unlike as can be, to 1, the order by relevance: the direction
+        mmr_lambda: From 0, as unlike as can be, to 1, the order by relevance: the direction
             of LangChain's `lambda_mult`.
 
     Returns:
@@ -39,7 +37,7 @@ def mmr(
     """
     limit, relevant = (
         check_int("limit", limit),
-        np.float32(check_fraction("relevance_share", relevance_share)),
+        np.float32(check_fraction("mmr_lambda", mmr_lambda)),
     )
     relevance = _finite("relevance", relevance, axes=1)
     vectors = _finite("vectors", vectors, axes=2)

@@ -100,7 +100,7 @@ class Record(Shown, ExportedFields):
         }
 
     @property
-    def shown(self) -> str:
+    def display_text(self) -> str:
         """The text for a reader: `content`, or `text` where there is none."""
         return self.text if self.content is None else self.content
 
@@ -137,7 +137,7 @@ class Hit(Shown, ExportedFields):
         colbert_kind: How the index keeps the token vectors that were scored, such as "turbo8",
             "turbo8, 3 tokens a vector" or "reencode"; None where they are kept as they are, or
             were not scored.
-        greatest: The score that stands for full relevance; None where none does.
+        max_score: The score that stands for full relevance; None where none does.
     """
 
     record: Record
@@ -147,7 +147,7 @@ class Hit(Shown, ExportedFields):
     hybrid: float
     weights: Weights
     colbert_kind: str | None = None
-    greatest: float | None = 1.0
+    max_score: float | None = 1.0
 
     @property
     def id(self) -> str:
@@ -156,7 +156,7 @@ class Hit(Shown, ExportedFields):
 
     @property
     def text(self) -> str:
-        """The record's text, as it was encoded; `record.shown` is the text for a reader."""
+        """The record's text, as it was encoded; `record.display_text` is the text for a reader."""
         return self.record.text
 
     @property
@@ -170,7 +170,7 @@ class Hit(Shown, ExportedFields):
     def _parts(self) -> Iterable[str]:
         yield f"id={quoted(self.id)}"
         yield from scores_shown(self.score, self.components)
-        yield f"text={quoted(self.record.shown)}"
+        yield f"text={quoted(self.record.display_text)}"
 
     def to_dict(self) -> dict[str, Any]:
         """The hit as plain Python, which `json.dumps` takes.
@@ -215,7 +215,7 @@ class Hit(Shown, ExportedFields):
         It is the share of the greatest score, cut off at 0 and 1. Lexical scores alone have no
         greatest one: `s / (1 + s)`.
         """
-        return relevance(self.score, self.greatest)
+        return relevance(self.score, self.max_score)
 
 
 class Hits(list[Hit]):
@@ -250,7 +250,7 @@ class Hits(list[Hit]):
                 shortened(hit.id),
                 hit.score,
                 *(hit.components.get(mode, "") for mode in modes),
-                shortened(hit.record.shown, _CELL_WIDTH),
+                shortened(hit.record.display_text, _CELL_WIDTH),
                 shortened(short(hit.metadata), _CELL_WIDTH) if hit.metadata else "",
             ]
             for i, hit in enumerate(shown, start=1)
@@ -267,8 +267,8 @@ _ROWS_SHOWN = 100
 _CELL_WIDTH = 160
 
 
-def relevance(score: float, greatest: float | None) -> float:
-    """See `Hit.relevance`; `greatest` is a hit's or a fusion's."""
-    if greatest is None or math.isinf(greatest):
+def relevance(score: float, max_score: float | None) -> float:
+    """See `Hit.relevance`; `max_score` is a hit's or a fusion's."""
+    if max_score is None or math.isinf(max_score):
         return max(score, 0.0) / (1 + max(score, 0.0))
-    return min(max(score / greatest, 0.0), 1.0)
+    return min(max(score / max_score, 0.0), 1.0)

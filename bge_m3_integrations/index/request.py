@@ -151,14 +151,14 @@ def _fusion(fusion: Fusion | None) -> Fusion:
         return WeightedSum()
     if isinstance(fusion, type) or not isinstance(fusion, Fusion):
         raise InputError(
-            "fusion must have name, rank_values and greatest, as those of "
+            "fusion must have name, rank_values and max_score, as those of "
             f"bge_m3_integrations.core.fusion; not {fusion!r}"
         )
     return fusion
 
 
 def ranking(
-    ids: Sequence[str], parts: Components, request: SearchRequest, mass: float
+    ids: Sequence[str], parts: Components, request: SearchRequest, query_sparse_sum: float
 ) -> list[Scored]:
     """Rank the scored ids of one query.
 
@@ -166,7 +166,7 @@ def ranking(
         ids: The documents.
         parts: Their scores in every weighted mode; NaN where the document is gone.
         request: The search.
-        mass: The sum of the query's lexical weights.
+        query_sparse_sum: Sum of the query's lexical weights.
 
     Returns:
         At most `request.limit` documents, best first, ties by ascending id; none that is gone, and
@@ -177,7 +177,9 @@ def ranking(
         gone |= parts.sparse <= 0
     alive = np.flatnonzero(~gone)
     held, left = [ids[i] for i in alive.tolist()], parts.take(alive)
-    values = request.fusion.rank_values(left, request.weights, query_sparse_mass=mass).tolist()
+    values = request.fusion.rank_values(
+        left, request.weights, query_sparse_sum=query_sparse_sum
+    ).tolist()
     least = -np.inf if request.score_threshold is None else request.score_threshold
     kept = [(-value, held[i], i) for i, value in enumerate(values) if value >= least]
     kept.sort()

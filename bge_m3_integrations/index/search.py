@@ -56,7 +56,7 @@ class Searcher:
             counts["modes"] = len(request.weights.modes)
         with request.step("rank") as counts:
             ranked = [
-                ranking(held, parts, request, _sparse_mass(embeddings, i))
+                ranking(held, parts, request, _query_sparse_sum(embeddings, i))
                 for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
             ]
             hits = self._hits(ranked, request)
@@ -137,8 +137,8 @@ class Searcher:
         ids = list(dict.fromkeys(scored.id for row in ranked for scored in row))
         records = dict(zip(ids, self.store.get(ids), strict=True))
         kind = self._colbert_kind if "colbert" in request.weights.modes else None
-        most = request.fusion.greatest(request.weights)
-        greatest = most if math.isfinite(most) else None  # JSON has no infinity
+        most = request.fusion.max_score(request.weights)
+        max_score = most if math.isfinite(most) else None  # JSON has no infinity
         return [
             Hits(
                 Hit(
@@ -149,7 +149,7 @@ class Searcher:
                     scored.hybrid,
                     request.weights,
                     kind,
-                    greatest,
+                    max_score,
                 )
                 for scored in row
                 if (record := records[scored.id]) is not None
@@ -165,6 +165,6 @@ class Searcher:
         return kind if self.pooling == 1 else f"{kind or 'float'}, {self.pooling} tokens a vector"
 
 
-def _sparse_mass(embeddings: EmbeddingBatch, i: int) -> float:
+def _query_sparse_sum(embeddings: EmbeddingBatch, i: int) -> float:
     """The sum of one query's lexical weights; 0 where they are not asked for."""
     return 0.0 if embeddings.sparse is None else float(embeddings.sparse.row(i)[1].sum())

@@ -161,7 +161,7 @@ class SearchableIndex(IndexHandle):
         query: str,
         *,
         fetch: int = 50,
-        relevance_share: float = 0.5,
+        mmr_lambda: float = 0.5,
         **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """Search relevant documents that differ from each other: maximal marginal relevance.
@@ -169,7 +169,7 @@ class SearchableIndex(IndexHandle):
         Args:
             query: The query's text.
             fetch: How many of the best hits to choose from.
-            relevance_share: 1 ranks by relevance alone, 0 by unlikeness alone; see
+            mmr_lambda: 1 ranks by relevance alone, 0 by unlikeness alone; see
                 `diversity.mmr`.
             **options: Those of `search`.
 
@@ -182,17 +182,15 @@ class SearchableIndex(IndexHandle):
         limit = check_int("limit", options.get("limit", 10))
         options["limit"] = max(limit, check_int("fetch", fetch))
         hits = self.search(query, **options)
-        return self.diversify(hits, limit=limit, relevance_share=relevance_share)
+        return self.diversify(hits, limit=limit, mmr_lambda=mmr_lambda)
 
-    def diversify(
-        self, hits: Sequence[Hit], *, limit: int, relevance_share: float = 0.5
-    ) -> list[Hit]:
+    def diversify(self, hits: Sequence[Hit], *, limit: int, mmr_lambda: float = 0.5) -> list[Hit]:
         """Choose among hits of this index by maximal marginal relevance; see `search_diverse`.
 
         Args:
             hits: Of one search.
             limit: Most hits chosen.
-            relevance_share: 1 ranks by `Hit.relevance` alone, 0 by unlikeness alone.
+            mmr_lambda: 1 ranks by `Hit.relevance` alone, 0 by unlikeness alone.
 
         Returns:
             Hits in the order of choice.
@@ -204,7 +202,7 @@ class SearchableIndex(IndexHandle):
             raise InputError("diversity compares dense vectors, which this index lacks")
         hits, vectors = self._with_vectors(hits)
         relevance = np.array([hit.relevance for hit in hits], np.float32)
-        chosen = mmr(relevance, vectors, limit=limit, relevance_share=relevance_share)
+        chosen = mmr(relevance, vectors, limit=limit, mmr_lambda=mmr_lambda)
         return Hits(hits[i] for i in chosen)
 
     def _with_vectors(self, hits: Sequence[Hit]) -> tuple[Sequence[Hit], FloatArray]:

@@ -106,7 +106,7 @@ def to_document(record: Record) -> Document:
     metadata = deepcopy(dict(record.metadata))
     dates = (record.payload or {}).get(PAYLOAD_KEY, {}).get("dates", {})
     metadata.update({key: _DATES[kind].fromisoformat(metadata[key]) for key, kind in dates.items()})
-    return Document(id=record.id, page_content=record.shown, metadata=metadata)
+    return Document(id=record.id, page_content=record.display_text, metadata=metadata)
 
 
 def document_filter(value: Any) -> Filter | None:

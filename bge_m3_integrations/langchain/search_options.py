@@ -327,7 +327,7 @@ def checked_fusion(value: Any) -> Fusion | None:
         )
     if not isinstance(value, Fusion):
         raise InputError(
-            f"fusion must be one of {list(FUSIONS)}, or have name, rank_values and greatest; not "
+            f"fusion must be one of {list(FUSIONS)}, or have name, rank_values and max_score; not "
             f"{value!r}"
         )
     return value

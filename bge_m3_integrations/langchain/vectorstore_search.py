@@ -235,8 +235,8 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """`Hit.relevance` of the store's own ranking; searches use that of the call's."""
         weights = self._ranking.weights or Weights().restricted(self._index().modes)
-        greatest = (self._ranking.fusion or WeightedSum()).greatest(weights)
-        return lambda score: relevance(score, greatest)
+        max_score = (self._ranking.fusion or WeightedSum()).max_score(weights)
+        return lambda score: relevance(score, max_score)
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Unpack[SearchKeywords]
@@ -273,7 +273,7 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
     ) -> list[Document]:
         if not hits:
             return []
-        chosen = self._index().diversify(hits, limit=choice.k, relevance_share=choice.lambda_mult)
+        chosen = self._index().diversify(hits, limit=choice.k, mmr_lambda=choice.lambda_mult)
         return _shown(chosen, given)
 
 

@@ -100,7 +100,7 @@ def record_to_node(record: Record) -> BaseNode:
     source = metadata.pop(REF_DOC_KEY, None)
     return TextNode(
         id_=record.id,
-        text=record.shown,
+        text=record.display_text,
         metadata=metadata,
         excluded_embed_metadata_keys=list(metadata),
         relationships=_from_source(source) if isinstance(source, str) else {},

@@ -95,7 +95,7 @@ class ParsedQuery:
         modes: The modes to encode the text by.
         options: Of the search.
         limit: Most nodes.
-        relevance_share: Of maximal marginal relevance; None ranks by the score.
+        mmr_lambda: Of maximal marginal relevance; None ranks by the score.
     """
 
     text: str | None
@@ -103,7 +103,7 @@ class ParsedQuery:
     modes: Modes
     options: SearchOptions
     limit: int
-    relevance_share: float | None
+    mmr_lambda: float | None
 
 
 def read_query(
@@ -177,8 +177,8 @@ def answer(asked: ParsedQuery, batch: EmbeddingBatch, index: HybridIndex) -> Vec
         New nodes in the order of the ranking, or of MMR's choice; similarities are `Hit.score`.
     """
     [hits] = index.search_embedded(batch, **asked.options)
-    if asked.relevance_share is not None and hits:
-        hits = index.diversify(hits, limit=asked.limit, relevance_share=asked.relevance_share)
+    if asked.mmr_lambda is not None and hits:
+        hits = index.diversify(hits, limit=asked.limit, mmr_lambda=asked.mmr_lambda)
     return VectorStoreQueryResult(
         nodes=[record_to_node(hit.record) for hit in hits],
         similarities=[hit.score for hit in hits],

@@ -20,7 +20,7 @@ FUSIONS: list[Fusion] = [WeightedSum(), ScaledSum(), ReciprocalRank()]
 
 
 def values(fusion: Fusion, parts: Components, *, mass: float = 3.0) -> list[float]:
-    ranked = fusion.rank_values(parts, WEIGHTS, query_sparse_mass=mass)
+    ranked = fusion.rank_values(parts, WEIGHTS, query_sparse_sum=mass)
     assert ranked.dtype == np.float32
     return [float(value) for value in ranked]
 
@@ -59,7 +59,7 @@ def test_reciprocal_rank_adds_one_over_k_plus_rank() -> None:
 
 def test_reciprocal_rank_gives_equal_scores_the_better_rank() -> None:
     parts = Components(dense=np.array([0.5, 0.5, 0.1], np.float32))
-    only = ReciprocalRank(k=1).rank_values(parts, Weights.only("dense"), query_sparse_mass=0.0)
+    only = ReciprocalRank(k=1).rank_values(parts, Weights.only("dense"), query_sparse_sum=0.0)
     assert only.tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 4])
 
 
@@ -93,14 +93,14 @@ def test_who_is_first_by_every_mode_has_the_greatest_reciprocal_rank(weights: We
     first = Components(*(np.array([1.0, 0.5], np.float32) for _ in range(3)))
     parts = Components(**{m: s for m, s in first.items() if m in weights.modes})
     fusion = ReciprocalRank(k=10)
-    values = fusion.rank_values(parts, weights, query_sparse_mass=1.0)
-    assert fusion.greatest(weights) == pytest.approx(float(values[0]))
+    values = fusion.rank_values(parts, weights, query_sparse_sum=1.0)
+    assert fusion.max_score(weights) == pytest.approx(float(values[0]))
 
 
 @pytest.mark.parametrize("fusion", [WeightedSum(), ScaledSum()])
 def test_a_mean_is_at_most_1_and_lexical_scores_alone_are_unbounded(fusion: Fusion) -> None:
-    assert fusion.greatest(WEIGHTS) == 1
-    assert fusion.greatest(Weights.only("sparse")) == float("inf")
+    assert fusion.max_score(WEIGHTS) == 1
+    assert fusion.max_score(Weights.only("sparse")) == float("inf")
 
 
 def test_every_fusion_has_its_own_name() -> None:

@@ -230,9 +230,9 @@ def test_a_record_needs_an_id_and_a_text(record_id: Any, text: Any) -> None:
 
 def test_a_record_shows_its_content_and_hashes_its_text() -> None:
     record = Record("a", "encoded", content="shown")
-    assert record.shown == "shown"
-    assert Record("a", "encoded").shown == "encoded"
-    assert dataclasses.replace(record, content="").shown == ""
+    assert record.display_text == "shown"
+    assert Record("a", "encoded").display_text == "encoded"
+    assert dataclasses.replace(record, content="").display_text == ""
     assert record.text_hash == Record("b", "encoded", {"x": 1}).text_hash
     assert record.text_hash != Record("a", "other").text_hash
     assert len(Record("a", "lone \ud800").text_hash) == 64

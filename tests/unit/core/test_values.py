@@ -283,7 +283,7 @@ def test_fastapi_returns_hits_without_an_annotation_too(hits: list[Hit], engine:
     client = TestClient(app)
     assert client.get("/hits").json()[0]["record"]["id"] == "fox"
     assert client.get("/ranked").json()[0]["index"] == 0
-    assert client.get("/lexical").json()[0]["greatest"] is None
+    assert client.get("/lexical").json()[0]["max_score"] is None
 
 
 def test_an_engine_is_shown_by_name_device_and_dtype() -> None:

@@ -119,5 +119,5 @@ def test_a_fusion_that_lacks_a_method_is_refused_before_the_search() -> None:
         name = "half"
 
     index = HybridIndex(BGEM3(FakeEncoder()))
-    with pytest.raises(InputError, match="name, rank_values and greatest"):
+    with pytest.raises(InputError, match="name, rank_values and max_score"):
         index.search("fox", fusion=Half())  # type: ignore[arg-type]

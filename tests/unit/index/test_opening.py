@@ -336,8 +336,8 @@ def test_diverse_hits_are_relevant_and_unlike_each_other() -> None:
     index.add([*twins, Record("other", "the fox in the garden")])
     plain = [hit.id for hit in index.search("fox on the bridge", limit=2)]
     assert plain == ["twin0", "twin1"]
-    diverse = index.search_diverse("fox on the bridge", limit=2, relevance_share=0.3)
+    diverse = index.search_diverse("fox on the bridge", limit=2, mmr_lambda=0.3)
     assert [hit.id for hit in diverse] == ["twin0", "other"]
-    assert index.search_diverse("fox", limit=2, relevance_share=1.0) == index.search("fox", limit=2)
-    with pytest.raises(InputError, match="relevance_share"):
-        index.search_diverse("fox", relevance_share=1.5)
+    assert index.search_diverse("fox", limit=2, mmr_lambda=1.0) == index.search("fox", limit=2)
+    with pytest.raises(InputError, match="mmr_lambda"):
+        index.search_diverse("fox", mmr_lambda=1.5)

@@ -186,7 +186,7 @@ async def test_an_async_search_finds_the_same_and_observes_the_same(index: Hybri
 
 def test_diversity_chooses_among_given_hits(index: HybridIndex) -> None:
     hits = index.search("bridge", limit=3)
-    assert index.diversify(hits, limit=2, relevance_share=1.0) == hits[:2]
+    assert index.diversify(hits, limit=2, mmr_lambda=1.0) == hits[:2]
     assert index.diversify([], limit=2) == []
 
 

@@ -224,7 +224,7 @@ def test_diversity_weighs_reciprocal_ranks_as_it_does_a_weighted_mean() -> None:
     texts = ["red fox runs", "red fox runs fast", "honey bee", "owl at night", "boat sails"]
     index.add([Record(text, text) for text in texts])
     picks = [
-        [h.id for h in index.search_diverse(texts[0], limit=3, relevance_share=0.9, fusion=fusion)]
+        [h.id for h in index.search_diverse(texts[0], limit=3, mmr_lambda=0.9, fusion=fusion)]
         for fusion in (None, ReciprocalRank())
     ]
     assert picks[0][:2] == picks[1][:2] == texts[:2]

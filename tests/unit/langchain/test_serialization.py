@@ -116,7 +116,7 @@ def only(document: Document) -> bool:
 class Own:
     name = "scaled_sum"
     rank_values = ScaledSum().rank_values
-    greatest = ScaledSum().greatest
+    max_score = ScaledSum().max_score
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_node_comes_back_equal_and_of_its_own_class(node: BaseNode) -> None:
 def test_the_embed_text_is_encoded_and_the_bare_text_is_shown() -> None:
     record = node_to_record(rich_node())
     assert record.text == "title=T; tags=['a', {'deep': [1]}] | body"
-    assert record.shown == "body"
+    assert record.display_text == "body"
     assert record.id == "n1"
 
 
@@ -145,7 +145,7 @@ def test_a_document_is_its_nodes_and_a_node_without_a_source_is_its_own(
 
 def test_a_source_survives_the_way_through_another_adapter() -> None:
     record = node_to_record(rich_node())
-    elsewhere = Record(record.id, record.shown, copy.deepcopy(dict(record.metadata)))
+    elsewhere = Record(record.id, record.display_text, copy.deepcopy(dict(record.metadata)))
     back = record_to_node(elsewhere)
     assert back.ref_doc_id == "doc"
     assert REF_DOC_KEY not in back.metadata
