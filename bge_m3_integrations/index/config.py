@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import EncoderInfo, Manifest
     from bge_m3_integrations.stores.edge.folder.config import FolderConfig
 
-_COPIED_AT_ONCE = 64
-"""Records whose token vectors are in memory at once."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexConfig:
@@ -59,7 +56,8 @@ class IndexConfig:
             check_int("pooling", self.pooling)
         if self.modes is not None:
             as_modes(self.modes)
-        if self.create not in {None, True, False}:
+        # by its type: 0 equals False, but is not it, and would begin an index
+        if not isinstance(self.create, bool | None):
             raise InputError(f"create must be None, True or False, not {self.create!r}")
         if self.create and self.read_only:
             raise InputError("no index begins with read_only=True; leave out create, or read_only")
