@@ -120,7 +120,7 @@ class _Compiler:
     point_id: Callable[[str], Any]
 
     def bounds(self, where: Filter, depth: int) -> _Bounds:
-        """The clauses that enclose a filter which lies so deep in others."""
+        """Return the clauses that enclose a filter which lies so deep in others."""
         if depth > DEEPEST:
             return _UNKNOWN
         match where:
@@ -181,7 +181,7 @@ def _none_of(clause: _Clause) -> _Clause:
 
 
 def _condition(clause: _Clause) -> _Condition:
-    """A clause in the engine's words."""
+    """Translate a clause into the engine's words."""
     if isinstance(clause, bool):
         everything = qdrant.Filter()
         return everything if clause else qdrant.Filter(must_not=[everything])

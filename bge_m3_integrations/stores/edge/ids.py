@@ -1,6 +1,6 @@
 """The ids of an edge store: known by the engine's ids, and in ascending order where that is asked.
 
-The engine's id is a function of ours, so what is remembered here never becomes wrong.
+The engine's id is a function of ours, so nothing that is remembered here becomes wrong.
 """
 
 from __future__ import annotations

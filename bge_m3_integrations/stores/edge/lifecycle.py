@@ -114,7 +114,7 @@ def read_folder(path: Path, config: FolderConfig) -> tuple[Folder, Manifest, Che
         except BaseException:
             shard.close()
             raise
-        # nothing asks it for what it lacks: its folder refuses all changes
+        # nobody calls the methods that it lacks: its folder refuses all changes
         return folder, manifest, cast("CheckedShard", shard)
     except BaseException:
         folder.release()
@@ -135,7 +135,7 @@ def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
 
 @contextmanager
 def atomic_target(target: Path) -> Iterator[Path]:
-    """A place for an index that becomes the target's when the block ends, whole or not at all.
+    """Make an index that becomes the target's when the block ends, whole or not at all.
 
     The place is inside the target, which may be a disk of its own; a cut copy is no index there.
 

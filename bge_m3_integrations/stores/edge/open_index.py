@@ -188,8 +188,8 @@ class OpenIndex:
     def close(self) -> None:
         """Give back the shard and the folder.
 
-        Nothing is written to a folder that others changed meanwhile, nor to a full disk: what was
-        acknowledged is in the engine's log.
+        Nothing is written to a folder that others changed meanwhile, nor to a full disk: all
+        acknowledged writes are in the engine's log.
         """
         try:
             if self.folder.read_only or (self.folder.change() is None and self._has_room()):

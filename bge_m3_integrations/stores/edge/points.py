@@ -39,7 +39,7 @@ _RECORDS_AT_ONCE = 256
 
 
 def point_id(record_id: str) -> UUID:
-    """The engine's id of a record: half a sha256, so that no table of ids is needed."""
+    """Return the engine's id of a record: half a sha256, so that no table of ids is needed."""
     return UUID(bytes=hashlib.sha256(record_id.encode("utf-8", "surrogatepass")).digest()[:16])
 
 
@@ -114,19 +114,19 @@ def _bytes_of(embeddings: EmbeddingBatch | None) -> int:
 
 
 def name_of(payload: Payload) -> str:
-    """The id in a payload."""
+    """Read the id in a payload."""
     name: str = json.loads(payload["name"])
     return name
 
 
 def record_of(payload: Payload) -> Record:
-    """The record in a payload."""
+    """Read the record in a payload."""
     text, metadata, content, own = json.loads(payload["body"])
     return Record.from_stored((name_of(payload), text, metadata, content, own))
 
 
 def metadata_of(payload: Payload) -> Mapping[str, Any]:
-    """The metadata in a payload."""
+    """Read the metadata in a payload."""
     metadata: Mapping[str, Any] = json.loads(payload["body"])[1]
     return metadata
 

@@ -23,8 +23,8 @@ graph loses much of its recall under a filter."""
 _THOROUGHNESS = 256
 """Candidates that a walk through the graph keeps (HNSW's `ef`)."""
 _SCORED_AT_ONCE = 128
-"""So few that what Python makes of them is gone before its garbage collector comes for the third
-time: much that is still there then makes it walk through everything, for 100 ms."""
+"""So few that Python's objects for them are gone before its garbage collector comes for the third
+time: many that are still there then make it walk through everything, for 100 ms."""
 
 
 def find(

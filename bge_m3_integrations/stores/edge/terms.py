@@ -2,7 +2,7 @@
 
 The metadata's values never reach the engine, whose own equality and order differ from ours.
 It gets strings (*terms*), which are equal exactly when two values are, and integers that stand
-in the order of the numbers. `pushdown` asks for the same terms and integers.
+in the order of the numbers. `filters` asks for the same terms and integers.
 
 A number's *code* is an integer: twice the place of a float64 among all float64, plus one for an
 integer that lies strictly between that float and the next. Codes keep the order of the numbers,
@@ -96,7 +96,7 @@ def number_keys(path: str) -> tuple[str, str]:
 
 
 def number_code(value: object) -> int | None:
-    """The place of a number in the order of numbers; None for NaN and what is no number."""
+    """The place of a number in the order of numbers; None for NaN and all else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or _is_nan(value):
         return None
     below = _float_below(value)

@@ -117,7 +117,7 @@ def rewrite_payloads(
         tell: Is told each step.
 
     Raises:
-        StoreError: The disk has no room; what was replaced is as good as what was not.
+        StoreError: The disk has no room; replaced payloads are as good as others.
     """
     total, done, in_log = shard.count(None), 0, 0
     for page in shard.pages(None, ["name", "body", *_KEPT]):

@@ -1,15 +1,15 @@
 """Checksums of a shard's files and its number of records, compared before it is loaded again.
 
-The engine passes over some of what is missing or damaged, and gives fewer or older records. So two
+The engine passes over some missing or damaged files, and gives fewer or older records. So two
 files lie in a shard beside the engine's own: `sums.json`, written after a flush, and `since.json`,
-which says how far the files may have moved on since. A killed process is no damage: what cannot be
-known after one is not compared.
+which says how far the files may have moved on since. A killed process is no damage: nothing is
+compared that cannot be known after one.
 
 | since the sums | may differ |
 |---|---|
 | `clean`: nothing | nothing |
 | `loading`: the engine loads the shard | three kinds of file that it tidies |
-| `written`: records came or went | what a write changes; the rest is brought to disk by a flush |
+| `written`: records came or went | files of a write; the rest is brought to disk by a flush |
 | `changing`: a flush, a graph, an index | everything but the number of records |
 """
 
@@ -78,7 +78,7 @@ class _Sums:
         id: Tells these sums from others.
         records: Number of records.
         at: Time of writing.
-        manifests: What manifests may say, see `guard_of`.
+        manifests: The possible guards of the manifest, see `guard_of`.
         files: Every file of the engine's.
     """
 

@@ -26,7 +26,7 @@ _SYSTEMS = re.compile(
     re.IGNORECASE,
 )
 _OURS = frozenset({"lock", f"{NAME}.new"})
-"""What may lie in a folder before there is a manifest, which is written before any shard."""
+"""Files that a folder may hold before its manifest, which is written before any shard."""
 _LOOKED_AT = 1000
 """Most entries of a folder that are looked at for an index that may be meant."""
 

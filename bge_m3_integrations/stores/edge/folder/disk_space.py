@@ -23,14 +23,14 @@ _WRITE = "nothing was written: free some space, or write less at a time"
 
 
 def check_room(
-    path: Path, bytes_needed: int, what: str, *, spare: int = SLACK, then: str = _WRITE
+    path: Path, bytes_needed: int, subject: str, *, spare: int = SLACK, then: str = _WRITE
 ) -> None:
     """Refuse a write that the disk may have no room for: a full disk would kill the process.
 
     Args:
         path: Where.
         bytes_needed: An upper estimate.
-        what: Is going to be written.
+        subject: Is going to be written.
         spare: Bytes that must stay free.
         then: The rest of the message: the state of things, and the fix.
 
@@ -40,7 +40,7 @@ def check_room(
     free = shutil.disk_usage(path).free
     if free < bytes_needed + spare:
         raise StoreError(
-            f"{what} may need {_mib(bytes_needed + spare)} in {path}, but only {_mib(free)} are "
+            f"{subject} may need {_mib(bytes_needed + spare)} in {path}, but only {_mib(free)} are "
             f"free; {then}"
         )
 
@@ -70,12 +70,12 @@ class DiskBudget:
         self._lock = threading.Lock()
 
     @contextmanager
-    def promised(self, size: int, what: str) -> Iterator[Callable[[int], None]]:
+    def promised(self, size: int, subject: str) -> Iterator[Callable[[int], None]]:
         """Keep room for a write until the block ends, beside that of all other writes.
 
         Args:
             size: Bytes, an upper estimate.
-            what: Is going to be written.
+            subject: Is going to be written.
 
         Yields:
             Takes a part of it, so many bytes, under the lock of all writes; it raises `StoreError`
@@ -85,14 +85,14 @@ class DiskBudget:
             StoreError: There is not so much.
         """
         with self._lock:
-            check_room(self._path, size + self._promised, what)
+            check_room(self._path, size + self._promised, subject)
             self._promised += size
         left = size
 
         def take(part: int) -> None:
             nonlocal left
             cut = "the first records of the batch were written, the others not: free some space"
-            check_room(self._path, part, what, then=cut if left < size else _WRITE)
+            check_room(self._path, part, subject, then=cut if left < size else _WRITE)
             part = min(part, left)
             left -= part
             self._give_back(part)

@@ -66,7 +66,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Have the system write a folder's files to disk, memory-mapped pages included."""
+    """Sync a folder's files to disk, memory-mapped pages included."""
     for parent, _, names in os.walk(folder, topdown=False):  # passes over what is removed meanwhile
         for name in [*names, "."]:
             # Windows syncs only files opened for writing; the engine's flush does
@@ -149,7 +149,7 @@ def blocks_of(file: int, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _stretches(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of what may hold anything but zeros; all where the system does not tell."""
+    """Yield begin and end of parts that may hold more than zeros; all where that is unknown."""
     if not hasattr(os, "SEEK_DATA"):
         yield 0, size
         return

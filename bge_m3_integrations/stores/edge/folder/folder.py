@@ -1,8 +1,8 @@
 """An index's folder: its holder and its contents.
 
 `manifest.json`, `lock`, `holder.json` and one `shard-NNNN`. While a shard is made its name ends in
-`.new`; it counts once it is renamed and the manifest names it. Only what is known to be the remains
-of a crash is ever deleted, and only once the index is open: see `UNNAMED`.
+`.new`; it counts once it is renamed and the manifest names it. Only known remains of a crash
+are ever deleted, and only once the index is open: see `UNNAMED`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ UNNAMED = "unnamed"
 
 A crash between the renaming of a new shard and the writing of the manifest leaves an old manifest
 beside a newer shard. So does a copy of the folder that raced a compaction, and so does an older
-manifest that was put back; but there the newer shard may hold what was written since. The file
+manifest that was put back; but there the newer shard may hold later writes. The file
 tells them apart. It is there before the shard has its name, and goes before anything is written to
 the shard: one that has it is a copy of the shard before, and holds nothing of its own.
 """
@@ -155,7 +155,7 @@ class Folder:
         self._identity.close()
 
     def see(self, manifest: Manifest) -> None:
-        """Remember what lies here now, for `change`; `StoreError` if the index is gone already."""
+        """Remember the contents of now, for `change`; `StoreError` if the index is gone already."""
         before = self._identity
         try:
             self._identity = FolderIdentity(self.path, manifest.shard)
@@ -229,7 +229,7 @@ class Folder:
         return sorted((entry for entry in held if entry.is_dir()), key=_generation)
 
     def place_for(self, manifest: Manifest) -> Path:
-        """Where the manifest's shard is made: a name that no crashed attempt has had."""
+        """Return the place to make a shard in: a name that no crashed attempt has had."""
         return self.path / f"{manifest.shard}.{secrets.token_hex(4)}.new"
 
     def switch(self, made: Path, manifest: Manifest) -> None:

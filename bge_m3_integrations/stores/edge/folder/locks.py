@@ -39,12 +39,12 @@ def note_opens(folder: Path, count: int) -> None:
 
 
 def read_holder(folder: Path) -> dict[str, Any]:
-    """Return what the holder of a folder says of itself; nothing where it says nothing sound."""
+    """Return the note of a folder's holder; empty where there is no sound one."""
     return read_object(folder / HOLDER)
 
 
 def described_holder(folder: Path) -> str:
-    """The holder in words."""
+    """Describe the holder of a folder."""
     held = read_holder(folder)
     try:
         place = f"on {held['host']} since {held['since']}"
@@ -137,7 +137,7 @@ def no_locks(file: Path) -> OSError | None:
 
 
 def unwritable(path: Path, error: Exception) -> StoreError:
-    """Describe that a folder cannot be written to, or has no locks, and what to do about it."""
+    """Describe that a folder cannot be written to, or has no locks, with the fix."""
     why = getattr(error, "strerror", None) or error
     if isinstance(error, NotImplementedError) or getattr(error, "errno", None) in _NO_LOCKS:
         return StoreError(

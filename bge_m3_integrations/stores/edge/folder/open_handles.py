@@ -100,7 +100,7 @@ class OpenHandles(Generic[_Index, _Held]):
             entry.held.close()
 
     def _drop(self, entry: _Entry[_Index, _Held]) -> None:
-        """Close what nobody has any more, in the process that opened it."""
+        """Close an index that nobody has any more, in the process that opened it."""
         if self._entries.get(entry.place) is entry:
             self._lost[entry] = None
             self._close_lost()
@@ -158,7 +158,7 @@ class SharedHandle:
         self._note_opens()
 
     def forget(self) -> None:
-        """Count an open no more whose user is gone; what nobody has any more is closed.
+        """Count an open no more whose user is gone; an index that nobody has any more is closed.
 
         It waits for nothing, so it may be called while garbage is collected.
         """
@@ -206,6 +206,6 @@ def never_free(thing: object) -> None:
     """Keep a thing to the end of the process and beyond, whoever lets go of it.
 
     The engine flushes a shard that is freed, over whatever lies in its folder by then: in a forked
-    child, over what the parent has written since, which makes the parent's index unreadable.
+    child, over newer writes of the parent, which makes the parent's index unreadable.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

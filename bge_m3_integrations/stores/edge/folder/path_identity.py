@@ -2,7 +2,7 @@
 
 A folder may be deleted, renamed, made anew or restored while a process has it open. The engine goes
 on with the files that it has mapped, and writes others by their names: old records come back, and
-what was restored becomes unreadable.
+a restored index becomes unreadable.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FolderIdentity:
         self._open = [os.open(place, os.O_RDONLY | os.O_CLOEXEC) for place in kept]
 
     def change(self) -> str | None:
-        """Say what is not as it was; None where all is."""
+        """Describe a change; None where all is as it was."""
         for place, before in self._marks.items():
             try:
                 now = _mark(place)

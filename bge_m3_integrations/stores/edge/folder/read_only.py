@@ -1,10 +1,11 @@
 """An index that is only read: its folder stays as it is, and others may read it too.
 
 The engine opens most of its files for writing, and makes new ones, whatever is asked of it. So it
-gets a folder of its own among the temporary files, with copies of what it opens for writing and
-links to the rest. Dense vectors before `optimize` and token vectors, by far the largest, are among
-the former. The engine passes over symbolic links to them, so they are hard links where temporary
-files are on the same disk and this process may write to them, though it never does; else copies.
+gets a folder of its own among the temporary files, with copies of the files that it opens for
+writing and links to the rest. Dense vectors before `optimize` and token vectors, by far the
+largest, are among the former. The engine passes over symbolic links to them, so they are hard links
+where temporary files are on the same disk and this process may write to them, though it never does;
+else copies.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from bge_m3_integrations.stores.edge.folder.path_identity import FolderIdentity
 _LINKED = 1 << 20
 """Bytes from which a file is worth a link."""
 _READ = ("matrix.dat", "inverted_index.dat", "*.bin")
-"""What the engine opens for reading alone."""
+"""Files that the engine opens for reading alone."""
 _VECTORS = "chunk_*.mmap"
-"""What it opens for writing, and only writes to when records come."""
+"""Files that it opens for writing, and only writes to when records come."""
 _LOG = "wal"
 _FIX = (
     "free some space, or name another place in the environment variable TMPDIR, on the disk of the "
@@ -124,8 +125,8 @@ def _hard_linked(here: Path, there: Path) -> bool:
 def _parts(shard: Path, *, closed: bool, disk: int) -> Iterator[tuple[Path, Way, int]]:
     """All of a shard by name, and its bytes on the disk; folders before what is in them.
 
-    What was closed has all of its log in its files. Otherwise the engine takes up again what is
-    only in the log, which may change any file that is not copied.
+    A closed shard has all of its log in its files. Otherwise the engine takes up again writes that
+    are only in the log, which may change any file that is not copied.
     """
     for parent, folders, files in os.walk(shard):
         here = Path(parent)

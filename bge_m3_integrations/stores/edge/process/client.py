@@ -1,7 +1,7 @@
 """ProcessStore: an index in a folder, searched in a process of its own.
 
-The engine holds Python's lock while it is called. In another process it is another lock: what is
-left to this one is to pack what is asked and to unpack what comes back.
+The engine holds Python's lock while it is called. In another process it is another lock:
+this one only packs calls and unpacks answers.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ProcessStore(SharedHandle):
     def capabilities(self) -> Capabilities:
         """Everything but Python functions, in the modes it keeps.
 
-        What a function is about is read into this process first, by the index.
+        For a function, the index first reads the records into this process.
         """
         held = self._manifest.capabilities
         return replace(held, operators=held.operators - {PREDICATE})

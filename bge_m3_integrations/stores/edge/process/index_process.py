@@ -28,8 +28,8 @@ _DYING = 1.0
 _GRACE = 60.0
 """Seconds that it may take to bring everything to disk before it is left to itself."""
 _WRITES = frozenset({"upsert", "rewrite", "delete", "set_filter_fields"})
-"""Calls whose end is waited for even when the caller is interrupted: what it writes next comes
-after them."""
+"""Calls whose end is waited for even when the caller is interrupted: its next writes come after
+them."""
 
 
 _STARTED: weakref.WeakSet[IndexProcess] = weakref.WeakSet()
@@ -87,8 +87,7 @@ class IndexProcess:
 
         Args:
             call: Of the store.
-            progress: Is told what happens meanwhile, where the call has that; what it raises ends
-                the call.
+            progress: Called with texts, where the call has that; its error ends the call.
 
         Returns:
             The answer, and the items of an answer that is a list.
@@ -205,7 +204,7 @@ class IndexProcess:
 
 
 class _Progress:
-    """A caller's `progress`, and what it raised: no end of the process, whatever it is."""
+    """A caller's `progress`, and its error, which is never that of an ended process."""
 
     def __init__(self, progress: Callable[[str], None] | None) -> None:
         self._progress = progress

@@ -55,7 +55,7 @@ class StoreServer:
         self._store: EdgeStore | None = None
 
     def open(self, config: FolderConfig | None, create: bool, read_only: bool) -> Manifest:
-        """Open the store; later calls check that it is what they ask for."""
+        """Open the store; later calls compare it with their options."""
         with self._lock:
             store = EdgeStore.open(self._path, config, create=create, read_only=read_only)
             if self._store is None:
@@ -96,7 +96,7 @@ def serve(connection: Connection, server: StoreServer) -> None:
 def _answer(
     connection: Connection, server: StoreServer, tell: Callable[[str], None]
 ) -> Iterator[Part | Done | Failure]:
-    """The messages that answer the next call; what goes wrong with it is one of them."""
+    """Yield the messages that answer the next call; its error is one of them."""
     try:
         call: Call = receive(connection)
     except (EOFError, OSError):
@@ -156,7 +156,7 @@ def main(path: str, caller: str) -> None:
         sys.stdout.write(f"{json.dumps(listener.address)}\n")
         sys.stdout.flush()
         with suppress(OSError):
-            os.dup2(2, 1)  # nobody reads what else may be printed
+            os.dup2(2, 1)  # nobody reads anything else that is printed
         threading.Thread(target=_welcome, args=(listener, key, server), daemon=True).start()
         sys.stdin.read()
         server.close()

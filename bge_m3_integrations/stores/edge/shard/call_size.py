@@ -1,7 +1,7 @@
 """The size of one call of the engine, kept short on a cold disk too.
 
-The engine holds Python's lock during a call. What has to come from the disk takes it thirty times
-as long as what lies in memory, and nothing says beforehand where it lies: only the calls before do.
+The engine holds Python's lock during a call. Reading from the disk takes it thirty times as long as
+reading from memory, and only the calls before tell where things lie.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _STALE = 10.0
 
 
 class AdaptiveCallSize:
-    """The size of the next call, by what those before it took.
+    """The size of the next call, by the duration of those before.
 
-    A slow call cuts the size at once to what seems to fit, as it may be the first of many from the
-    disk; the first size and those below are only halved. A fast call allows up to twice its own
-    size: what was slow because the machine was busy costs a few calls more. Sizes do no more than
-    divide work, so calls of several threads may be mixed.
+    A slow call cuts the size at once to one that seems to fit, as it may be the first of many from
+    the disk; the first size and those below are only halved. A fast call allows up to twice its own
+    size: a call that was slow because the machine was busy costs a few calls more. Sizes do no more
+    than divide work, so calls of several threads may be mixed.
 
     Args:
         first: The size of the first call, in any unit, such that it is short on a cold disk.
@@ -64,7 +64,7 @@ def parts(lengths: Mapping[_Key, int], most: Callable[[], int]) -> Iterator[list
         most: Of one call; asked when one begins.
 
     Yields:
-        Keys of so much together; what is larger by itself, alone.
+        Keys of so much together; a larger one alone.
     """
     part: list[_Key] = []
     room = 0

@@ -113,7 +113,7 @@ class CheckedShard(Shard):
         self._sums.write(self.count(None))
 
     def _cut(self, error: BaseException) -> None:
-        """Have nothing compared after a signal: the engine flushes what is closed or freed."""
+        """Have nothing compared after a signal: the engine flushes a closed or freed shard."""
         if not isinstance(error, StoreError):
             with suppress(StoreError):
                 self._sums.note("changing")

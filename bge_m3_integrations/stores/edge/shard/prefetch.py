@@ -1,8 +1,8 @@
 """Token vectors are read into the system's file cache while the index is already in use.
 
 The engine would read all of them before it opens, 12 GB for 100,000 documents; told to leave them
-cold it opens at once, and drops them from the cache. What nobody has read is then fetched from the
-disk page by page: scoring 100 documents takes 170 ms instead of 5.
+cold it opens at once, and drops them from the cache. Pages that nobody has read are then fetched
+from the disk one by one: scoring 100 documents takes 170 ms instead of 5.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Prefetcher:
         return self._done
 
     def start(self, shard: Path) -> None:
-        """Begin anew, with what is there now.
+        """Begin anew, with the files of now.
 
         Args:
             shard: The shard's folder.
@@ -101,7 +101,7 @@ def memory_bytes() -> int:
 
 
 def _size(file: Path) -> int:
-    """Bytes on the disk: the engine makes its files larger than what is in them."""
+    """Bytes on the disk: the engine makes its files larger than their content."""
     try:
         found = file.stat()
     except OSError:

@@ -67,7 +67,7 @@ class Layout:
         return engine.EdgeConfig(
             vectors=vectors,
             sparse_vectors={"sparse": engine.EdgeSparseVectorParams()} if self.sparse else {},
-            # the engine's own defaults are named, since it remembers what it was last given
+            # the engine's own defaults are named, since it remembers the last ones
             optimizers=engine.EdgeOptimizersConfig(
                 deleted_threshold=1e-6 if vacuum else 0.2,
                 vacuum_min_vector_number=1 if vacuum else 1000,

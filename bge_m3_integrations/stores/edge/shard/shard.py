@@ -1,4 +1,4 @@
-"""The engine behind one small wall: every call that this package makes of qdrant-edge.
+"""Every call of the engine, qdrant-edge, that this package makes.
 
 One call at a time. A call holds Python's lock while it runs, so each is kept short: writes come in
 small batches, and whole collections are read in pages and scored in pieces, of the size that
@@ -133,13 +133,13 @@ class Shard:
         return {point.id: point.payload or {} for point in self._retrieved(points, names, False)}
 
     def with_vectors(self, points: Sequence[UUID], modes: Sequence[Mode]) -> dict[UUID, Any]:
-        """Points with payload and vectors; those that are not there are left out."""
+        """Return points with payload and vectors; those that are not there are left out."""
         return {point.id: point for point in self._retrieved(points, None, list(modes))}
 
     def pages(
         self, where: engine.Filter | None, names: Sequence[str]
     ) -> Iterator[list[tuple[UUID, dict[str, Any]]]]:
-        """All matching points with some of their payload, page by page, in no useful order."""
+        """Yield all matching points with some of their payload, in pages of no useful order."""
         size, offset = AdaptiveCallSize(_FIRST_PAGE), None
         while True:
             request = engine.ScrollRequest(
@@ -298,7 +298,7 @@ class Shard:
                     _guarded(held.close, self.path)
 
     def keep(self) -> None:
-        """Have it not be freed when the process ends: the engine flushes what is freed."""
+        """Keep it from being freed when the process ends: the engine flushes a freed shard."""
         with self._lock:
             never_free(self._held)
 
@@ -374,7 +374,7 @@ class Shard:
 
 
 def _guarded(call: Callable[[], Any], path: Path) -> Any:
-    """Call the engine; what it raises, its panics included, becomes our error."""
+    """Call the engine; its errors, panics included, become ours."""
     try:
         return call()
     except Exception as error:

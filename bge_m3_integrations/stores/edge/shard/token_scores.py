@@ -31,7 +31,7 @@ def token_scores(shard: Shard, query: TokenVectors, points: Sequence[UUID]) -> d
         lengths = {point: int(payload["tokens"]) for point, payload in held.items()}
         for part in parts(lengths, lambda: min(products, shard.tokens_at_once)):
             sums, seconds = zip(*(shard.scored(piece, part) for piece in asked), strict=True)
-            # what comes from the disk comes for the query's first piece
+            # vectors come from the disk for the query's first piece
             shard.token_calls.observe(sum(lengths[point] for point in part), max(seconds))
             # the engine's score is a sum over the query's tokens, ours their mean
             found.update(
