@@ -14,6 +14,7 @@ from bge_m3_integrations.core.records import Candidate
 from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.stores.edge.points import point_id
 from bge_m3_integrations.stores.edge.selection import FilterResolver
+from bge_m3_integrations.stores.edge.shard.schema import engine_query
 from bge_m3_integrations.stores.edge.shard.shard import Shard
 from bge_m3_integrations.stores.edge.shard.token_scores import token_scores
 
@@ -22,6 +23,8 @@ _EXACT_UP_TO = 50_000
 graph loses much of its recall under a filter."""
 _THOROUGHNESS = 256
 """Candidates that a walk through the graph keeps (HNSW's `ef`)."""
+_NUMBERS_AT_ONCE = 4096
+"""Points of one scoring by dense or lexical numbers."""
 _SCORED_AT_ONCE = 128
 """So few that Python's objects for them are gone before its garbage collector comes for the third
 time: many that are still there then make it walk through everything, for 100 ms."""
@@ -39,13 +42,15 @@ def find(
     """Return the best candidates of a batch of one query; see `Store.find`."""
     if mode == "colbert":
         return _by_token_vectors(query, limit, filters.ids(where, shard), shard)
+    if (asked := engine_query(query, mode)) is None:
+        return []
     limit = min(limit, filters.count(None, shard) or 1)  # the engine makes room for all
     condition = filters.condition(where, shard)
     many = mode == "dense" and filters.count(where, shard) > _EXACT_UP_TO
     params = SearchParams(exact=not many, hnsw_ef=_THOROUGHNESS if many else None)
     wanted = limit + 1
     while True:
-        found = shard.nearest(query, mode, limit=wanted, where=condition, params=params)
+        found, _ = shard.nearest(asked, limit=wanted, where=condition, params=params)
         # equal scores at the end: ids decide who is in, so all of them are needed
         if len(found) < wanted or found[limit - 1][1] != found[-1][1]:
             break
@@ -76,9 +81,14 @@ def _by_token_vectors(
 def _scores(
     query: EmbeddingBatch, mode: Mode, points: Sequence[UUID], shard: Shard
 ) -> dict[UUID, float]:
+    """Score points exactly; those without a score are absent."""
     if mode == "colbert" and query.colbert is not None:
         return token_scores(shard, query.colbert, points)
-    return shard.scores(query, mode, points)
+    asked, found = engine_query(query, mode), dict[UUID, float]()
+    if asked is not None:
+        for start in range(0, len(points), _NUMBERS_AT_ONCE):
+            found.update(shard.scored(asked, points[start : start + _NUMBERS_AT_ONCE])[0])
+    return found
 
 
 def components(query: EmbeddingBatch, ids: Sequence[str], shard: Shard) -> Components:

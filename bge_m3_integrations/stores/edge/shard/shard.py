@@ -19,13 +19,13 @@ from uuid import UUID
 
 import qdrant_edge as engine
 
-from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode
+from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.files import sync_files
 from bge_m3_integrations.stores.edge.folder.open_handles import close_handles, never_free
 from bge_m3_integrations.stores.edge.shard.call_size import AdaptiveCallSize
 from bge_m3_integrations.stores.edge.shard.prefetch import Prefetcher
-from bge_m3_integrations.stores.edge.shard.schema import Layout, engine_query
+from bge_m3_integrations.stores.edge.shard.schema import Layout
 
 _PAGE = 256
 """Points of one read: a millisecond, and 20 where each has to come from the disk."""
@@ -35,7 +35,6 @@ _COLD_BYTES = 1 << 19
 """Token vectors of one scoring where they may have to come from the disk: 10 ms, rarely 30."""
 _TURN = 0.005
 """Seconds of calls after which other threads have a turn."""
-_SCORED_AT_ONCE = 4096
 _DELETED_AT_ONCE = 1000
 _NUMBERS = 16
 _NAMED_NUMBERS = 64
@@ -175,45 +174,6 @@ class Shard:
         finally:
             self._lock.release()
 
-    def nearest(
-        self,
-        queries: EmbeddingBatch,
-        mode: Mode,
-        *,
-        limit: int,
-        where: engine.Filter | None,
-        params: engine.SearchParams,
-    ) -> list[tuple[UUID, float]]:
-        """Find the best points by dense or lexical numbers, best first.
-
-        Args:
-            queries: One query that holds the mode.
-            mode: The mode to search by.
-            limit: Most points.
-            where: Which points may be found.
-            params: Exact, or how thorough.
-
-        Returns:
-            Points with scores; by lexical weights none without a shared token.
-        """
-        query = engine_query(queries, mode)
-        if query is None:
-            return []
-        return self._found(query, limit=limit, where=where, params=params)[0]
-
-    def scores(
-        self, queries: EmbeddingBatch, mode: Mode, points: Sequence[UUID]
-    ) -> dict[UUID, float]:
-        """Exact scores for the one query of a batch by dense or lexical numbers.
-
-        Points without a score are absent; see `token_scores` for those by token vectors.
-        """
-        query, found = engine_query(queries, mode), dict[UUID, float]()
-        if query is not None:
-            for start in range(0, len(points), _SCORED_AT_ONCE):
-                found.update(self.scored(query, points[start : start + _SCORED_AT_ONCE])[0])
-        return found
-
     @property
     def tokens_at_once(self) -> int:
         """Token vectors of the next scoring: while some are only on the disk, any may be."""
@@ -226,10 +186,10 @@ class Shard:
         """Exact scores of points in one call, and the seconds that it took."""
         chosen = engine.Filter(must=[engine.HasIdCondition(set(points))])
         exact = engine.SearchParams(exact=True)
-        found, seconds = self._found(query, limit=len(points), where=chosen, params=exact)
+        found, seconds = self.nearest(query, limit=len(points), where=chosen, params=exact)
         return dict(found), seconds
 
-    def _found(
+    def nearest(
         self,
         query: engine.Query,
         *,
@@ -237,6 +197,17 @@ class Shard:
         where: engine.Filter | None,
         params: engine.SearchParams,
     ) -> tuple[list[tuple[UUID, float]], float]:
+        """Find the best points.
+
+        Args:
+            query: By numbers of one mode.
+            limit: Most points.
+            where: Which points may be found.
+            params: Exact, or how thorough.
+
+        Returns:
+            Points with scores, best first, and the seconds that it took.
+        """
         request = engine.QueryRequest(
             limit=limit,
             query=query,
