@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from rich import box
 from rich.cells import cell_len
@@ -18,6 +18,7 @@ from rich.text import Text
 from bge_m3_integrations.core.display import one_line
 from bge_m3_integrations.core.embeddings import ordered_modes
 from bge_m3_integrations.core.scores import Ranked, Weights
+from bge_m3_integrations.encoders.config import ModelOptions
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.text_files import decoded, read_text
@@ -133,7 +134,7 @@ def scored(
     *,
     weights: Weights | None,
     limit: int | None,
-    **loading: Any,
+    **loading: Unpack[ModelOptions],
 ) -> Results:
     """Score documents for a query.
 

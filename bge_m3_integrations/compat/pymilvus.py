@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from bge_m3_integrations._internal.extras import require
 from bge_m3_integrations._internal.keywords import public_class
@@ -12,7 +12,26 @@ from bge_m3_integrations.compat.flag_embedding import BGEM3FlagModel
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import SparseRows
 from bge_m3_integrations.encoders.config import DEFAULT_MODEL
+from bge_m3_integrations.encoders.placement import TorchDevice
 from bge_m3_integrations.errors import InputError
+
+
+class FlagOptions(TypedDict, total=False):
+    """The keywords of `compat.BGEM3FlagModel` that pymilvus' class does not name itself."""
+
+    use_bf16: bool
+    query_instruction_for_retrieval: str | None
+    query_instruction_format: str
+    devices: str | int | TorchDevice | list[str] | list[int] | None
+    pooling_method: str
+    trust_remote_code: bool
+    cache_dir: str | None
+    colbert_dim: int
+    query_max_length: int
+    passage_max_length: int
+    truncate_dim: int | None
+    passage_instruction_for_retrieval: str | None
+    passage_instruction_format: str
 
 
 @public_class
@@ -54,10 +73,16 @@ class BGEM3EmbeddingFunction:
         return_colbert_vecs: bool = False,
         *,
         max_length: int | None = None,
-        **options: Any,
+        **options: Unpack[FlagOptions],
     ) -> None:
         if max_length is not None:
-            options = _with_limits(options, max_length)
+            limited = [n for n in ("query_max_length", "passage_max_length") if n in options]
+            if limited:
+                raise InputError(
+                    f"max_length={max_length} sets {limited} too; give one or the other"
+                )
+            options["query_max_length"] = options["passage_max_length"] = max_length
+        options.setdefault("devices", device or None)
         self.model_name = model_name
         self.model: BGEM3FlagModel = BGEM3FlagModel(
             model_name,
@@ -67,7 +92,7 @@ class BGEM3EmbeddingFunction:
             return_dense=return_dense,
             return_sparse=return_sparse,
             return_colbert_vecs=return_colbert_vecs,
-            **{"devices": device or None, **options},
+            **options,
         )
 
     def __repr__(self) -> str:
@@ -125,14 +150,6 @@ class BGEM3EmbeddingFunction:
 
 
 _EXTRA = "milvus-compat"
-
-
-def _with_limits(options: Mapping[str, Any], max_length: int) -> dict[str, Any]:
-    """The options with both limits set to one."""
-    names = ("query_max_length", "passage_max_length")
-    if given := [name for name in names if name in options]:
-        raise InputError(f"max_length={max_length} sets {given} too; give one or the other")
-    return {**options, **dict.fromkeys(names, max_length)}
 
 
 def _sparse_rows(lexical_weights: Sequence[Mapping[str, float]]) -> SparseRows:
