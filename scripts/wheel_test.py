@@ -15,7 +15,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-from bge_m3_integrations.encoders.torch.native.binding import why_not
+from bge_m3_integrations.encoders.torch.native.binding import unavailable_reason
 from bge_m3_integrations.encoders.torch.native.build import LIBRARY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,9 +31,9 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert importlib.util.find_spec("{absent}") is None, "{absent} is here"
 from bge_m3_integrations.demo import checkpoint_path, load_corpus
 
-from bge_m3_integrations.encoders.torch.native.binding import why_not
+from bge_m3_integrations.encoders.torch.native.binding import unavailable_reason
 
-assert bool(why_not()) == {without_kernels}, why_not()
+assert bool(unavailable_reason()) == {without_kernels}, unavailable_reason()
 index = m3.HybridIndex(m3.BGEM3(checkpoint_path(), device="cpu"))
 index.add(load_corpus()[:20])
 """
@@ -87,7 +87,7 @@ def try_extra(wheel: Path, folder: Path, *, extra: str, absent: str, program: st
             str(python),
             "-I",
             "-c",
-            COMMON.format(absent=absent, without_kernels=bool(why_not())) + program,
+            COMMON.format(absent=absent, without_kernels=bool(unavailable_reason())) + program,
         ],
         cwd=folder,
     )
