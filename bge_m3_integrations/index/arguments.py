@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.index.config import IndexOptions
 from bge_m3_integrations.index.index import HybridIndex
 
 
@@ -90,7 +90,7 @@ def index_for(
     engine: EngineLike | None = None,
     index: IndexLike | None = None,
     path: str | Path | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: IndexOptions | None = None,
 ) -> HybridIndex:
     """The index that an adapter is over: one that is handed over, one in a folder, or a new one.
 
@@ -108,7 +108,7 @@ def index_for(
         InputError: They contradict each other, or there are none.
         StoreError: See `HybridIndex.open`.
     """
-    chosen = {name: value for name, value in (options or {}).items() if value is not None}
+    chosen: Any = {name: value for name, value in (options or {}).items() if value is not None}
     if has_index(first):
         index = given_once(first, index, "the first argument and index=")
     elif first is not None:

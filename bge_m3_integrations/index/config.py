@@ -6,12 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
-from bge_m3_integrations.core.embeddings import (
-    Modes,
-    as_modes,
-)
+from bge_m3_integrations.core.embeddings import Modes, as_modes
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
@@ -20,6 +17,19 @@ from bge_m3_integrations.stores.validation import COLBERT_KINDS
 if TYPE_CHECKING:
     from bge_m3_integrations.stores.edge import EncoderInfo, Manifest
     from bge_m3_integrations.stores.edge.folder.config import FolderConfig
+
+
+class IndexOptions(TypedDict, total=False):
+    """The keywords of `IndexConfig`, for signatures that pass them on."""
+
+    modes: Modes | None
+    colbert: str | None
+    pooling: int | None
+    filter_fields: Sequence[str] | None
+    allow_dtype_mismatch: bool
+    isolated: bool
+    create: bool | None
+    read_only: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,9 @@ class IndexConfig:
         # by its type: 0 equals False, but is not it, and would begin an index
         if not isinstance(self.create, bool | None):
             raise InputError(f"create must be None, True or False, not {self.create!r}")
+        for name in ("allow_dtype_mismatch", "isolated", "read_only"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"{name} must be True or False, not {value!r}")
         if self.create and self.read_only:
             raise InputError("no index begins with read_only=True; leave out create, or read_only")
 

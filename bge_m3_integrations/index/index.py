@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations._internal.progress import ProgressLike, reporter
-from bge_m3_integrations.core.embeddings import (
-    Modes,
-)
 from bge_m3_integrations.core.filters import FilterLike, as_filter
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
-from bge_m3_integrations.index.config import IndexConfig
+from bge_m3_integrations.index.config import IndexConfig, IndexOptions
 from bge_m3_integrations.index.ingest import Check, Ingested, Writer
 from bge_m3_integrations.index.opening import NotBegun, copy_to_folder, open_folder
 from bge_m3_integrations.index.record_inputs import RecordLike
@@ -47,15 +44,7 @@ class HybridIndex(SearchableIndex):
         cls,
         path: str | Path,
         engine: BGEM3 | None = None,
-        *,
-        modes: Modes | None = None,
-        colbert: str | None = None,
-        pooling: int | None = None,
-        filter_fields: Sequence[str] | None = None,
-        allow_dtype_mismatch: bool = False,
-        isolated: bool = False,
-        create: bool | None = None,
-        read_only: bool = False,
+        **options: Unpack[IndexOptions],
     ) -> Self:
         """Open the index in a folder, or begin one with the first record that is added.
 
@@ -68,24 +57,27 @@ class HybridIndex(SearchableIndex):
             path: The folder; `~` is the home folder.
             engine: Encodes; None is the model that made the index, which is loaded when the first
                 text is encoded. A new index needs one.
-            modes: What a new index keeps; None is all that the engine has.
-            colbert: How token vectors are kept: "turbo8" (1 byte per number; the default where
-                they are at least 1,024 wide, as BGE-M3's), "float16" (the default of narrower
-                ones), "float32", or "reencode" (not at all).
-            pooling: How many token vectors of a document are merged into one; default 1.
-            filter_fields: Metadata paths that filters are to be fast on; None is all.
-            allow_dtype_mismatch: Let an int8 engine search an index made in float, or the reverse.
-            isolated: Search in a process of its own, which starts and ends with the index: no
-                thread of this process waits for the engine, which holds Python's lock while it
-                searches. For servers and large indexes; it costs memory and some time, see
-                `docs/index.md`.
-            create: What happens where there is no index. None begins one with the first `add` or
-                `ingest`, and until then there is no folder and every search is an error; without
-                an engine it is an error at once. True begins an empty index now, which searches
-                find nothing in. False is an error at once.
-            read_only: Change nothing in the folder, which may lie on a read-only disk, and which
-                several processes may then have open; writes are errors. `docs/index.md` says what
-                it copies.
+            **options: Of these:
+
+                - `modes`: What a new index keeps; None is all that the engine has.
+                - `colbert`: How token vectors are kept: "turbo8" (1 byte per number; the default
+                  where they are at least 1,024 wide, as BGE-M3's), "float16" (the default of
+                  narrower ones), "float32", or "reencode" (not at all).
+                - `pooling`: How many token vectors of a document are merged into one; default 1.
+                - `filter_fields`: Metadata paths that filters are to be fast on; None is all.
+                - `allow_dtype_mismatch`: Let an int8 engine search an index made in float, or the
+                  reverse; default False.
+                - `isolated`: Search in a process of its own, which starts and ends with the index:
+                  no thread of this process waits for the engine, which holds Python's lock while
+                  it searches. For servers and large indexes; it costs memory and some time, see
+                  `docs/index.md`. Default False.
+                - `create`: What happens where there is no index. None, the default, begins one
+                  with the first `add` or `ingest`, and until then there is no folder and every
+                  search is an error; without an engine it is an error at once. True begins an
+                  empty index now, which searches find nothing in. False is an error at once.
+                - `read_only`: Change nothing in the folder, which may lie on a read-only disk, and
+                  which several processes may then have open; writes are errors. `docs/index.md`
+                  says what it copies. Default False.
 
         Returns:
             The index; `close` it, or use it as a context manager.
@@ -96,22 +88,13 @@ class HybridIndex(SearchableIndex):
                 named.
             InputError: The engine lacks a mode, or an index is to begin without an engine.
         """
-        config = IndexConfig(
-            modes=modes,
-            colbert=colbert,
-            pooling=pooling,
-            filter_fields=filter_fields,
-            allow_dtype_mismatch=allow_dtype_mismatch,
-            isolated=isolated,
-            create=create,
-            read_only=read_only,
-        )
+        config = IndexConfig(**options)
         its_own = engine is None
         engine, store = open_folder(path, engine, config)
-        index = cls(engine, modes=modes)
+        index = cls(engine, modes=config.modes)
         if isinstance(store, NotBegun):
-            again = Reencoder(engine) if colbert == "reencode" else None
-            index._held = Searcher(cast("Store", store), again, pooling or 1)
+            again = Reencoder(engine) if config.colbert == "reencode" else None
+            index._held = Searcher(cast("Store", store), again, config.pooling or 1)
         else:
             index._use(store)
             index._unproved = its_own

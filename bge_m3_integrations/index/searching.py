@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
 
 from bge_m3_integrations._internal.keywords import NoMore, checks_itself, public_class, refuse
 from bge_m3_integrations._internal.warn import in_thread
-from bge_m3_integrations.core.embeddings import (
-    EmbeddingBatch,
-    FloatArray,
-    Mode,
-)
+from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, Mode
 from bge_m3_integrations.core.filters import FilterLike
 from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.mmr import mmr
@@ -22,12 +18,9 @@ from bge_m3_integrations.core.scores import Ranked, WeightsLike
 from bge_m3_integrations.core.validation import as_list, check_int
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index.handle import IndexHandle
 from bge_m3_integrations.index.request import SearchOptions, SearchRequest, Stage, search_request
 from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
-
-if TYPE_CHECKING:
-    pass
-from bge_m3_integrations.index.handle import IndexHandle
 
 
 @public_class

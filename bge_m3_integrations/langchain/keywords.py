@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
@@ -16,6 +16,7 @@ from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.scores import WeightsLike
 from bge_m3_integrations.encoders.placement import TorchDevice, TorchDtype
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike
+from bge_m3_integrations.index.config import IndexOptions
 from bge_m3_integrations.stores.base import Store
 
 # JSON schemas, as servers of chains make them, show the forms that JSON has
@@ -82,21 +83,13 @@ class RankingOptions(TypedDict, total=False):
     fusion: FusionLike | None
 
 
-class StoreOptions(RankingOptions, total=False):
+class StoreOptions(RankingOptions, IndexOptions, total=False):
     """Arguments of `BGEM3VectorStore` besides the embedding; see there."""
 
     engine: EngineLike | None
     index: IndexLike | None
     path: str | Path | None
     store: Store | None
-    modes: Modes | None
-    colbert: str | None
-    pooling: int | None
-    filter_fields: Sequence[str] | None
-    allow_dtype_mismatch: bool
-    isolated: bool
-    create: bool | None
-    read_only: bool
 
 
 class WriteOptions(TypedDict, total=False):

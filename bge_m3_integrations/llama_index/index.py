@@ -34,7 +34,11 @@ from bge_m3_integrations.llama_index.contexts import (
 )
 from bge_m3_integrations.llama_index.document_index import DocumentIndex
 from bge_m3_integrations.llama_index.embedding import BGEM3Embedding
-from bge_m3_integrations.llama_index.keywords import DocumentsOptions, IndexOptions, LoadedOptions
+from bge_m3_integrations.llama_index.keywords import (
+    DocumentsOptions,
+    LoadedOptions,
+    NewIndexOptions,
+)
 from bge_m3_integrations.llama_index.nodes import copied, with_text
 from bge_m3_integrations.llama_index.retriever import BGEM3Retriever, RetrieverOptions
 from bge_m3_integrations.llama_index.storage import local
@@ -169,7 +173,7 @@ class BGEM3Index(DocumentIndex):
 
     @classmethod
     def from_vector_store(  # type: ignore[override]  # there is no embed_model
-        cls, vector_store: BasePydanticVectorStore, **options: Unpack[IndexOptions]
+        cls, vector_store: BasePydanticVectorStore, **options: Unpack[NewIndexOptions]
     ) -> Self:
         """Make an index over the nodes of an existing vector store.
 

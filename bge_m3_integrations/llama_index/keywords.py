@@ -11,9 +11,10 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.data_structs import IndexDict
 from llama_index.core.schema import IndexNode, TransformComponent
 
-from bge_m3_integrations.core.embeddings import Mode, Modes
+from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.core.scores import WeightsLike
 from bge_m3_integrations.index.arguments import EngineLike
+from bge_m3_integrations.index.config import IndexOptions
 
 
 class EngineFields(TypedDict, total=False):
@@ -62,19 +63,6 @@ class RerankerFields(EngineFields, total=False):
     callback_manager: CallbackManager
 
 
-class FolderOptions(TypedDict, total=False):
-    """Arguments of `HybridIndex.open` besides path and engine; see there."""
-
-    modes: Modes | None
-    colbert: str | None
-    pooling: int | None
-    filter_fields: Sequence[str] | None
-    allow_dtype_mismatch: bool | None
-    isolated: bool | None
-    create: bool | None
-    read_only: bool | None
-
-
 class DocumentsOptions(TypedDict, total=False):
     """Arguments of `BGEM3Index` besides what `from_documents` names itself; see there."""
 
@@ -92,7 +80,7 @@ class LoadedOptions(DocumentsOptions, total=False):
     show_progress: bool
 
 
-class IndexOptions(LoadedOptions, total=False):
+class NewIndexOptions(LoadedOptions, total=False):
     """Arguments of `BGEM3Index` besides nodes and vector store."""
 
     engine: EngineLike | None
@@ -100,7 +88,7 @@ class IndexOptions(LoadedOptions, total=False):
     index_struct: IndexDict | None
 
 
-class StoreFields(FolderOptions, total=False):
+class StoreFields(IndexOptions, total=False):
     """Arguments of `BGEM3VectorStore` besides index, engine and path."""
 
     stores_text: bool

@@ -30,6 +30,7 @@ from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike, has_index, index_for
+from bge_m3_integrations.index.config import IndexOptions
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import NotBegun
 from bge_m3_integrations.llama_index.document_hashes import Origin
@@ -37,7 +38,7 @@ from bge_m3_integrations.llama_index.duplicates import warn_of_doubles
 from bge_m3_integrations.llama_index.engine_fields import own_choices
 from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.given_vectors import add_compared
-from bge_m3_integrations.llama_index.keywords import FolderOptions, StoreFields
+from bge_m3_integrations.llama_index.keywords import StoreFields
 from bge_m3_integrations.llama_index.nodes import checked_nodes, of_documents, record_to_node
 from bge_m3_integrations.llama_index.persisted_store import PersistedStore
 from bge_m3_integrations.llama_index.vector_store_query import (
@@ -51,7 +52,7 @@ from bge_m3_integrations.llama_index.vector_store_query import (
 )
 
 ROLE = "llama_index.vector_store"
-_FOLDER = frozenset(FolderOptions.__annotations__)
+_FOLDER = frozenset(IndexOptions.__annotations__)
 
 
 def _parsed(weights: WeightsLike | None) -> Weights | None:
@@ -134,7 +135,7 @@ class BGEM3VectorStore(PersistedStore):
         refuse_fields(type(self), options, more=["index", "engine", "path", *_FOLDER])
         fields: dict[str, Any] = {n: v for n, v in options.items() if n not in _FOLDER}
         super().__init__(**fields)
-        folder = {n: v for n, v in options.items() if n in _FOLDER}
+        folder: Any = {n: v for n, v in options.items() if n in _FOLDER}
         held = index_for(index, engine=engine, path=path, options=folder)
         self._index = held
         self._ours = not has_index(index)

@@ -28,6 +28,9 @@ def test_create_is_none_true_or_false_and_nothing_like_them(create: Any, tmp_pat
         ({"pooling": True}, "pooling must be a whole number"),
         ({"modes": [[]]}, "modes must be one or more of"),
         ({"create": True, "read_only": True}, "no index begins with read_only=True"),
+        ({"isolated": "no"}, "isolated must be True or False, not 'no'"),
+        ({"read_only": 1}, "read_only must be True or False, not 1"),
+        ({"allow_dtype_mismatch": None}, "allow_dtype_mismatch must be True or False, not None"),
     ],
 )
 def test_options_that_fit_no_index_are_refused_by_name(options: Any, fix: str) -> None:

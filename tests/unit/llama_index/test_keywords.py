@@ -12,6 +12,7 @@ from llama_index.core.schema import Document, NodeWithScore, TextNode
 from pydantic import ValidationError
 
 from bge_m3_integrations import BGEM3, HybridIndex, InputError, KeywordError, StoreError
+from bge_m3_integrations.index.config import IndexOptions
 from bge_m3_integrations.llama_index import (
     BGEM3Embedding,
     BGEM3Index,
@@ -189,8 +190,7 @@ def test_a_constructor_shows_what_it_takes_and_no_catch_all(cls: Any) -> None:
 
 
 def test_the_typed_keywords_are_those_that_there_are() -> None:
-    given = set(inspect.signature(HybridIndex.open).parameters) - {"path", "engine"}
-    assert set(keywords.FolderOptions.__annotations__) == given
+    given = set(IndexOptions.__annotations__)
     fields = set(BGEM3VectorStore.model_fields) | given
     assert set(keywords.StoreFields.__annotations__) == fields
     typed = {
@@ -230,7 +230,7 @@ def test_the_index_shows_its_keywords_and_refuses_others_before_it_splits(engine
         assert {"store_nodes_override", "insert_batch_size", "objects"} <= set(shown)
         assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in shown.values())
     own = set(inspect.signature(BGEM3Index).parameters) - {"nodes", "vector_store"}
-    assert own == set(keywords.IndexOptions.__annotations__)
+    assert own == set(keywords.NewIndexOptions.__annotations__)
     steps: Any = [split]
     with pytest.raises(KeywordError, match="did you mean insert_batch_size"):
         BGEM3Index.from_documents(
