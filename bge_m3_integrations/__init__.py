@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from bge_m3_integrations.core.embeddings import EmbeddingBatch
     from bge_m3_integrations.core.filters import And, Compare, Not, Or
     from bge_m3_integrations.core.fusion import ReciprocalRank, ScaledSum, WeightedSum
+    from bge_m3_integrations.core.profile_file import read_profiles, save_profile
     from bge_m3_integrations.core.records import Hit, Record
     from bge_m3_integrations.core.scores import PRESETS, Ranked, Scores, Weights
+    from bge_m3_integrations.core.weighting import MeasuredOn, WeightProfile
     from bge_m3_integrations.engine.cache import CacheWarning, EmbeddingCache
     from bge_m3_integrations.engine.cleaning import clean_text
     from bge_m3_integrations.engine.engine import BGEM3
@@ -40,7 +42,9 @@ _HOMES = {
     "core.filters": ["And", "Compare", "Not", "Or"],
     "core.fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
     "core.records": ["Hit", "Record"],
+    "core.profile_file": ["read_profiles", "save_profile"],
     "core.scores": ["PRESETS", "Ranked", "Scores", "Weights"],
+    "core.weighting": ["MeasuredOn", "WeightProfile"],
     "engine.cache": ["CacheWarning", "EmbeddingCache"],
     "engine.cleaning": ["clean_text"],
     "engine.engine": ["BGEM3"],
@@ -81,6 +85,7 @@ __all__ = [
     "HybridIndex",
     "InputError",
     "KeywordError",
+    "MeasuredOn",
     "MemoryStore",
     "MissingExtraError",
     "Not",
@@ -94,10 +99,13 @@ __all__ = [
     "Scores",
     "StoreError",
     "TruncationWarning",
+    "WeightProfile",
     "WeightedSum",
     "Weights",
     "WorkerError",
     "clean_text",
+    "read_profiles",
+    "save_profile",
 ]
 
 

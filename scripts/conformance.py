@@ -63,8 +63,10 @@ class Tally:
 
 def suite_of(item: pytest.Item) -> str:
     """Whose suite a test is of, and which one."""
-    cls = getattr(item, "cls", None)
-    for base in [] if cls is None else cls.__mro__[1:]:
+    cls: type | None = getattr(item, "cls", None)
+    if cls is None:
+        return f"Own {Path(str(item.path)).stem.removeprefix('test_')}"
+    for base in cls.__mro__[1:]:
         if base.__module__.startswith("langchain_tests."):
             return f"LangChain {base.__name__}: {cls.__name__.removeprefix('Test')}"
         if base.__module__ == "bge_m3_integrations.testing.llama_index":

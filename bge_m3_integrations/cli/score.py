@@ -17,7 +17,7 @@ from rich.text import Text
 
 from bge_m3_integrations.core.display import one_line
 from bge_m3_integrations.core.embeddings import ordered_modes
-from bge_m3_integrations.core.scores import Ranked, Weights
+from bge_m3_integrations.core.scores import FixedWeights, Ranked, Weights
 from bge_m3_integrations.encoders.config import ModelOptions
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
@@ -100,29 +100,29 @@ def read_documents(
     return found + [Document(read_text(path, note=note), str(path)) for path in files]
 
 
-def read_weights(value: str | None) -> Weights | None:
-    """Read weights as they are typed: a preset's name, or three numbers.
+def read_weights(value: str | None) -> FixedWeights | None:
+    """Read weights as they are typed: the name of a preset or a profile, or three numbers.
 
     Args:
         value: Such as "keyword" or "0.4,0.2,0.4"; None is the default preset.
 
     Returns:
-        The weights.
+        The weights, or the name as it is.
 
     Raises:
-        InputError: They are neither.
+        InputError: They are no numbers.
     """
     if value is None:
         return None
     parts = value.replace("/", " ").replace(",", " ").split()
-    if len(parts) <= 1:
-        return Weights.parse(value)
+    if len(parts) <= 1 or ".toml:" in value:
+        return value
     try:
         numbers = [float(part) for part in parts]
     except ValueError as error:
         raise InputError(
             f"--weights {value}: expected three numbers for dense, sparse and colbert, such as "
-            '"0.4,0.2,0.4", or the name of a preset'
+            '"0.4,0.2,0.4", or the name of a preset or profile'
         ) from error
     return Weights.parse(numbers)
 
@@ -132,7 +132,7 @@ def scored(
     documents: Sequence[Document],
     model: str,
     *,
-    weights: Weights | None,
+    weights: FixedWeights | None,
     limit: int | None,
     **loading: Unpack[ModelOptions],
 ) -> Results:

@@ -24,7 +24,7 @@ from bge_m3_integrations.core.embeddings import (
     TokenVectors,
     offsets_of,
 )
-from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.scores import FixedWeights, Weights
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.encoders.placement import TorchDevice
 from bge_m3_integrations.engine.engine import BGEM3
@@ -227,7 +227,7 @@ class BGEM3FlagModel:
         batch_size: int | None = None,
         max_query_length: int | None = None,
         max_passage_length: int | None = None,
-        weights_for_different_modes: WeightsLike | None = None,
+        weights_for_different_modes: FixedWeights | None = None,
     ) -> dict[str, Any]:
         """Score pairs of query and document, without instructions.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -130,6 +132,12 @@ class ReciprocalRank:
     def max_score(self, weights: Weights) -> float:
         """See `Fusion.max_score`: that of a document which is first by every weighted mode."""
         return sum(weights.of(mode) for mode in weights.modes) / (self.k + 1)
+
+
+FUSIONS: Mapping[str, type[WeightedSum | ScaledSum | ReciprocalRank]] = MappingProxyType(
+    {kind().name: kind for kind in (WeightedSum, ScaledSum, ReciprocalRank)}
+)
+"""The rules by the names that files and serialized adapters have for them."""
 
 
 def _greatest_mean(weights: Weights) -> float:

@@ -138,6 +138,7 @@ class Hit(Shown, ExportedFields):
             "turbo8, 3 tokens a vector" or "reencode"; None where they are kept as they are, or
             were not scored.
         max_score: The score that stands for full relevance; None where none does.
+        weighting: The name of the weight profile or preset; None for weights given as numbers.
     """
 
     record: Record
@@ -148,6 +149,7 @@ class Hit(Shown, ExportedFields):
     weights: Weights
     colbert_kind: str | None = None
     max_score: float | None = 1.0
+    weighting: str | None = None
 
     @property
     def id(self) -> str:
@@ -177,8 +179,8 @@ class Hit(Shown, ExportedFields):
 
         Returns:
             "id", "text", "content" and "metadata" of the record; "score", "relevance", "fusion",
-            "hybrid", "components", "weights" and "colbert_kind". A score that is not finite is
-            None. The record's payload, an adapter's own, is left out.
+            "hybrid", "components", "weights", "weighting" and "colbert_kind". A score that is not
+            finite is None. The record's payload, an adapter's own, is left out.
 
         Raises:
             InputError: JSON has no form for something in the metadata.
@@ -194,6 +196,7 @@ class Hit(Shown, ExportedFields):
             "hybrid": plain_number(self.hybrid),
             "components": plain_scores(self.components),
             "weights": plain_scores(asdict(self.weights)),
+            "weighting": self.weighting,
             "colbert_kind": self.colbert_kind,
         }
 
@@ -202,11 +205,18 @@ class Hit(Shown, ExportedFields):
         """All scores with fusion and weights, as JSON values.
 
         "score", the value ranked by; "fusion", the rule that made it; "hybrid", the raw weighted
-        mean; "weights", a mapping of the three modes; and each mode's own score by its name.
+        mean; "weighting", the name of the weights or None; "weights", a mapping of the three modes;
+        and each mode's own score by its name.
         """
-        about = {"score": self.score, "fusion": self.fusion, "hybrid": self.hybrid}
         modes = {str(mode): score for mode, score in self.components.items()}
-        return {**about, "weights": asdict(self.weights), **modes}
+        return {
+            "score": self.score,
+            "fusion": self.fusion,
+            "hybrid": self.hybrid,
+            "weighting": self.weighting,
+            "weights": asdict(self.weights),
+            **modes,
+        }
 
     @property
     def relevance(self) -> float:

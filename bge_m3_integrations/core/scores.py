@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Self, TypeAlias
 
@@ -80,7 +80,7 @@ class Weights:
         return cls(**{m: float(m == mode) for m in MODES})
 
     @classmethod
-    def parse(cls, value: WeightsLike) -> Weights:
+    def parse(cls, value: FixedWeights) -> Weights:
         """Read weights in any of the forms that users write.
 
         Args:
@@ -109,7 +109,7 @@ class Weights:
         return cls(*numbers)
 
 
-WeightsLike: TypeAlias = Weights | str | Mapping[str, float] | Sequence[float]
+FixedWeights: TypeAlias = Weights | str | Mapping[str, float] | Sequence[float]
 
 PRESETS: Mapping[str, Weights] = MappingProxyType(
     {
@@ -232,13 +232,21 @@ class Ranked(Shown, ExportedFields):
 
     Attributes:
         index: Position in the list that was given.
-        score: The hybrid score, which the list is ranked by.
+        score: The value that the list is ranked by; the hybrid score if nothing else is said.
         components: The score of each mode that was computed.
+        weights: The weights used.
+        hybrid: The raw weighted mean of the components.
+        fusion: The name of the rule that made `score`.
+        weighting: The name of the weight profile or preset; None for weights given as numbers.
     """
 
     index: int
     score: float
     components: Mapping[Mode, float]
+    weights: Weights = field(default=Weights(), kw_only=True)
+    hybrid: float = field(default=math.nan, kw_only=True)
+    fusion: str = field(default="weighted_sum", kw_only=True)
+    weighting: str | None = field(default=None, kw_only=True)
 
     def __hash__(self) -> int:
         return hash((self.index, self.score))
@@ -248,9 +256,29 @@ class Ranked(Shown, ExportedFields):
         yield from scores_shown(self.score, self.components)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain Python, which `json.dumps` takes: "index", "score", "components"."""
-        parts = plain_scores(self.components)
-        return {"index": int(self.index), "score": plain_number(self.score), "components": parts}
+        """The result as plain Python, which `json.dumps` takes, under the names of its fields."""
+        return {
+            "index": int(self.index),
+            "score": plain_number(self.score),
+            "components": plain_scores(self.components),
+            "weights": plain_scores(asdict(self.weights)),
+            "hybrid": plain_number(self.hybrid),
+            "fusion": self.fusion,
+            "weighting": self.weighting,
+        }
+
+    @property
+    def score_details(self) -> dict[str, Any]:
+        """All scores and what made them, as `Hit.score_details` has them."""
+        modes = {str(mode): score for mode, score in self.components.items()}
+        return {
+            "score": self.score,
+            "fusion": self.fusion,
+            "hybrid": self.hybrid,
+            "weighting": self.weighting,
+            "weights": asdict(self.weights),
+            **modes,
+        }
 
 
 def _ratio(weights: Weights) -> str:

@@ -16,8 +16,10 @@ from bge_m3_integrations.core.embeddings import (
     Mode,
     TokenVectors,
 )
-from bge_m3_integrations.core.scores import Components, Ranked, Scores, Weights, WeightsLike
+from bge_m3_integrations.core.fusion import WeightedSum
+from bge_m3_integrations.core.scores import Components, Ranked, Scores, Weights
 from bge_m3_integrations.core.validation import check_int
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.encoders.base import (
     OffersMaxsim,
 )
@@ -253,8 +255,10 @@ class BGEM3(EncodingModel):
         """
         if not isinstance(query, str):
             raise InputError(f"query must be str, not {type(query).__name__}")
-        scores = self.score([query], documents, weights=weights, max_length=max_length)
-        return ranking(scores, limit=limit)
+        profile = self.weighting(weights, query=query)
+        chosen = self.weights(profile)
+        scores = self.score([query], documents, weights=chosen, max_length=max_length)
+        return ranking(scores.components.take(0), profile, limit=limit)
 
     def _components(
         self, queries: EmbeddingBatch, documents: EmbeddingBatch, weights: Weights
@@ -262,11 +266,19 @@ class BGEM3(EncodingModel):
         return scoring.components(queries, documents, weights.modes, maxsim=self.maxsim)
 
 
-def ranking(scores: Scores, *, limit: int | None = None) -> list[Ranked]:
-    """Order one query's documents by hybrid score.
+def ranking(
+    parts: Components,
+    profile: WeightProfile,
+    *,
+    query_sparse_sum: float = 0.0,
+    limit: int | None = None,
+) -> list[Ranked]:
+    """Order one query's documents by their weighted scores.
 
     Args:
-        scores: Of shape `(1, n)`.
+        parts: Component scores, arrays of `(n,)`.
+        profile: The weights, and the fusion if it is not the raw weighted mean.
+        query_sparse_sum: Sum of the query's lexical weights.
         limit: Most results; None is all.
 
     Returns:
@@ -277,7 +289,19 @@ def ranking(scores: Scores, *, limit: int | None = None) -> list[Ranked]:
     """
     if limit is not None:
         limit = check_int("limit", limit)
-    row = scores.hybrid[0]
-    order = np.argsort(-row, kind="stable")[:limit]
-    parts = scores.components.take(0)
-    return [Ranked(int(i), float(row[i]), parts.as_dict(int(i))) for i in order]
+    fusion, weights = profile.fusion or WeightedSum(), profile.weights
+    values = fusion.rank_values(parts, weights, query_sparse_sum=query_sparse_sum)
+    hybrid = scoring.hybrid(parts, weights).hybrid
+    order = np.argsort(-values, kind="stable")[:limit]
+    return [
+        Ranked(
+            i,
+            float(values[i]),
+            parts.as_dict(i),
+            weights=weights,
+            hybrid=float(hybrid[i]),
+            fusion=fusion.name,
+            weighting=profile.name,
+        )
+        for i in order.tolist()
+    ]

@@ -17,8 +17,10 @@ from bge_m3_integrations.core.embeddings import (
     Modes,
     ordered_modes,
 )
-from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.fusion import WeightedSum
+from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.core.validation import check_int
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.encoders.base import (
     ChecksModes,
     Encoder,
@@ -31,6 +33,7 @@ from bge_m3_integrations.engine.batcher import Batcher
 from bge_m3_integrations.engine.cache import EmbeddingCache, as_cache
 from bge_m3_integrations.engine.cached_encoder import CachedEncoder
 from bge_m3_integrations.engine.memo import MemoEncoder
+from bge_m3_integrations.engine.profiles import resolve
 from bge_m3_integrations.engine.stats import DeclaredModes, Stats, StatsCounter
 from bge_m3_integrations.errors import InputError, MissingHeadWarning
 
@@ -262,28 +265,55 @@ class ModelHandle:
         """
         self._needs.declare(role, query=query, document=document)
 
-    def weights(self, value: WeightsLike | None) -> Weights:
-        """Read weights; None is the default preset, restricted to the model's modes.
+    def weighting(
+        self, weights: WeightsLike | None, query: str | None = None, *, folder: Path | None = None
+    ) -> WeightProfile:
+        """The profile that weights stand for; None is the default preset of the model's modes.
 
         Args:
-            value: Weights in any form of `Weights.parse`, or None.
+            weights: Weights in any form.
+            query: The query's text, for a function.
+            folder: Of an index, whose own profiles are looked at first.
+
+        Returns:
+            A profile whose modes the model has.
+
+        Raises:
+            InputError: The weights are malformed, need a mode that the model lacks, or were
+                measured on another model.
+        """
+        if weights is None:
+            return WeightProfile("default", Weights().restricted(self.default_modes))
+        chosen = resolve(weights, query=query, folder=folder)
+        if missing := chosen.weights.modes - self.modes:
+            self._require(chosen.weights.modes)
+            raise InputError(
+                f"weights {chosen.weights} need {sorted(missing)}, but {self.name} has only "
+                f"{sorted(self.modes)}"
+            )
+        chosen.check(fingerprint=lambda: self.fingerprint, storage=None)
+        return chosen
+
+    def weights(self, value: WeightsLike | None, *, query: str | None = None) -> Weights:
+        """Read weights of a raw weighted mean; see `weighting`.
+
+        Args:
+            value: Weights in any form, or None.
+            query: The query's text, for a function.
 
         Returns:
             Weights whose modes the model has.
 
         Raises:
-            InputError: The weights are malformed, or need a mode that the model lacks.
+            InputError: As `weighting` does; also for a profile with another fusion.
         """
-        if value is None:
-            return Weights().restricted(self.default_modes)
-        chosen = Weights.parse(value)
-        if missing := chosen.modes - self.modes:
-            self._require(chosen.modes)
+        chosen = self.weighting(value, query=query)
+        if not isinstance(chosen.fusion, WeightedSum | None):
             raise InputError(
-                f"weights {chosen} need {sorted(missing)}, but {self.name} has only "
-                f"{sorted(self.modes)}"
+                f"the weight profile {chosen.name!r} is for {chosen.fusion.name}, and these scores "
+                "are raw weighted means; search or rerank with an index, or give its weights alone"
             )
-        return chosen
+        return chosen.weights
 
     def close(self) -> None:
         """End idle threads, and the worker processes of several devices; encoding starts new ones.

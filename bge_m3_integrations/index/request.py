@@ -14,8 +14,9 @@ from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import Mode, Modes, ordered_modes
 from bge_m3_integrations.core.filters import Filter, FilterLike, as_filter
 from bge_m3_integrations.core.fusion import Fusion, WeightedSum
-from bge_m3_integrations.core.scores import Components, Weights, WeightsLike
+from bge_m3_integrations.core.scores import Components, Weights
 from bge_m3_integrations.core.validation import check_finite, check_int
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.errors import InputError
 
 USUAL_CANDIDATES: Mapping[Mode, int] = {"dense": 100, "sparse": 100}
@@ -63,6 +64,7 @@ class SearchRequest:
         where: Which documents may be found.
         score_threshold: The least ranking value of a hit.
         observe: Is told of each finished step.
+        weighting: The name of the weights' profile; None for numbers.
     """
 
     limit: int
@@ -72,6 +74,7 @@ class SearchRequest:
     where: Filter | None
     score_threshold: float | None
     observe: Callable[[Stage], None] | None = None
+    weighting: str | None = None
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, int]]:
@@ -110,11 +113,14 @@ class Scored:
     components: Mapping[Mode, float]
 
 
-def search_request(options: SearchOptions, *, modes: Modes, findable: Modes) -> SearchRequest:
+def search_request(
+    options: SearchOptions, profile: WeightProfile, *, modes: Modes, findable: Modes
+) -> SearchRequest:
     """Check the options of a search and put the defaults in.
 
     Args:
         options: As the user gave them.
+        profile: The profile that their weights stand for.
         modes: The modes that the index keeps.
         findable: Those of them that its store can look up by.
 
@@ -137,22 +143,28 @@ def search_request(options: SearchOptions, *, modes: Modes, findable: Modes) -> 
     limit = check_int("limit", limit)
     return SearchRequest(
         limit=limit,
-        weights=_weights(options.get("weights"), modes),
+        weights=_checked(profile.weights, modes),
         candidates=None if exact else _candidates(candidates, limit, findable),
-        fusion=_fusion(options.get("fusion")),
+        fusion=_fusion(options.get("fusion"), profile),
         where=as_filter(options.get("where")),
         score_threshold=threshold,
         observe=observe,
+        weighting=profile.name,
     )
 
 
-def _fusion(fusion: Fusion | None) -> Fusion:
+def _fusion(fusion: Fusion | None, profile: WeightProfile) -> Fusion:
     if fusion is None:
-        return WeightedSum()
+        return profile.fusion or WeightedSum()
     if isinstance(fusion, type) or not isinstance(fusion, Fusion):
         raise InputError(
             "fusion must have name, rank_values and max_score, as those of "
             f"bge_m3_integrations.core.fusion; not {fusion!r}"
+        )
+    if profile.fusion is not None and profile.fusion != fusion:
+        raise InputError(
+            f"the weight profile {profile.name!r} is for {profile.fusion}, and fusion={fusion} was "
+            "given; leave out fusion, or give the profile's weights alone"
         )
     return fusion
 
@@ -193,10 +205,7 @@ def ranking(
     ]
 
 
-def _weights(weights: WeightsLike | None, modes: Modes) -> Weights:
-    if weights is None:
-        return Weights().restricted(modes)
-    chosen = Weights.parse(weights)
+def _checked(chosen: Weights, modes: Modes) -> Weights:
     if missing := chosen.modes - set(modes):
         raise InputError(
             f"{chosen} count {ordered_modes(missing)}, which this index lacks: "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -18,14 +19,15 @@ from bge_m3_integrations.core.embeddings import (
     Mode,
     Modes,
 )
-from bge_m3_integrations.core.fusion import WeightedSum
 from bge_m3_integrations.core.records import text_hash
-from bge_m3_integrations.core.scores import Components, Ranked, Weights
+from bge_m3_integrations.core.scores import Components, Ranked
 from bge_m3_integrations.core.validation import check_text, check_texts, chunks
+from bge_m3_integrations.core.weighting import WeightsLike
 from bge_m3_integrations.engine.engine import BGEM3, ranking
+from bge_m3_integrations.engine.profiles import by_profile
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import EncodingError, InputError
-from bge_m3_integrations.index.search import Searcher
+from bge_m3_integrations.index.search import Searcher, query_sparse_sum
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -66,32 +68,29 @@ class _Table:
             self.scores[mode][places] = held
 
 
-def score_details(place: Ranked, weights: Weights) -> dict[str, Any]:
-    """All scores of a reranked document and what made them, as `Hit.score_details` has them."""
-    modes = {str(mode): score for mode, score in place.components.items()}
-    about = {"score": place.score, "fusion": WeightedSum().name, "hybrid": place.score}
-    return {**about, "weights": asdict(weights), **modes}
-
-
 def ranked_batch(
     engine: BGEM3,
-    searcher: Searcher | None,
     queries: Sequence[str],
     documents: Sequence[Sequence[str | RerankDocument]],
-    weights: Weights,
+    weights: WeightsLike | None,
     *,
     limit: int | None = None,
+    searcher: Searcher | None = None,
+    kept: Modes = (),
+    folder: Path | None = None,
 ) -> list[list[Ranked]]:
     """Rank each query's own documents; see `HybridIndex.rerank_batch`.
 
     Args:
         engine: Encodes; queries together, and documents together, each distinct text once, for
             each stretch of 262,144 characters of queries.
-        searcher: Over an index that keeps the weighted modes; None encodes everything.
         queries: `q` texts.
         documents: `q` lists.
-        weights: How much each mode counts.
+        weights: How much each mode counts, in any form.
         limit: Most results of each ranking; None is all.
+        searcher: Over an index; None encodes everything.
+        kept: The modes of the index: by others, everything is encoded.
+        folder: Of the index, for its weight profiles.
 
     Returns:
         One ranking per query.
@@ -109,10 +108,16 @@ def ranked_batch(
     if len(rows) == 1:
         texts["document"] = [given.text for given in rows[0]]
     with Cuts(texts):
-        parts = _scored(engine, searcher, queries, rows, weights)
-    return [
-        ranking(scoring.hybrid(scores.take(np.newaxis), weights), limit=limit) for scores in parts
-    ]
+        ranked: dict[int, list[Ranked]] = {}
+        weighting = partial(engine.weighting, folder=folder)
+        for profile, asked in by_profile(queries, weights, weighting):
+            modes = profile.weights.modes
+            held = searcher if modes <= set(kept) else None
+            some, theirs = [queries[i] for i in asked], [rows[i] for i in asked]
+            scored = _scored(engine, held, some, theirs, modes)
+            for i, (parts, total) in zip(asked, scored, strict=True):
+                ranked[i] = ranking(parts, profile, query_sparse_sum=total, limit=limit)
+    return [ranked[i] for i in range(len(queries))]
 
 
 def _scored(
@@ -120,16 +125,19 @@ def _scored(
     searcher: Searcher | None,
     queries: list[str],
     rows: Sequence[Sequence[RerankDocument]],
-    weights: Weights,
-) -> list[Components]:
-    parts: list[Components] = []
+    modes: Modes,
+) -> list[tuple[Components, float]]:
+    """Scores of each query's documents, and the sum of its lexical weights."""
+    scored: list[tuple[Components, float]] = []
     for piece in chunks(queries):  # token vectors of one stretch at a time
         try:
-            embeddings = engine.encode_queries(queries[piece], modes=weights.modes)
+            embeddings = engine.encode_queries(queries[piece], modes=modes)
         except EncodingError as error:
             raise EncodingError(error.reason, piece.start + error.position) from error
-        parts += scores_of(engine, searcher, embeddings, rows[piece])
-    return parts
+        parts = scores_of(engine, searcher, embeddings, rows[piece])
+        sums = [query_sparse_sum(embeddings, i) for i in range(len(parts))]
+        scored += zip(parts, sums, strict=True)
+    return scored
 
 
 def scores_of(

@@ -56,7 +56,7 @@ class Searcher:
             counts["modes"] = len(request.weights.modes)
         with request.step("rank") as counts:
             ranked = [
-                ranking(held, parts, request, _query_sparse_sum(embeddings, i))
+                ranking(held, parts, request, query_sparse_sum(embeddings, i))
                 for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
             ]
             hits = self._hits(ranked, request)
@@ -136,7 +136,7 @@ class Searcher:
         """Fetch all records in one go; what was deleted meanwhile is left out."""
         ids = list(dict.fromkeys(scored.id for row in ranked for scored in row))
         records = dict(zip(ids, self.store.get(ids), strict=True))
-        kind = self._colbert_kind if "colbert" in request.weights.modes else None
+        kind = self.colbert_kind if "colbert" in request.weights.modes else None
         most = request.fusion.max_score(request.weights)
         max_score = most if math.isfinite(most) else None  # JSON has no infinity
         return [
@@ -150,6 +150,7 @@ class Searcher:
                     request.weights,
                     kind,
                     max_score,
+                    request.weighting,
                 )
                 for scored in row
                 if (record := records[scored.id]) is not None
@@ -158,13 +159,14 @@ class Searcher:
         ]
 
     @property
-    def _colbert_kind(self) -> str | None:
+    def colbert_kind(self) -> str | None:
+        """The way token vectors are kept, as `Hit.colbert_kind` has it."""
         kind = self.store.capabilities.colbert_kind
         if self.reencoder is not None:
             return "reencode"
         return kind if self.pooling == 1 else f"{kind or 'float'}, {self.pooling} tokens a vector"
 
 
-def _query_sparse_sum(embeddings: EmbeddingBatch, i: int) -> float:
+def query_sparse_sum(embeddings: EmbeddingBatch, i: int) -> float:
     """The sum of one query's lexical weights; 0 where they are not asked for."""
     return 0.0 if embeddings.sparse is None else float(embeddings.sparse.row(i)[1].sum())

@@ -14,8 +14,10 @@ from bge_m3_integrations.core.filters import FilterLike
 from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.mmr import mmr
 from bge_m3_integrations.core.records import Hit, Hits
-from bge_m3_integrations.core.scores import Ranked, WeightsLike
+from bge_m3_integrations.core.scores import Ranked, Weights
 from bge_m3_integrations.core.validation import as_list, check_int
+from bge_m3_integrations.core.weighting import MeasuredOn, WeightProfile, WeightsLike
+from bge_m3_integrations.engine.profiles import by_profile, resolve
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.handle import IndexHandle
@@ -49,8 +51,10 @@ class SearchableIndex(IndexHandle):
             limit: Most hits. There are fewer where fewer documents match, pass the threshold, or
                 are looked up: a lexical lookup finds only documents that share a token with the
                 query, and by lexical scores alone no other is a hit.
-            weights: How much each mode counts; a mode of weight 0 is not scored. None is the
-                default preset without the modes that the index lacks.
+            weights: How much each mode counts; a mode of weight 0 is not scored. Weights, three
+                numbers, the name of a preset or of a weight profile, or a function that is given
+                the query's text and returns one of these; `docs/weights.md` tells which are right.
+                None is the default preset without the modes that the index lacks.
             candidates: How many documents each mode looks up, at least `limit`; everything found
                 is scored by every weighted mode. None is 100 dense and 100 sparse, or 100
                 colbert where the index has neither.
@@ -105,14 +109,14 @@ class SearchableIndex(IndexHandle):
             InputError: As `search` does; also for one string in place of a list.
         """
         queries = _listed(queries)
-        request = self._request(**options)
+        plan = self._plan(queries, options)
         if not queries:
             return []
         with Cuts({"query": queries}):
-            with request.step("encode") as counts:
-                embeddings = self._engine.encode_queries(queries, modes=request.modes)
+            with plan[0][0].step("encode") as counts:
+                embeddings = self._engine.encode_queries(queries, modes=_modes(plan))
                 counts["queries"] = len(queries)
-            return self._searcher.run(embeddings, request)
+            return self._run(embeddings, plan)
 
     @checks_itself
     async def asearch_batch(
@@ -120,14 +124,14 @@ class SearchableIndex(IndexHandle):
     ) -> list[list[Hit]]:
         """See `search_batch` and `asearch`."""
         queries = _listed(queries)
-        request = await in_thread(self._request, **options)  # may read the model's files
+        plan = await in_thread(self._plan, queries, options)  # may read the model's files
         if not queries:
             return []
         with Cuts({"query": queries}):
-            with request.step("encode") as counts:
-                embeddings = await self._engine.aencode_queries(queries, modes=request.modes)
+            with plan[0][0].step("encode") as counts:
+                embeddings = await self._engine.aencode_queries(queries, modes=_modes(plan))
                 counts["queries"] = len(queries)
-            return await in_thread(self._searcher.run, embeddings, request)
+            return await in_thread(self._run, embeddings, plan)
 
     @checks_itself
     def search_embedded(
@@ -146,7 +150,7 @@ class SearchableIndex(IndexHandle):
         Raises:
             InputError: As `search` does; also for a mode that the embeddings lack.
         """
-        request = self._request(**options)
+        request = self._request(self.weighting(options.get("weights")), options)
         return self._searcher.run(embeddings, request) if len(embeddings) else []
 
     def search_diverse(
@@ -263,16 +267,73 @@ class SearchableIndex(IndexHandle):
         """
         queries = _listed(queries)
         self._prove()
-        chosen = self._engine.weights(weights)
-        searcher = self._searcher if chosen.modes <= self.modes else None
-        return ranked_batch(self._engine, searcher, queries, documents, chosen, limit=limit)
+        return ranked_batch(
+            self._engine,
+            queries,
+            documents,
+            weights,
+            limit=limit,
+            searcher=self._searcher,
+            kept=self.modes,
+            folder=self.path,
+        )
 
-    def _request(self, **options: Unpack[SearchOptions]) -> SearchRequest:
+    def weighting(
+        self, weights: WeightsLike | None = None, query: str | None = None
+    ) -> WeightProfile:
+        """The profile that weights stand for in this index's searches.
+
+        Args:
+            weights: In any form that `search` takes.
+            query: A query's text, for weights that are a function of it.
+
+        Returns:
+            Weights with their fusion; the name "default" for None, none for numbers.
+
+        Raises:
+            InputError: They are malformed, name no profile, or were measured on another model or
+                on token vectors kept in another way.
+        """
+        searcher = self._searcher  # an error where there is no index, before a model is read
+        if weights is None:
+            return WeightProfile("default", Weights().restricted(self.modes))
+        profile = resolve(weights, query=query, folder=self.path)
+        if profile.measured_on != MeasuredOn():
+            storage = searcher.colbert_kind or "float32"
+            profile.check(fingerprint=lambda: self._engine.fingerprint, storage=storage)
+        return profile
+
+    def _plan(
+        self, queries: Sequence[str], options: SearchOptions
+    ) -> list[tuple[SearchRequest, list[int]]]:
+        """Check a search: one request, or several with their queries where a function weighs."""
+        return [
+            (self._request(profile, options), rows)
+            for profile, rows in by_profile(queries, options.get("weights"), self.weighting)
+        ]
+
+    def _request(self, profile: WeightProfile, options: SearchOptions) -> SearchRequest:
         if unknown := options.keys() - SearchOptions.__annotations__.keys():
             refuse(sorted(unknown), SearchOptions.__annotations__)
         findable = self._searcher.store.capabilities.find & self.modes  # no model is read in vain
         self._prove()
-        return search_request(options, modes=self.modes, findable=findable)
+        return search_request(options, profile, modes=self.modes, findable=findable)
+
+    def _run(
+        self, embeddings: EmbeddingBatch, plan: Sequence[tuple[SearchRequest, list[int]]]
+    ) -> list[list[Hit]]:
+        if len(plan) == 1:
+            return self._searcher.run(embeddings, plan[0][0])
+        hits: dict[int, list[Hit]] = {}
+        for request, rows in plan:
+            found = self._searcher.run(embeddings.take(rows), request)
+            hits |= zip(rows, found, strict=True)
+        return [hits[i] for i in range(len(embeddings))]
+
+
+def _modes(plan: Sequence[tuple[SearchRequest, list[int]]]) -> frozenset[Mode]:
+    """All modes that the queries of a plan are encoded by."""
+    return frozenset[Mode]().union(*(request.modes for request, _ in plan))
 
 
 def _listed(queries: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from bge_m3_integrations._internal.progress import ProgressLike
 from bge_m3_integrations.core.embeddings import MODES, Mode, Modes
 from bge_m3_integrations.core.filters import Filter
 from bge_m3_integrations.core.fusion import Fusion
-from bge_m3_integrations.core.scores import WeightsLike
+from bge_m3_integrations.core.weighting import WeightsLike
 from bge_m3_integrations.encoders.placement import TorchDevice, TorchDtype
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike
 from bge_m3_integrations.index.config import IndexOptions

@@ -94,6 +94,11 @@ class StoreIndex:
         """The engine; None where a folder that is not open yet says it."""
         return self._engine if self._index is None else self._index.engine
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the index, which need not be open; None in memory."""
+        return self._folder if self._index is None else self._index.path
+
     def shown(self) -> Iterator[str]:
         """The parts of a store's `repr`; nothing is opened for it."""
         if self._index is not None:

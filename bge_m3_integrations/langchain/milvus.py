@@ -11,7 +11,7 @@ from langchain_core.documents import Document
 from bge_m3_integrations._internal.extras import check
 from bge_m3_integrations._internal.lazy import public_names
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
-from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.scores import FixedWeights, Weights
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
@@ -199,7 +199,7 @@ def hybrid_milvus(
 
 
 def search_options(
-    k: int, *, fetch_k: int = _FETCH_K, weights: WeightsLike | None = None
+    k: int, *, fetch_k: int = _FETCH_K, weights: FixedWeights | None = None
 ) -> SearchOptions:
     """Make the arguments for a hybrid search.
 
@@ -267,7 +267,7 @@ def _completed(k: int, given: dict[str, Any]) -> dict[str, Any]:
     return {**given, **{n: v for n, v in defaults.items() if given.get(n) is None}}
 
 
-def _reranker(weights: WeightsLike | None) -> Any:
+def _reranker(weights: FixedWeights | None) -> Any:
     if weights is None:
         params: dict[str, Any] = {"reranker": "rrf", "k": _RRF_K}
     else:

@@ -16,11 +16,12 @@ from pydantic.json_schema import SkipJsonSchema
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import CheckedCopies, refuse_fields
 from bge_m3_integrations._internal.warn import in_thread
-from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.metadata import deep_copy
-from bge_m3_integrations.core.scores import Ranked, Weights, WeightsLike
+from bge_m3_integrations.core.scores import Ranked
 from bge_m3_integrations.core.validation import check_int
+from bge_m3_integrations.core.weighting import WeightsLike, as_weights, modes_of
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.profiles import check_name
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import (
     EngineLike,
@@ -30,11 +31,10 @@ from bge_m3_integrations.index.arguments import (
     index_of,
 )
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch, score_details
+from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
 from bge_m3_integrations.langchain.documents import SCORES_KEY, as_list
 from bge_m3_integrations.langchain.embeddings import engine_of
 from bge_m3_integrations.langchain.keywords import RerankerOptions
-from bge_m3_integrations.langchain.search_options import parsed_weights
 
 _ROLE = "langchain.reranker"
 
@@ -117,7 +117,7 @@ class BGEM3Reranker(
         default_factory=_of_index, exclude=True, repr=False
     )
     top_n: int | None = Field(default=3, ge=1)
-    weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
+    weights: Annotated[WeightsLike | None, PlainValidator(as_weights)] = None
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)
     include_scores: bool = False
 
@@ -145,14 +145,13 @@ class BGEM3Reranker(
                 f"engine is {self.engine.name}, but the index has an engine of its own, "
                 f"{self.index.engine.name}; leave out engine, or index"
             )
+        check_name(self.weights, None if self.index is None else self.index.path)
         return self
 
     def model_post_init(self, context: Any, /) -> None:
         """Declare the modes, so that a retriever's first question encodes for both."""
         del context
-        chosen = self.weights
-        modes = ALL_MODES if chosen is None else Weights.parse(chosen).modes
-        self.engine.declare(_ROLE, query=modes)
+        self.engine.declare(_ROLE, query=modes_of(self.weights))
 
     def __getstate__(self) -> dict[Any, Any]:
         if self.index is not None:
@@ -340,7 +339,7 @@ class BGEM3Reranker(
     def _scored(self, document: Document, place: Ranked) -> Document:
         copy = deep_copy(document, "the metadata of a document")
         if self.include_scores:
-            copy.metadata[SCORES_KEY] = score_details(place, self.engine.weights(self.weights))
+            copy.metadata[SCORES_KEY] = place.score_details
         copy.metadata["relevance_score"] = place.score
         return copy
 
@@ -360,8 +359,7 @@ class BGEM3Reranker(
         if self.index is not None:
             found = self.index.rerank_batch(texts, held, limit=limit, weights=self.weights)
         else:
-            weights = self.engine.weights(self.weights)
-            found = ranked_batch(self.engine, None, texts, held, weights, limit=limit)
+            found = ranked_batch(self.engine, texts, held, self.weights, limit=limit)
         best = dict(zip(asked, found, strict=True))
         least = -inf if self.score_threshold is None else self.score_threshold
         return [

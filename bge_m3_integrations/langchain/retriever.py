@@ -13,7 +13,7 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.retrievers import LangSmithRetrieverParams
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.progress import ProgressLike
@@ -21,8 +21,9 @@ from bge_m3_integrations._internal.pydantic_fields import CheckedCopies, refuse_
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.core.records import Hit
-from bge_m3_integrations.core.scores import WeightsLike
+from bge_m3_integrations.core.weighting import WeightsLike, as_weights
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.profiles import check_name
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import SearchOptions, Stage
@@ -49,7 +50,6 @@ from bge_m3_integrations.langchain.search_options import (
     call_options,
     checked_candidates,
     checked_fusion,
-    parsed_weights,
 )
 from bge_m3_integrations.langchain.serialization import NotJsonError, as_json, check_json
 from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
@@ -120,7 +120,7 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
         alias="index", exclude=True, repr=False
     )
     k: int = Field(default=4, ge=1)
-    weights: Annotated[WeightsLike | None, PlainValidator(parsed_weights)] = None
+    weights: Annotated[WeightsLike | None, PlainValidator(as_weights)] = None
     filter: Annotated[DocumentFilter | None, PlainValidator(document_filter)] = None
     score_threshold: float | None = Field(default=None, allow_inf_nan=False)
     candidates: Annotated[Mapping[Mode, int] | None, BeforeValidator(checked_candidates)] = None
@@ -139,6 +139,13 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
         source = searched(index, engine)
         fields: dict[str, Any] = {**_ranking_of(index), **options}
         super().__init__(**fields if source is None else {"index": source, **fields})
+
+    @model_validator(mode="after")
+    def _known_weights(self) -> Self:
+        source = _source(self.source)
+        if (folder := source.path) is not None or source.loaded is not None:
+            check_name(self.weights, folder or getattr(source.loaded, "path", None))
+        return self
 
     @property
     def index(self) -> HybridIndex:
@@ -166,7 +173,7 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
         try:
             made["kwargs"] |= as_json(
                 _source(self.source),
-                weights=parsed_weights(self.weights),
+                weights=self.weights,
                 where=document_filter(self.filter),
                 fusion=checked_fusion(self.fusion),
             )

@@ -17,9 +17,10 @@ from bge_m3_integrations.core.embeddings import (
     as_modes,
     ordered_modes,
 )
-from bge_m3_integrations.core.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
-from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.fusion import FUSIONS, Fusion
+from bge_m3_integrations.core.scores import PRESETS, Weights
 from bge_m3_integrations.core.validation import check_fraction, check_int
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike, as_weights
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import USUAL_CANDIDATES, SearchOptions
@@ -33,11 +34,6 @@ from bge_m3_integrations.langchain.keywords import (
 )
 
 _LOOKED_UP: Final = 100
-FUSIONS: Mapping[str, type[WeightedSum | ScaledSum | ReciprocalRank]] = {
-    "weighted_sum": WeightedSum,
-    "scaled_sum": ScaledSum,
-    "reciprocal_rank": ReciprocalRank,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class RankingDefaults:
         fusion: How scores become one ranking value.
     """
 
-    weights: Weights | None = None
+    weights: WeightsLike | None = None
     candidates: Mapping[Mode, int] | None = None
     fusion: Fusion | None = None
 
@@ -58,7 +54,7 @@ class RankingDefaults:
     def from_options(cls, given: RankingOptions) -> Self:
         """Check the weights, candidates and fusion that a store's constructor was given."""
         return cls(
-            parsed_weights(given.get("weights")),
+            as_weights(given.get("weights")),
             checked_candidates(given.get("candidates")),
             checked_fusion(given.get("fusion")),
         )
@@ -228,16 +224,16 @@ def call_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
         options["where"] = where
     if (threshold := call.get("score_threshold")) is not None:
         options["score_threshold"] = threshold
-    if (weights := parsed_weights(call.get("weights"))) is not None:
+    if (weights := as_weights(call.get("weights"))) is not None:
         options["weights"] = weights
     if (modes := call.get("modes")) is not None:
-        options["weights"] = weights_among(modes, weights, parsed_weights(usual.get("weights")))
+        options["weights"] = weights_among(modes, weights, as_weights(usual.get("weights")))
         options["candidates"] = candidates_among(modes, usual.get("candidates"))
     return options
 
 
 def weights_among(
-    modes: Modes | Mode, weights: WeightsLike | None, usual: Weights | None
+    modes: Modes | Mode, weights: WeightsLike | None, usual: WeightsLike | None
 ) -> Weights:
     """The weights of a call that names its modes.
 
@@ -250,18 +246,32 @@ def weights_among(
         Weights of these modes alone.
 
     Raises:
-        InputError: The call's weights count another mode, or no mode is left.
+        InputError: The call's weights count another mode, no mode is left, or what is left of a
+            profile or a function is not known.
     """
     wanted = as_modes(modes)
     if weights is None:
-        return (usual or Weights()).restricted(wanted)
-    chosen = Weights.parse(weights)
+        return (Weights() if usual is None else _numbers(usual, wanted)).restricted(wanted)
+    chosen = _numbers(weights, wanted)
     if other := chosen.modes - wanted:
         raise InputError(
             f"modes={ordered_modes(wanted)} and weights={chosen} contradict each other: the "
             f"weights count {ordered_modes(other)}; leave one of the two out"
         )
     return chosen
+
+
+def _numbers(weights: WeightsLike, wanted: frozenset[Mode]) -> Weights:
+    if isinstance(weights, WeightProfile):
+        return weights.weights
+    if not callable(weights) and not (isinstance(weights, str) and weights not in PRESETS):
+        return Weights.parse(weights)
+    if len(wanted) == 1:
+        return Weights.only(next(iter(wanted)))
+    raise InputError(
+        f"modes={ordered_modes(wanted)} leave modes out of weights={weights!r}, whose numbers only "
+        "a search knows; give numbers too, or leave out modes"
+    )
 
 
 def candidates_among(
@@ -279,11 +289,6 @@ def candidates_among(
     wanted = as_modes(modes)
     counts = USUAL_CANDIDATES if usual is None else usual
     return {mode: n for mode, n in counts.items() if mode in wanted} or usual
-
-
-def parsed_weights(value: Any) -> Weights | None:
-    """Weights in any form, checked; None stays None."""
-    return None if value is None else Weights.parse(value)
 
 
 def checked_candidates(value: Any) -> Mapping[Mode, int] | None:

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from bge_m3_integrations.core.filters import And, Compare, Filter, Not, Or, parse
-from bge_m3_integrations.core.fusion import Fusion
+from bge_m3_integrations.core.fusion import FUSIONS, Fusion
 from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.errors import FilterError
 from bge_m3_integrations.langchain.lazy_index import IndexSource
-from bge_m3_integrations.langchain.search_options import FUSIONS
 
 
 class NotJsonError(Exception):
@@ -20,13 +20,17 @@ class NotJsonError(Exception):
 
 
 def as_json(
-    source: IndexSource, *, weights: Weights | None, where: Filter | None, fusion: Fusion | None
+    source: IndexSource,
+    *,
+    weights: WeightsLike | None,
+    where: Filter | None,
+    fusion: Fusion | None,
 ) -> dict[str, Any]:
     """The fields that need another form, by the names that the constructor knows.
 
     Args:
         source: Becomes its folder.
-        weights: Become a mapping of the three modes.
+        weights: Become a mapping of the three modes; a name stays one.
         where: Becomes its dict form.
         fusion: Becomes a mapping of its name and parameters.
 
@@ -39,7 +43,7 @@ def as_json(
     """
     forms = {
         "index": _folder(source),
-        "weights": None if weights is None else asdict(weights),
+        "weights": None if weights is None else _weights(weights),
         "filter": None if where is None else filter_as_json(where),
         "fusion": None if fusion is None else _fusion(fusion),
     }
@@ -97,6 +101,14 @@ def _folder(source: IndexSource) -> str:
     if source.serializable_path is None:
         raise NotJsonError("an index that no folder stands for")
     return str(source.serializable_path)
+
+
+def _weights(weights: WeightsLike) -> str | dict[str, float]:
+    if isinstance(weights, str):
+        return weights
+    if isinstance(weights, WeightProfile) or callable(weights):
+        raise NotJsonError(f"weights={weights!r}, which no name or number stands for")
+    return asdict(Weights.parse(weights))
 
 
 def _fusion(fusion: Fusion) -> dict[str, Any]:

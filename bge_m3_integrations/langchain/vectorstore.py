@@ -17,6 +17,7 @@ from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.filters import And
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.profiles import check_name
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import (
     EngineLike,
@@ -106,6 +107,7 @@ class BGEM3VectorStore(SearchingStore):
         encodes, held = _parted(embedding, options.get("engine"), options.get("index"))
         self._opening = StoreIndex(encodes, held, StoreConfig.from_options(options))
         self._ranking = RankingDefaults.from_options(options)
+        check_name(self._ranking.weights, self._opening.folder)
         self._embeddings = encodes if isinstance(encodes, BGEM3Embeddings) else None
         self._ready: HybridIndex | None = None
 

@@ -18,7 +18,6 @@ from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import MODES, Mode
 from bge_m3_integrations.core.fusion import WeightedSum
 from bge_m3_integrations.core.records import Hit, relevance
-from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.langchain.documents import to_document, with_scores
@@ -234,8 +233,9 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """`Hit.relevance` of the store's own ranking; searches use that of the call's."""
-        weights = self._ranking.weights or Weights().restricted(self._index().modes)
-        max_score = (self._ranking.fusion or WeightedSum()).max_score(weights)
+        profile = self._index().weighting(self._ranking.weights)
+        fusion = self._ranking.fusion or profile.fusion or WeightedSum()
+        max_score = fusion.max_score(profile.weights)
         return lambda score: relevance(score, max_score)
 
     def _similarity_search_with_relevance_scores(

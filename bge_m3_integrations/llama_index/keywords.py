@@ -12,7 +12,7 @@ from llama_index.core.data_structs import IndexDict
 from llama_index.core.schema import IndexNode, TransformComponent
 
 from bge_m3_integrations.core.embeddings import Mode
-from bge_m3_integrations.core.scores import WeightsLike
+from bge_m3_integrations.core.weighting import WeightsLike
 from bge_m3_integrations.index.arguments import EngineLike
 from bge_m3_integrations.index.config import IndexOptions
 

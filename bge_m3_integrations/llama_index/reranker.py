@@ -11,16 +11,17 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index_instrumentation import get_dispatcher
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PlainValidator, PrivateAttr
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
 from bge_m3_integrations._internal.warn import in_thread
-from bge_m3_integrations.core.embeddings import ALL_MODES
-from bge_m3_integrations.core.scores import Ranked, Weights, WeightsLike
+from bge_m3_integrations.core.scores import Ranked
 from bge_m3_integrations.core.validation import as_list
+from bge_m3_integrations.core.weighting import WeightsLike, as_weights, modes_of
 from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.profiles import check_name
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import (
@@ -33,7 +34,7 @@ from bge_m3_integrations.index.arguments import (
 from bge_m3_integrations.index.config import for_reading
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import reserve
-from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch, score_details
+from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
 from bge_m3_integrations.llama_index.engine_fields import (
     EngineOptions,
     PathText,
@@ -59,10 +60,6 @@ _opening = Lock()
 
 _Tell = Callable[[list[NodeWithScore]], None]
 _Question = tuple[QueryBundle, Sequence[NodeWithScore]]
-
-
-def _parsed(weights: WeightsLike | None) -> Weights | None:
-    return None if weights is None else Weights.parse(weights)
 
 
 @public_class
@@ -91,7 +88,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         default=DEFAULT_MODEL, frozen=True, description="Hub id or folder of the checkpoint."
     )
     top_n: int | None = Field(default=3, ge=1, description="Most nodes returned; None is all.")
-    weights: Annotated[Weights | None, BeforeValidator(_parsed)] = Field(
+    weights: Annotated[WeightsLike | None, PlainValidator(as_weights)] = Field(
         default=None,
         frozen=True,
         description="A preset's name, three numbers or a mapping; None is the default preset.",
@@ -128,11 +125,12 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         super().__init__(**engine_fields(given, fields, model="model"))
         self._engine = new_engine(self, self.model) if given is None else given
         self._index = held
+        folder = None if held is None else held.path
         if held is None and self.index_path is not None:
             folder = as_folder(self.index_path, name="index_path")
             self._reserved = reserve(folder, self._engine, for_reading(folder))
-        modes = ALL_MODES if self.weights is None else self.weights.modes
-        self._engine.declare(ROLE, query=modes)
+        check_name(self.weights, folder)
+        self._engine.declare(ROLE, query=modes_of(self.weights))
 
     @classmethod
     def class_name(cls) -> str:
@@ -254,11 +252,11 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
             [RerankDocument(embedded_text(scored.node), scored.node.node_id) for scored in nodes]
             for _, nodes in questions
         ]
-        index, weights = self.index, self._engine.weights(self.weights)
-        if index is None:
-            rankings = ranked_batch(self._engine, None, queries, given, weights, limit=self.top_n)
+        weights, limit = self.weights, self.top_n
+        if self.index is None:
+            rankings = ranked_batch(self._engine, queries, given, weights, limit=limit)
         else:
-            rankings = index.rerank_batch(queries, given, limit=self.top_n, weights=weights)
+            rankings = self.index.rerank_batch(queries, given, limit=limit, weights=weights)
         least = self.score_threshold
         return [
             [
@@ -275,8 +273,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         else:
             node = fresh(old.node)
         if self.include_scores:
-            details = score_details(place, self._engine.weights(self.weights))
-            node = with_score_metadata(node, SCORES_KEY, details)
+            node = with_score_metadata(node, SCORES_KEY, place.score_details)
         return NodeWithScore(node=node, score=place.score)
 
 

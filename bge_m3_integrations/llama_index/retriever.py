@@ -29,9 +29,10 @@ from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.core.filters import And, Filter, FilterLike, Ids
 from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.records import Hit
-from bge_m3_integrations.core.scores import Weights, WeightsLike
 from bge_m3_integrations.core.validation import check_int
+from bge_m3_integrations.core.weighting import WeightsLike, as_weights, modes_of
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.profiles import check_name
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike, index_for
 from bge_m3_integrations.index.index import HybridIndex
@@ -132,8 +133,9 @@ class BGEM3Retriever(BaseRetriever):
         if isinstance(store, BasePydanticVectorStore):
             weights = getattr(store, "weights", None) if weights is None else weights
             candidates = getattr(store, "candidates", None) if candidates is None else candidates
-        parsed = None if weights is None else Weights.parse(weights)
+        parsed = as_weights(weights)
         self._index = held = index_for(index, engine=engine)
+        check_name(parsed, held.path)
         self._include_scores = include_scores
         self._options = SearchOptions(
             limit=check_int("similarity_top_k", similarity_top_k),
@@ -323,13 +325,11 @@ def _restriction(
 
 
 def _query_modes(
-    index: HybridIndex, weights: Weights | None, candidates: Mapping[Mode, int] | None
+    index: HybridIndex, weights: WeightsLike | None, candidates: Mapping[Mode, int] | None
 ) -> frozenset[Mode]:
     """The modes to encode a query by, as far as the store tells: no model file is read."""
     held = index.store.capabilities.score
-    if weights is None:
-        return held
-    return held & (weights.modes | frozenset(candidates or ("dense", "sparse")))
+    return held & (modes_of(weights) | frozenset(candidates or ("dense", "sparse")))
 
 
 def _vector_alone(query: QueryBundle) -> list[float] | None:

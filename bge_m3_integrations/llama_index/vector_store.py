@@ -13,9 +13,9 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 from pydantic import (
-    BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     PrivateAttr,
 )
 
@@ -25,8 +25,9 @@ from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import Mode, Modes
 from bge_m3_integrations.core.filters import And, Filter, Ids
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.weighting import WeightsLike, as_weights
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.profiles import check_name
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike, has_index, index_for
@@ -53,10 +54,6 @@ from bge_m3_integrations.llama_index.vector_store_query import (
 
 ROLE = "llama_index.vector_store"
 _FOLDER = frozenset(IndexOptions.__annotations__)
-
-
-def _parsed(weights: WeightsLike | None) -> Weights | None:
-    return None if weights is None else Weights.parse(weights)
 
 
 @public_class
@@ -110,7 +107,7 @@ class BGEM3VectorStore(PersistedStore):
         default=True,
         description="False: a VectorStoreIndex gives the text alone, and nothing is compared.",
     )
-    weights: Annotated[Weights | None, BeforeValidator(_parsed)] = Field(
+    weights: Annotated[WeightsLike | None, PlainValidator(as_weights)] = Field(
         default=None,
         frozen=True,
         description="A preset's name, three numbers or a mapping; None is the default preset.",
@@ -137,6 +134,7 @@ class BGEM3VectorStore(PersistedStore):
         super().__init__(**fields)
         folder: Any = {n: v for n, v in options.items() if n in _FOLDER}
         held = index_for(index, engine=engine, path=path, options=folder)
+        check_name(self.weights, held.path)
         self._index = held
         self._ours = not has_index(index)
         kept = held.store.capabilities.score  # index.modes would read the model's files

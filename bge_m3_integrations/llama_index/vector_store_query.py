@@ -16,8 +16,9 @@ from llama_index.core.vector_stores.types import (
 from bge_m3_integrations._internal.keywords import refuse
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, Mode, Modes
 from bge_m3_integrations.core.filters import And, Filter, Ids
-from bge_m3_integrations.core.scores import Weights, WeightsLike
+from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.core.validation import check_fraction, check_int
+from bge_m3_integrations.core.weighting import WeightsLike, as_weights
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import COLBERT_CANDIDATES, USUAL_CANDIDATES, SearchOptions
@@ -81,7 +82,7 @@ class StoreDefaults:
         candidates: How many nodes each mode looks up; None is the index's own choice.
     """
 
-    weights: Weights | None = None
+    weights: WeightsLike | None = None
     candidates: Mapping[Mode, int] | None = None
 
 
@@ -258,10 +259,10 @@ def _check_vector_will_do(query: VectorStoreQuery, options: QueryOptions) -> Non
 
 def _weights(
     query: VectorStoreQuery, options: QueryOptions, usual: StoreDefaults
-) -> Weights | None:
+) -> WeightsLike | None:
     if query.mode in LEXICAL:
         return Weights.only("sparse")
-    given = usual.weights if options.weights is None else Weights.parse(options.weights)
+    given = usual.weights if options.weights is None else as_weights(options.weights)
     if query.alpha is None:
         return given
     if given is not None:

@@ -39,7 +39,7 @@ ROOMS: dict[str, Room] = {
     "errors.py": Room(),
     "_version.py": Room(),
     "_internal": Room({"numpy", "rich", "pydantic", "pydantic_core"}, {"errors.py"}),
-    "core": Room({"numpy"}, CORE),
+    "core": Room({"numpy", "tomlkit"}, CORE),
     "encoders": Room({"numpy", "torch"}, CORE | {"encoders/torch"}),
     "encoders/torch": Room({"numpy"} | TORCH, CORE | {"encoders", "_version.py"}),
     "engine": Room({"numpy", "cachetools"}, CORE | {"encoders"}),

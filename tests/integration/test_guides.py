@@ -26,6 +26,7 @@ PAGES = [
     "scores.md",
     "tutorial-langchain.md",
     "tutorial-llama-index.md",
+    "weight-profiles.md",
     "zh.md",
 ]
 PART = re.compile(r"^```python\n(?P<code>.*?)^```|^<!-- check: (?P<check>.*?) -->", re.S | re.M)

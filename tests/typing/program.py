@@ -25,6 +25,7 @@ from bge_m3_integrations import (
     HybridIndex,
     InputError,
     KeywordError,
+    MeasuredOn,
     MemoryStore,
     MissingExtraError,
     Not,
@@ -39,9 +40,12 @@ from bge_m3_integrations import (
     StoreError,
     TruncationWarning,
     WeightedSum,
+    WeightProfile,
     Weights,
     WorkerError,
     clean_text,
+    read_profiles,
+    save_profile,
 )
 from bge_m3_integrations import langchain as lc
 from bge_m3_integrations import llama_index as li
@@ -99,6 +103,17 @@ def score(engine: BGEM3) -> list[Ranked]:
     ranked = engine.rerank("query", ["one", "two"], limit=1, weights=PRESETS["training"])
     print([(one.index, one.score, one.components["dense"], one.to_dict()) for one in ranked])
     return ranked
+
+
+def weigh(index: HybridIndex, folder: Path) -> None:
+    """Weights by names, profiles and functions."""
+    here = MeasuredOn(fingerprint=index.engine.fingerprint, collection="mine")
+    profile = WeightProfile("mine", Weights(1, 1, 0), ScaledSum(), here)
+    save_profile(profile, folder / "profiles.toml")
+    print(read_profiles(folder / "profiles.toml")["mine"].measured_on.evidence)
+    print(index.search("query", weights=profile)[0].weighting)
+    print(index.search("query", weights=lambda query: "keyword" if "#" in query else profile))
+    print(index.weighting("keyword").weights, index.weighting(str.upper, "keyword"))
 
 
 def search(engine: BGEM3, folder: Path) -> list[Hit]:

@@ -187,6 +187,10 @@ def test_numbers_of_numpy_and_those_that_are_none_leave_as_json() -> None:
         "index": 0,
         "score": 0.5,
         "components": {"dense": None},
+        "weights": {"dense": 0.4, "sparse": 0.2, "colbert": 0.4},
+        "hybrid": None,
+        "fusion": "weighted_sum",
+        "weighting": None,
     }
     parts = Components(dense=np.array([[np.nan, 1.0]], np.float32))
     made = Scores(parts, np.array([[np.inf, 1.0]], np.float32), Weights.only("dense")).to_dict()

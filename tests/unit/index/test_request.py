@@ -8,14 +8,16 @@ import pytest
 from bge_m3_integrations.core.embeddings import ALL_MODES
 from bge_m3_integrations.core.fusion import Fusion, ReciprocalRank, ScaledSum, WeightedSum
 from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.core.weighting import WeightProfile
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.request import SearchOptions, SearchRequest, ranking, search_request
 from tests.unit.index.spy import SpyStore, make
 
 
 def planned(**options: object) -> SearchRequest:
-    given: SearchOptions = {"limit": 9, "weights": (1, 1, 0), **options}  # type: ignore[typeddict-item]
-    return search_request(given, modes=ALL_MODES, findable=ALL_MODES)
+    given: SearchOptions = {"limit": 9, **options}  # type: ignore[typeddict-item]
+    weights = WeightProfile(None, Weights.parse(given.get("weights", (1, 1, 0))))  # type: ignore[arg-type]
+    return search_request(given, weights, modes=ALL_MODES, findable=ALL_MODES)
 
 
 def parts(dense: list[float], sparse: list[float]) -> Components:

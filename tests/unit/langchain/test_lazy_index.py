@@ -99,7 +99,7 @@ def test_options_that_an_index_would_ignore_are_refused(
             {"embedding": DeterministicFakeEmbedding(size=4)},
             "embedding must be a BGEM3 .*DeterministicFakeEmbedding gives dense.*own stores",
         ),
-        ({"embedding": BGEM3(FakeEncoder()), "weights": "best"}, "unknown weights preset 'best'"),
+        ({"embedding": BGEM3(FakeEncoder()), "weights": "best"}, "unknown weights 'best'"),
         ({"embedding": BGEM3(FakeEncoder()), "fusion": "rrf"}, "fusion 'rrf'"),
     ],
 )

@@ -16,7 +16,7 @@ from milvus_lite.server_manager import server_manager_instance
 from pymilvus import DataType, MilvusClient
 
 from bge_m3_integrations import BGEM3, Weights
-from bge_m3_integrations.core.scores import WeightsLike
+from bge_m3_integrations.core.scores import FixedWeights
 from bge_m3_integrations.errors import FilterError, InputError, StoreError
 from bge_m3_integrations.langchain import BGEM3Embeddings
 from bge_m3_integrations.langchain.milvus import (
@@ -201,7 +201,7 @@ def test_sparse_retrieval_scores_as_the_engine_does(engine: BGEM3, uri: str) -> 
 
 @pytest.mark.parametrize("weights", [(1, 0, 0), (0.3, 0.7, 0), (0.4, 0.2, 0.4), "keyword"])
 def test_weighted_scores_are_the_engines_over_both_modes(
-    store: HybridMilvus, engine: BGEM3, weights: WeightsLike
+    store: HybridMilvus, engine: BGEM3, weights: FixedWeights
 ) -> None:
     store.add_texts(TEXTS, ids=IDS)
     query = "red dog fox tea"  # shares a word with every text

@@ -49,10 +49,10 @@ def test_documents_carry_scores_only_when_asked() -> None:
     _, told = made(include_scores=True, weights=(1, 1, 0), fusion=ScaledSum())
     assert plain.invoke("lazy dog")[0].metadata == {"year": 2021}
     scores = told.invoke("lazy dog")[0].metadata["bge_m3_scores"]
-    assert scores.keys() == {"score", "fusion", "hybrid", "weights", "dense", "sparse"}
+    assert scores.keys() == {"score", "fusion", "hybrid", "weighting", "weights", "dense", "sparse"}
     assert scores["fusion"] == "scaled_sum"
     assert scores["weights"] == {"dense": 1, "sparse": 1, "colbert": 0}
-    numbers = (v for name, v in scores.items() if name not in {"fusion", "weights"})
+    numbers = (v for name, v in scores.items() if name not in {"fusion", "weighting", "weights"})
     assert all(type(value) is float for value in numbers)
     assert scores["hybrid"] == pytest.approx((scores["dense"] + scores["sparse"]) / 2)
 

@@ -58,7 +58,7 @@ def test_a_function_as_filter_sees_the_document_and_cannot_change_it() -> None:
 def test_modes_of_a_call_are_the_only_ones_looked_up_and_scored() -> None:
     encoder, retriever = made(include_scores=True)
     scores = retriever.invoke("cat", modes="sparse")[0].metadata["bge_m3_scores"]
-    assert scores.keys() == {"score", "fusion", "hybrid", "weights", "sparse"}
+    assert scores.keys() == {"score", "fusion", "hybrid", "weighting", "weights", "sparse"}
     assert scores["weights"] == {"dense": 0, "sparse": 0.2, "colbert": 0}
     assert encoder.calls[-1].modes == {"sparse"}
     assert retriever._options({"modes": "sparse"}).get("candidates") == {"sparse": 100}

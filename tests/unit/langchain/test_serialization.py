@@ -87,9 +87,11 @@ def test_it_is_written_as_its_folder_and_what_is_not_the_default(index: HybridIn
     assert written["kwargs"] == {
         "k": 2,
         "index": str(index.store.path),  # type: ignore[attr-defined]
-        "weights": {"dense": 0.3, "sparse": 0.5, "colbert": 0.2},
+        "weights": "keyword",
         "fusion": {"name": "weighted_sum"},
     }
+    written = dumpd(BGEM3Retriever(index=index, weights=(3, 5, 2)))
+    assert written["kwargs"]["weights"] == {"dense": 3, "sparse": 5, "colbert": 2}
 
 
 def test_a_folder_can_be_given_in_place_of_an_index(index: HybridIndex) -> None:

@@ -127,7 +127,7 @@ def test_a_wrong_top_n_is_refused(top_n: object) -> None:
 
 
 def test_wrong_weights_are_refused_when_the_reranker_is_made() -> None:
-    with pytest.raises(ValueError, match="unknown weights preset 'best'"):
+    with pytest.raises(ValueError, match="unknown weights 'best'"):
         BGEM3Reranker(weights="best")
 
 

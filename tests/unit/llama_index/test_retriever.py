@@ -93,7 +93,7 @@ def test_scores_are_in_the_metadata_only_when_asked_for(
     assert set(plain.retrieve(QUERY)[0].node.metadata) == {"name", "legs"}
     [first, _] = telling.retrieve(QUERY)
     scores = first.node.metadata["bge_m3_scores"]
-    assert set(scores) == {"score", "fusion", "hybrid", "weights", "dense", "sparse"}
+    assert set(scores) == {"score", "fusion", "hybrid", "weighting", "weights", "dense", "sparse"}
     assert scores["hybrid"] == pytest.approx((scores["dense"] + scores["sparse"]) / 2)
     assert first.score == scores["score"]
 
