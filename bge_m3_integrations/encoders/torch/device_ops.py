@@ -1,7 +1,7 @@
 """The differences in encoding between devices: the seam below the scheduling.
 
-`encoders.pipeline` decides when; a `Device` knows how to bring indices there, how to bring numbers
-back, and what a full memory looks like.
+`encoders.pipeline` decides when; a `Device` knows which stages overlap there, how to bring numbers
+back, and how to give memory back.
 """
 
 from __future__ import annotations
@@ -9,77 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 
 from bge_m3_integrations._internal.forks import new_rlock
 from bge_m3_integrations.encoders.pipeline import Overlap
-from bge_m3_integrations.encoders.torch.devices import is_out_of_memory
 from bge_m3_integrations.encoders.torch.modules import BatchOutput, PackOutput
-from bge_m3_integrations.encoders.torch.packing import Pack
 
 
-class Device(Protocol):
-    """A kind of device, as far as encoding is concerned."""
-
-    @property
-    def overlap(self) -> Overlap:
-        """The stages worth running at once."""
-        ...
-
-    def alone(self) -> AbstractContextManager[Any]:
-        """Held while a thread queues work on the device: some take one thread at a time only."""
-        ...
-
-    def place(self, pack: Pack) -> Pack:
-        """A pack whose index tensors are on the device, or on their way there."""
-        ...
-
-    def fetch(self, output: PackOutput) -> Callable[[], BatchOutput]:
-        """Begin to copy a pass's numbers to the host; the result waits for them."""
-        ...
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether an error says that memory is full."""
-        ...
-
-    def make_room(self) -> None:
-        """Give cached memory back."""
-        ...
-
-
-class Host:
+class Device:
     """The CPU: numbers are where they are needed, and every core computes already."""
 
     overlap = Overlap()
 
     def alone(self) -> AbstractContextManager[Any]:
-        """Any number of threads compute at once."""
+        """Held while a thread queues work on the device; any number at once, unless overridden."""
         return nullcontext()
 
-    def place(self, pack: Pack) -> Pack:
-        """The pack itself."""
-        return pack
-
     def fetch(self, output: PackOutput) -> Callable[[], BatchOutput]:
-        """The numbers, without a copy."""
-        return output.numpy
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        """See `devices.is_out_of_memory`."""
-        return is_out_of_memory(error)
+        """Begin to copy a pass's numbers to the host; the result waits for them."""
+        return partial(output.map, torch.Tensor.numpy)
 
     def make_room(self) -> None:
-        """Nothing is cached."""
+        """Give cached memory back; nothing is cached here."""
 
 
 # Of the process: torch's queue of commands for Apple's GPU kills it when two threads fill it.
 _MPS = new_rlock()
 
 
-class Mps(Host):
+class Mps(Device):
     """Apple's GPU: tokenizing ahead overlaps with it; copies wait, as memory is shared."""
 
     overlap = Overlap(ahead=True)
@@ -90,7 +51,7 @@ class Mps(Host):
 
     def fetch(self, output: PackOutput) -> Callable[[], BatchOutput]:
         """The numbers once they are computed."""
-        return output.cpu().numpy
+        return super().fetch(output.map(torch.Tensor.cpu))
 
     def make_room(self) -> None:
         """Empty the allocator's cache."""
@@ -98,7 +59,7 @@ class Mps(Host):
             torch.mps.empty_cache()
 
 
-class Cuda(Host):
+class Cuda(Device):
     """An NVIDIA or AMD GPU: passes are queued, and copied back on a stream of their own.
 
     Args:
@@ -113,13 +74,6 @@ class Cuda(Host):
     @cached_property
     def _copies(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-
-    def place(self, pack: Pack) -> Pack:
-        """Index tensors from pinned memory, so that no copy waits for the passes before it."""
-        return PlacedPack.placed(pack, self._move)
-
-    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     @torch.inference_mode()
     def fetch(self, output: PackOutput) -> Callable[[], BatchOutput]:
@@ -149,7 +103,7 @@ class _Copying:
 
     def __call__(self) -> BatchOutput:
         self.done.synchronize()
-        return self.host.numpy()
+        return self.host.map(torch.Tensor.numpy)
 
 
 def _pinned(values: torch.Tensor) -> torch.Tensor:
@@ -157,39 +111,8 @@ def _pinned(values: torch.Tensor) -> torch.Tensor:
     return room.copy_(values, non_blocking=True)
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedPack(Pack):
-    """A pack whose index tensors are on a device.
-
-    Attributes:
-        host: The same texts on the CPU.
-        move: Brings a tensor to the device.
-    """
-
-    host: Pack
-    move: Callable[[torch.Tensor], torch.Tensor]
-
-    @classmethod
-    def placed(cls, pack: Pack, move: Callable[[torch.Tensor], torch.Tensor]) -> PlacedPack:
-        """Bring a pack's ids to a device."""
-        return cls(move(pack.ids), pack.lengths, pack.offsets, pack, move)
-
-    @property
-    def first(self) -> torch.Tensor:
-        """See `Pack.first`."""
-        return self.move(self.host.first)
-
-    def after_first(self) -> torch.Tensor:
-        """See `Pack.after_first`."""
-        return self.move(self.host.after_first())
-
-    def positions(self, pad_token_id: int | None) -> torch.Tensor:
-        """See `Pack.positions`."""
-        return self.move(self.host.positions(pad_token_id))
-
-
 def device_of(device: torch.device) -> Device:
     """Return the operations to encode with on a device."""
     if device.type == "cuda":
         return Cuda(device)
-    return Mps() if device.type == "mps" else Host()
+    return Mps() if device.type == "mps" else Device()

@@ -16,7 +16,7 @@ from bge_m3_integrations.encoders.pipeline import Piece
 from bge_m3_integrations.encoders.torch.device_ops import Device
 from bge_m3_integrations.encoders.torch.heads import lexical_rows
 from bge_m3_integrations.encoders.torch.modules import BatchOutput, run_pack
-from bge_m3_integrations.encoders.torch.output import Part, Results
+from bge_m3_integrations.encoders.torch.output import Results
 from bge_m3_integrations.encoders.torch.packing import Pack
 from bge_m3_integrations.encoders.torch.source import Source
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds, TextTokenizer
@@ -130,7 +130,7 @@ class Work(Generic[Piece]):
             ids = pack.ids.numpy().astype(np.int32)
             unweighted = self.source.tokenizer.unweighted
             sparse = lexical_rows(output.sparse, ids, pack.lengths, unweighted)
-        self.results.write(started.rows, Part(output.dense, sparse, output.colbert))
+        self.results.write(started.rows, output.dense, sparse, output.colbert)
 
     def _recomputed(self, started: _Started, output: BatchOutput, bad: IntArray) -> BatchOutput:
         lengths = started.pack.lengths
@@ -151,9 +151,7 @@ class Work(Generic[Piece]):
             watched = modules.watched if wide or self.source.device.type == "cpu" else None
             if watched is not None:
                 watched.check()
-            # a padded backbone lays the ids out anew, on the host
-            placed = pack if modules.backbone.padded else self.device.place(pack)
-            output = run_pack(modules, placed, self.modes, pooling=self.source.pooling, wide=wide)
+            output = run_pack(modules, pack, self.modes, pooling=self.source.pooling, wide=wide)
             if watched is not None:  # meanwhile
                 watched.check()
             return self.device.fetch(output)

@@ -25,7 +25,7 @@ from bge_m3_integrations.encoders.pipeline import Piece, RunOptions, run_stages
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.config import usable_positions
 from bge_m3_integrations.encoders.torch.device_ops import Device, device_of
-from bge_m3_integrations.encoders.torch.devices import default_budget
+from bge_m3_integrations.encoders.torch.devices import default_budget, is_out_of_memory
 from bge_m3_integrations.encoders.torch.encode_job import Limits, Stretch, Stretches, Work
 from bge_m3_integrations.encoders.torch.maxsim import maxsim
 from bge_m3_integrations.encoders.torch.output import Results
@@ -50,8 +50,9 @@ class TorchEncoder:
             "query": config.query_instruction,
             "document": config.document_instruction,
         }
-        self._max_length, budget = config.max_length, config.token_budget
-        self._budget = None if budget is None else TokenBudget(budget)
+        self._max_length = config.max_length
+        if config.token_budget is not None:
+            self._budget = TokenBudget(config.token_budget)
         self._devices: dict[torch.device, Device] = {}
 
     def __repr__(self) -> str:
@@ -223,10 +224,10 @@ class TorchEncoder:
 
     def _options(self, device: Device) -> RunOptions:
         return RunOptions(
-            self._budget or self._own_budget(),
+            self._budget,
             self.source.modules.backbone.padded,
             device.overlap,
-            device.is_out_of_memory,
+            is_out_of_memory,
             device.make_room,
         )
 
@@ -238,10 +239,9 @@ class TorchEncoder:
             self._devices[where] = device_of(where)
         return self._devices[where]
 
-    def _own_budget(self) -> TokenBudget:
-        if self._budget is None:
-            self._budget = TokenBudget(default_budget(self.source.device))
-        return self._budget
+    @cached_property
+    def _budget(self) -> TokenBudget:
+        return TokenBudget(default_budget(self.source.device))
 
     def _checked_length(self, value: int) -> int:
         special = len(self.source.tokenizer.prefix) + len(self.source.tokenizer.suffix)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bge_m3_integrations.core.embeddings import FloatArray, IntArray, SparseRows, offsets_of
-from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.packing import Pack, moved
 
 Pooling: TypeAlias = Literal["cls", "mean", "last_token"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -31,10 +31,9 @@ def pool(hidden: torch.Tensor, pack: Pack, pooling: Pooling) -> torch.Tensor:
         `(n, h)` float32, not normalized.
     """
     device = hidden.device
-    if pooling == "cls":
-        return hidden[pack.first.to(device)].float()
-    if pooling == "last_token":
-        return hidden[torch.from_numpy(pack.offsets[1:] - 1).to(device)].float()
+    if pooling != "mean":
+        places = pack.offsets[:-1] if pooling == "cls" else pack.offsets[1:] - 1
+        return hidden[moved(torch.from_numpy(places), device)].float()
     lengths = torch.from_numpy(pack.lengths).to(device)
     owner = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
     total = hidden.new_zeros(len(lengths), hidden.shape[1], dtype=torch.float32)

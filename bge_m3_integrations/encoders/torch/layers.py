@@ -16,7 +16,7 @@ from torch.nn.functional import embedding
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
 from bge_m3_integrations.encoders.torch.layer_ops import LayerOps, Norm, Role, SharedOps, TorchNorm
 from bge_m3_integrations.encoders.torch.linear import Adding, Linear
-from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.packing import Pack, moved
 from bge_m3_integrations.encoders.torch.tensors import trim_heap
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
@@ -130,7 +130,7 @@ class Embeddings:
         words, positions, types = self._tables
         ids, places = pack.ids, pack.positions(self._pad)
         if words.device.type != "cpu":
-            ids, places = ids.to(words.device), places.to(words.device)
+            ids, places = moved(ids, words.device), moved(places, words.device)
             total = embedding(ids, words).float()
             total += types[0].float()
             total += embedding(places, positions).float()

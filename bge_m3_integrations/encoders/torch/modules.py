@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from bge_m3_integrations.core.embeddings import FloatArray, IntArray, Modes
 from bge_m3_integrations.encoders.torch.file_changes import WatchedFiles
 from bge_m3_integrations.encoders.torch.heads import Pooling, normalized, pool
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
-from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.packing import Pack, moved
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Backbone(Protocol):
@@ -48,24 +51,31 @@ class M3Modules:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchOutput:
-    """One pack's numbers on the CPU; a mode that was not asked for is None.
+class Output(Generic[T]):
+    """One pack's numbers in float32, on the device or on the host; None in modes not asked for.
 
     Attributes:
-        dense: `(b, h) float32`, unit rows.
-        sparse: `(t,) float32`, relu outputs of all tokens, end to end.
-        colbert: `(t - b, colbert_dim) float32`, unit rows of all tokens but each text's first.
-        dense_sums: `(b,) float32`, sums of rows: not finite where a row is not, or has no length.
-        colbert_sums: `(t - b,) float32`, the same.
+        dense: `(b, h)`, unit rows.
+        sparse: `(t,)`, relu outputs of all tokens, end to end.
+        colbert: `(t - b, colbert_dim)`, unit rows of all tokens but each text's first.
+        dense_sums: `(b,)`, sums of rows: not finite where a row is not, or has no length.
+        colbert_sums: `(t - b,)`, the same.
     """
 
-    dense: FloatArray | None
-    sparse: FloatArray | None
-    colbert: FloatArray | None
-    dense_sums: FloatArray | None
-    colbert_sums: FloatArray | None
+    dense: T | None
+    sparse: T | None
+    colbert: T | None
+    dense_sums: T | None
+    colbert_sums: T | None
 
-    def finite(self, lengths: IntArray) -> NDArray[np.bool_]:
+    def map(self, change: Callable[[T], U]) -> Output[U]:
+        """The same with everything changed."""
+        changed = []
+        for x in (self.dense, self.sparse, self.colbert, self.dense_sums, self.colbert_sums):
+            changed.append(None if x is None else change(x))
+        return Output(*changed)
+
+    def finite(self: BatchOutput, lengths: IntArray) -> NDArray[np.bool_]:
         """`(b,)`: which texts have only finite numbers."""
         texts = np.arange(len(lengths))
         good = np.ones(len(lengths), bool)
@@ -78,31 +88,8 @@ class BatchOutput:
         return good
 
 
-@dataclass(frozen=True, slots=True)
-class PackOutput:
-    """One pack's numbers on the device, in float32; see `BatchOutput`."""
-
-    dense: torch.Tensor | None
-    sparse: torch.Tensor | None
-    colbert: torch.Tensor | None
-    dense_sums: torch.Tensor | None
-    colbert_sums: torch.Tensor | None
-
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> PackOutput:
-        """The same with every tensor changed."""
-        held = (self.dense, self.sparse, self.colbert, self.dense_sums, self.colbert_sums)
-        return PackOutput(*(None if tensor is None else change(tensor) for tensor in held))
-
-    def cpu(self) -> PackOutput:
-        """The numbers on the CPU, once they are there."""
-        return self.map(torch.Tensor.cpu)
-
-    def numpy(self) -> BatchOutput:
-        """Arrays over the memory of tensors that are on the CPU."""
-        held = []
-        for x in (self.dense, self.sparse, self.colbert, self.dense_sums, self.colbert_sums):
-            held.append(None if x is None else x.numpy())
-        return BatchOutput(*held)
+PackOutput: TypeAlias = Output[torch.Tensor]
+BatchOutput: TypeAlias = Output[FloatArray]
 
 
 @torch.inference_mode()
@@ -131,11 +118,9 @@ def run_pack(
     # unit rows hold no infinity, so a sum is NaN exactly where a row holds one or had the length 0;
     # and it is made where the rows are, not by a second walk over them on the host
     sums = None if dense is None else dense.sum(dim=-1)
-    return PackOutput(
-        dense, sparse, colbert, sums, None if colbert is None else colbert.sum(dim=-1)
-    )
+    return Output(dense, sparse, colbert, sums, None if colbert is None else colbert.sum(dim=-1))
 
 
 def _colbert(head: PlainLinear, hidden: torch.Tensor, pack: Pack, *, wide: bool) -> torch.Tensor:
-    rows = hidden[pack.after_first().to(hidden.device)]
+    rows = hidden[moved(pack.after_first(), hidden.device)]
     return normalized(head(rows if wide else rows.to(head.weights[0].dtype)))

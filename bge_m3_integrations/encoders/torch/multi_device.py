@@ -29,7 +29,7 @@ from bge_m3_integrations.encoders.torch.devices import default_budget, pick_devi
 from bge_m3_integrations.encoders.torch.encode_job import Stretch
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
-from bge_m3_integrations.encoders.torch.output import Part, Results
+from bge_m3_integrations.encoders.torch.output import Results
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
 from bge_m3_integrations.encoders.torch.worker import Job, WorkerConfig
 from bge_m3_integrations.encoders.torch.workers import Lane, Workers
@@ -170,7 +170,7 @@ class _Call:
         if isinstance(answer, Failure):
             raise _placed(answer.error, places)
         vectors = None if answer.colbert is None else answer.colbert.vectors
-        self._results.write(places, Part(answer.dense, answer.sparse, vectors))
+        self._results.write(places, answer.dense, answer.sparse, vectors)
 
     def _asked(self, lane: Lane, job: Job) -> EmbeddingBatch | Failure:
         """A job's answer; a lane whose conversation broke off is never used again."""

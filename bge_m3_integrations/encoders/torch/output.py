@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,21 +16,6 @@ from bge_m3_integrations.core.embeddings import (
     TokenVectors,
 )
 from bge_m3_integrations.encoders.torch.tokenizer import PackedIds
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A pass's output for some texts, in their order; a mode that was not asked for is None.
-
-    Attributes:
-        dense: `(b, h) float32`.
-        sparse: Lexical weights of the `b` texts.
-        colbert: `(sum of tokens - b, colbert_dim) float32`.
-    """
-
-    dense: FloatArray | None
-    sparse: SparseRows | None
-    colbert: FloatArray | None
 
 
 class Results:
@@ -76,18 +60,24 @@ class Results:
             # in place: where the allocator moves pages (Linux), a second copy never exists
             self._vectors.resize(shape, refcheck=False)
 
-    def write(self, rows: IntArray, part: Part) -> None:
-        """Store what a pass gave for the texts at some positions."""
+    def write(
+        self,
+        rows: IntArray,
+        dense: FloatArray | None,
+        sparse: SparseRows | None,
+        colbert: FloatArray | None,
+    ) -> None:
+        """Store what a pass gave for the texts at some positions, in their order."""
         with self._lock:
-            if self._dense is not None and part.dense is not None:
-                self._dense[rows] = part.dense
-            if self._vectors is not None and part.colbert is not None:
+            if self._dense is not None and dense is not None:
+                self._dense[rows] = dense
+            if self._vectors is not None and colbert is not None:
                 first = int(rows[0])  # one text lies in one piece
                 own = slice(*self._offsets[first : first + 2])
                 places = own if len(rows) == 1 else _places(self._offsets, rows)
-                self._vectors[places] = part.colbert
-            if self._sparse is not None and part.sparse is not None:
-                self._sparse.append((rows, part.sparse))
+                self._vectors[places] = colbert
+            if self._sparse is not None and sparse is not None:
+                self._sparse.append((rows, sparse))
         if self._told is not None:
             self._told(len(rows))
 

@@ -40,11 +40,6 @@ class Pack:
         ids = torch.from_numpy(np.concatenate(rows).astype(np.int64))
         return cls(ids, lengths, offsets_of(lengths))
 
-    @property
-    def first(self) -> torch.Tensor:
-        """`(n,) int64`, where each text's first token stands."""
-        return torch.from_numpy(self.offsets[:-1])
-
     def after_first(self) -> torch.Tensor:
         """`(t - n,) int64`, where all tokens but each text's first stand."""
         keep = np.ones(len(self.ids), bool)
@@ -100,6 +95,13 @@ class Window:
         owner = torch.arange(len(counts)).repeat_interleave(counts)
         other = owner[:, None] != owner[None, :]
         return torch.zeros(other.shape, dtype=dtype).masked_fill_(other, -torch.inf)
+
+
+def moved(indices: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Indices on a device; for CUDA from pinned memory, so no copy waits for the passes before."""
+    if device.type == "cuda":
+        return indices.pin_memory().to(device, non_blocking=True)
+    return indices.to(device)
 
 
 def rounded(count: int, *, least: int) -> int:

@@ -126,11 +126,11 @@ def test_a_full_gpu_shrinks_the_passes_and_keeps_the_results(
 
 @pytest.mark.parametrize("name", [pytest.param("cuda", marks=cuda)])
 def test_copies_come_back_pinned_and_whole(name: str) -> None:
-    from bge_m3_integrations.encoders.torch.modules import PackOutput
+    from bge_m3_integrations.encoders.torch.modules import Output
 
     device = Cuda(torch.device(name, 0))
     numbers = torch.randn(4096, 1024, device="cuda")
-    waits = [device.fetch(PackOutput(numbers * i, None, None, None, None)) for i in range(5)]
+    waits = [device.fetch(Output(numbers * i, None, None, None, None)) for i in range(5)]
     for i, wait in reversed(list(enumerate(waits))):
         dense = wait().dense
         assert dense is not None

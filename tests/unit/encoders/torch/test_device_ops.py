@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,11 +22,11 @@ from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch
 from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.pipeline import Overlap
 from bge_m3_integrations.encoders.torch import device_ops, encode_job
-from bge_m3_integrations.encoders.torch.device_ops import Cuda, Host, Mps, PlacedPack, device_of
+from bge_m3_integrations.encoders.torch.device_ops import Cuda, Device, Mps, device_of
 from bge_m3_integrations.encoders.torch.encoder import TorchEncoder
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
-from bge_m3_integrations.encoders.torch.modules import BatchOutput, PackOutput
-from bge_m3_integrations.encoders.torch.packing import Pack
+from bge_m3_integrations.encoders.torch.modules import BatchOutput, Output, PackOutput
+from bge_m3_integrations.encoders.torch.packing import Pack, moved
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer
 from bge_m3_integrations.errors import EncodingError, InputError
 from tests.batches import assert_equal
@@ -34,12 +35,12 @@ from tests.checkpoints import WORDS
 CPU = torch.device("cpu")
 
 
-class FakeFullError(Exception):
+class FakeFullError(MemoryError):
     """This device's own out of memory."""
 
 
 @dataclass
-class Fake(Host):
+class Fake(Device):
     """A device of its own clock and memory; a pack holds its tokens until it was fetched."""
 
     room: int = 10**9
@@ -54,15 +55,14 @@ class Fake(Host):
     lock: Any = field(default_factory=threading.Lock)
     number: threading.local = field(default_factory=threading.local)
 
-    def place(self, pack: Pack) -> Pack:
-        with self.lock:
-            if self.held + len(pack.ids) > self.room:
-                raise FakeFullError("full")
-            self.held += len(pack.ids)
-        self.placed.append(len(pack.ids))
-        return PlacedPack.placed(pack, torch.clone)
-
     def fetch(self, output: PackOutput) -> Callable[[], BatchOutput]:
+        assert output.sparse is not None
+        tokens = len(output.sparse)
+        with self.lock:
+            if self.held + tokens > self.room:
+                raise FakeFullError("full")
+            self.held += tokens
+        self.placed.append(tokens)
         self.on_fetch(output)
         number, copied = len(self.placed) - 1, output.map(torch.clone)
 
@@ -71,15 +71,12 @@ class Fake(Host):
             with self.lock:
                 self.held -= self.placed[number]
             self.arrived.append(number)
-            numbers = copied.numpy()
+            numbers = copied.map(torch.Tensor.numpy)
             self.number.held = number
             self.on_arrival(numbers)
             return numbers
 
         return arrive
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        return isinstance(error, FakeFullError)
 
     def make_room(self) -> None:
         self.freed += 1
@@ -133,9 +130,9 @@ def test_results_are_in_order_though_passes_come_back_out_of_it(
     made = over(xlm_roberta, fake)
     write, order = encode_job.Results.write, list[int]()
 
-    def noted(self: encode_job.Results, rows: np.ndarray, part: encode_job.Part) -> None:
+    def noted(self: encode_job.Results, rows: np.ndarray, *numbers: Any) -> None:
         order.append(int(rows[0]))
-        write(self, rows, part)
+        write(self, rows, *numbers)
         second.set()
 
     monkeypatch.setattr(encode_job.Results, "write", noted)
@@ -156,7 +153,7 @@ def test_a_device_that_fills_up_shrinks_the_passes_and_loses_nothing(
     made = over(xlm_roberta, fake)
     assert_equal(encode(made, texts), expected)
     assert fake.freed
-    assert made._own_budget().tokens <= 120
+    assert made._budget.tokens <= 120
     assert fake.held == 0
 
 
@@ -275,7 +272,6 @@ def test_the_cpu_encodes_without_a_thread(
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     engine.encode_documents(texts)
-    assert Host().place(pack := Pack.from_rows([np.array([0, 5, 2], np.int32)])) is pack
 
 
 def test_token_vectors_of_many_stretches_are_held_once(xlm_roberta: Path) -> None:
@@ -296,7 +292,7 @@ def test_token_vectors_of_many_stretches_are_held_once(xlm_roberta: Path) -> Non
 def test_each_kind_of_device_has_its_own_way() -> None:
     assert isinstance(device_of(torch.device("cuda:1")), Cuda)
     assert isinstance(device_of(torch.device("mps")), Mps)
-    assert type(device_of(CPU)) is Host
+    assert type(device_of(CPU)) is Device
 
 
 def test_cuda_copies_behind_the_pass_and_waits_before_it_reads(
@@ -332,14 +328,14 @@ def test_cuda_copies_behind_the_pass_and_waits_before_it_reads(
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the passes on {device}")
     monkeypatch.setattr(device_ops, "_pinned", copied)
     device = Cuda(torch.device("cuda:1"))
-    arrived = device.fetch(PackOutput(torch.ones(2, 3), None, torch.ones(4, 3), None, None))
+    arrived = device.fetch(Output(torch.ones(2, 3), None, torch.ones(4, 3), None, None))
     passes = "copies wait for the passes on cuda:1"
     assert calls == ["stream on cuda:1", passes, "copy", "copy", "record"]
     numbers = arrived()
     assert calls[5:] == ["wait"]
     assert numbers.dense is not None
     assert numbers.dense.tolist() == [[1.0] * 3] * 2
-    device.fetch(PackOutput(None, torch.ones(2), None, None, None))
+    device.fetch(Output(None, torch.ones(2), None, None, None))
     assert calls[6:] == [passes, "copy", "record"]  # one stream for all
 
 
@@ -369,20 +365,15 @@ def test_one_thread_at_a_time_computes_where_a_device_takes_no_two(
     assert most == 1
 
 
-@pytest.mark.parametrize("pad", [None, 1])
-def test_a_placed_pack_is_the_pack_with_every_index_moved(pad: int | None) -> None:
+def test_indices_come_to_cuda_from_pinned_memory_without_waiting() -> None:
+    # the calls are all that a machine without CUDA can check
+    cuda, pinned, indices = torch.device("cuda:1"), Mock(), Mock()
+    indices.pin_memory.return_value = pinned
+    assert moved(indices, cuda) is pinned.to.return_value
+    pinned.to.assert_called_once_with(cuda, non_blocking=True)
+
+
+def test_indices_come_to_other_devices_as_they_are() -> None:
     pack = Pack.from_rows([np.array(ids, np.int32) for ids in ([0, 5, 1, 2], [0, 2], [0, 7, 2])])
-    moved: list[torch.Tensor] = []
-
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        moved.append(tensor)
-        return tensor.to("meta")
-
-    placed = PlacedPack.placed(pack, move)
-    found: Iterator[torch.Tensor] = iter(
-        (placed.ids, placed.first, placed.after_first(), placed.positions(pad))
-    )
-    assert all(tensor.device.type == "meta" for tensor in found)
-    originals = (pack.ids, pack.first, pack.after_first(), pack.positions(pad))
-    assert all(torch.equal(a, b) for a, b in zip(moved, originals, strict=True))
-    assert placed.lengths is pack.lengths
+    assert moved(pack.ids, CPU) is pack.ids
+    assert moved(pack.ids, torch.device("meta")).device.type == "meta"

@@ -17,7 +17,6 @@ def test_a_pack_lays_texts_end_to_end() -> None:
     pack = pack_of([0, 5, 2], [0, 2])
     assert pack.ids.tolist() == [0, 5, 2, 0, 2]
     assert pack.offsets.tolist() == [0, 3, 5]
-    assert pack.first.tolist() == [0, 3]
     assert pack.after_first().tolist() == [1, 2, 4]
 
 
