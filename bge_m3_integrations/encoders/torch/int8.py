@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from bge_m3_integrations.encoders.torch.linear import Adding, Linear
+from bge_m3_integrations.encoders.torch.linear import Role
 
 ARITHMETIC = 4
 """Version of what is computed here: another one gives other numbers, which a cache keeps apart."""
@@ -55,7 +55,10 @@ class Int8Weight:
         self, levels: torch.Tensor, dtype: torch.dtype, *, zero: int = ZERO
     ) -> torch.Tensor:
         """`(t, in) uint8` levels around `zero` to `(t, out)` in a dtype."""
-        return _product(levels, self.packed, self.scales, self.zeros, dtype, zero=zero)
+        run = torch.ops.onednn.qlinear_pointwise.default
+        weight = (self.packed, self.scales, self.zeros, None)
+        out: torch.Tensor = run(levels, 1.0, zero, *weight, 1.0, 0, dtype, "none", [], "")
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,12 @@ class Int8Linear:
     activated: bool = False
     after_gelu: bool = False
     residual: bool = False
+
+    @classmethod
+    def from_weight(cls, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Int8Linear:
+        """With its own 8-bit copy of `(out, in)` in any float dtype."""
+        own = Int8Weight.from_weight(weight.float())
+        return cls(own, bias.float(), role == "up", role == "down", role == "mix")
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`; the result is in float32."""
@@ -117,6 +126,16 @@ class Int8QueryKeyValue:
     bias: torch.Tensor
     dtype: torch.dtype
 
+    @classmethod
+    def from_weights(
+        cls, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, dtype: torch.dtype
+    ) -> Int8QueryKeyValue:
+        """With their own 8-bit copy of three `(width, in)` in any float dtype."""
+        query, key, value = (weight.float() for weight in weights)
+        pair = Int8Weight.from_weight(torch.cat([query, key]))
+        bias = torch.cat([b.float() for b in biases])
+        return cls(pair, Int8Weight.from_weight(value), bias, dtype)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`; x is in float32, of which a half-precision dtype would keep no rest."""
         levels, scale = quantized_with_residual(x, self.dtype)
@@ -128,50 +147,6 @@ class Int8QueryKeyValue:
         torch.addcmul(self.bias[:between].to(pair), pair, scale, out=out[:, :between])
         out[:, between:] = torch.addcmul(self.bias[between:], value, scale.float(), out=value)
         return out
-
-
-def make_int8_linear(
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    *,
-    activated: bool = False,
-    after_gelu: bool = False,
-    residual: bool = False,
-) -> Adding:
-    """A layer with its own 8-bit copy of the weights.
-
-    Args:
-        weight: `(out, in)` in any float dtype.
-        bias: `(out,)`.
-        activated: Whether gelu follows.
-        after_gelu: Whether what comes are gelu's results.
-        residual: Whether to keep twice the bits of what comes; not after gelu.
-
-    Returns:
-        The layer.
-    """
-    return Int8Linear(
-        Int8Weight.from_weight(weight.float()), bias.float(), activated, after_gelu, residual
-    )
-
-
-def make_int8_qkv(
-    weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, dtype: torch.dtype
-) -> Linear:
-    """Attention's first product, with its own 8-bit copy of the weights.
-
-    Args:
-        weights: `(width, in)` of query, key and value, in any float dtype.
-        biases: `(width,)` each.
-        dtype: Of the result.
-
-    Returns:
-        The layer; its results lie side by side.
-    """
-    query, key, value = (weight.float() for weight in weights)
-    pair = Int8Weight.from_weight(torch.cat([query, key]))
-    bias = torch.cat([b.float() for b in biases])
-    return Int8QueryKeyValue(pair, Int8Weight.from_weight(value), bias, dtype)
 
 
 def nearest_levels(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -265,27 +240,6 @@ def _low_bytes(sums: torch.Tensor) -> torch.Tensor:
     return sums.view(torch.int32).to(torch.uint8)
 
 
-def _product(
-    levels: torch.Tensor,
-    packed: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
-    dtype: torch.dtype,
-    *,
-    zero: int,
-) -> torch.Tensor:
-    run = torch.ops.onednn.qlinear_pointwise.default
-    out: torch.Tensor = run(
-        levels, 1.0, zero, packed, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
-    )
-    return out
-
-
-def can_int8() -> bool:
-    """Whether this torch has the operators and they compute right on this CPU."""
-    return weight_levels() > 0
-
-
 @cache
 def weight_levels() -> int:
     """The largest weight level whose products stay exact: 127, 63, or 0 where none does.
@@ -301,8 +255,8 @@ def _is_exact(levels: int) -> bool:
     weight[::2] *= -1
     try:
         packed = torch.ops.onednn.qlinear_prepack(weight, [16, 256])
-        ones, zeros = torch.ones(32), torch.zeros(32, dtype=torch.int32)
-        out = _product(x, packed, ones, zeros, torch.float32, zero=ZERO)
+        own = Int8Weight(packed, torch.ones(32), torch.zeros(32, dtype=torch.int32))
+        out = own.product(x, torch.float32, zero=ZERO)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     exact = (x.long() - ZERO) @ weight.long().T

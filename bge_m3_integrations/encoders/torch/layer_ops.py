@@ -8,29 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch.nn.functional import layer_norm
 
 from bge_m3_integrations.encoders.torch.int8 import (
-    make_int8_linear,
-    make_int8_qkv,
+    Int8Linear,
+    Int8QueryKeyValue,
     weight_levels,
 )
 from bge_m3_integrations.encoders.torch.linear import (
     Adding,
     Linear,
     PlainLinear,
+    Role,
     make_linear,
     with_rounded_rows,
 )
 
 # Rows of states that are normalized while they are in cache: 2 MiB at 1,024 wide.
 _ROWS_IN_CACHE = 512
-
-Role: TypeAlias = Literal["mix", "up", "down"]
-"""A product's place in a layer: behind attention; before gelu, and behind it."""
 
 
 class Norm(Protocol):
@@ -129,15 +127,13 @@ class Int8Ops(_TorchOps):
         """See `LayerOps`."""
         if weight_levels() < 127:
             return _Narrowing(self._float(weights, biases), self.dtype)
-        return make_int8_qkv(weights, biases, dtype=self.dtype)
+        return Int8QueryKeyValue.from_weights(weights, biases, dtype=self.dtype)
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `LayerOps`."""
         if weight_levels() < 127 and role == "mix":
             return _Narrowing(self._float([weight], [bias]), self.dtype)
-        return make_int8_linear(
-            weight, bias, activated=role == "up", after_gelu=role == "down", residual=role == "mix"
-        )
+        return Int8Linear.from_weight(weight, bias, role)
 
     def _float(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> Adding:
         return make_linear(weights, biases, dtype=self.dtype, device=torch.device("cpu"))

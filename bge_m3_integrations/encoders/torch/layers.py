@@ -14,8 +14,8 @@ import torch
 from torch.nn.functional import embedding
 
 from bge_m3_integrations.encoders.torch.attention import Attention, plan
-from bge_m3_integrations.encoders.torch.layer_ops import LayerOps, Norm, Role, SharedOps, TorchNorm
-from bge_m3_integrations.encoders.torch.linear import Adding, Linear
+from bge_m3_integrations.encoders.torch.layer_ops import LayerOps, Norm, SharedOps, TorchNorm
+from bge_m3_integrations.encoders.torch.linear import Adding, Linear, Role
 from bge_m3_integrations.encoders.torch.packing import Pack, moved
 from bge_m3_integrations.encoders.torch.tensors import trim_heap
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch.nn.functional import gelu, linear, pad
@@ -21,6 +21,10 @@ from bge_m3_integrations.encoders.torch.packing import rounded
 _STEP = 8
 # Tokens that a layout is chosen for; others work with it too.
 _LAYOUT_TOKENS = 1024
+
+
+Role: TypeAlias = Literal["mix", "up", "down"]
+"""A product's place in a layer: behind attention; before gelu, and behind it."""
 
 
 class Linear(Protocol):

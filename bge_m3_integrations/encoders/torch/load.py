@@ -24,7 +24,6 @@ from bge_m3_integrations.encoders.torch.file_changes import WatchedFiles
 from bge_m3_integrations.encoders.torch.files import CONFIG, HEADS, CheckpointFiles
 from bge_m3_integrations.encoders.torch.heads import POOLINGS, Pooling
 from bge_m3_integrations.encoders.torch.hub import resolve_checkpoint
-from bge_m3_integrations.encoders.torch.int8 import can_int8
 from bge_m3_integrations.encoders.torch.layer_ops import CopiedOps, Int8Ops, LayerOps
 from bge_m3_integrations.encoders.torch.layers import PackedBackbone, is_packable
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
@@ -97,7 +96,7 @@ class CheckpointSource:
         """Whether the weights are kept and multiplied in 8 bits."""
         if self._config.dtype_name != "int8":
             return False
-        if self.device.type != "cpu" or not can_int8() or not is_packable(self.config):
+        if self.device.type != "cpu" or not int8.weight_levels() or not is_packable(self.config):
             raise InputError(
                 "dtype='int8' needs a CPU whose 8-bit products torch computes exactly, and a BERT, "
                 f"RoBERTa or XLM-R backbone; here: {self.device}, {self.config.model_type}. "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from bge_m3_integrations.encoders.torch import int8
+from bge_m3_integrations.encoders.torch.linear import Role
 from bge_m3_integrations.encoders.torch.native.binding import padded_rows
 from bge_m3_integrations.encoders.torch.native.linear import NativeWeight, to_levels
 
@@ -31,20 +32,10 @@ class NativeInt8Linear:
     residual: bool = False
 
     @classmethod
-    def from_weight(
-        cls,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        *,
-        activated: bool = False,
-        after_gelu: bool = False,
-        residual: bool = False,
-    ) -> NativeInt8Linear:
-        """With its own 8-bit copy of the weights; see `int8.make_int8_linear`."""
-        if residual and (activated or after_gelu):
-            raise ValueError("a product beside gelu keeps no residual")
-        zero = int8.GELU_ZERO if after_gelu else int8.ZERO
-        return cls(_in_levels(weight, zero=zero), bias.float(), activated, after_gelu, residual)
+    def from_weight(cls, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> NativeInt8Linear:
+        """With its own 8-bit copy of `(out, in)` in any float dtype."""
+        own = _in_levels(weight, zero=int8.GELU_ZERO if role == "down" else int8.ZERO)
+        return cls(own, bias.float(), role == "up", role == "down", role == "mix")
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
@@ -90,7 +81,7 @@ class NativeInt8QueryKeyValue:
     def from_weights(
         cls, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], *, dtype: torch.dtype
     ) -> NativeInt8QueryKeyValue:
-        """With their own 8-bit copy of the weights; see `int8.make_int8_qkv`."""
+        """With their own 8-bit copy of three `(width, in)` in any float dtype."""
         query, key, value = weights
         pair = _in_levels(torch.cat([query.float(), key.float()]), zero=int8.ZERO)
         bias = torch.cat([b.float() for b in biases])

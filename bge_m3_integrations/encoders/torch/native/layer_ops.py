@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from bge_m3_integrations.encoders.torch.int8 import weight_levels
-from bge_m3_integrations.encoders.torch.layer_ops import LayerOps, Norm, Role
-from bge_m3_integrations.encoders.torch.linear import Adding, Linear
+from bge_m3_integrations.encoders.torch.layer_ops import LayerOps, Norm
+from bge_m3_integrations.encoders.torch.linear import Adding, Linear, Role
 from bge_m3_integrations.encoders.torch.native.binding import padded_rows, runs
 from bge_m3_integrations.encoders.torch.native.int8 import (
     NativeInt8Linear,
@@ -63,9 +63,7 @@ class NativeInt8(_NativeOps):
 
     def linear(self, weight: torch.Tensor, bias: torch.Tensor, role: Role) -> Adding:
         """See `LayerOps`."""
-        return NativeInt8Linear.from_weight(
-            weight, bias, activated=role == "up", after_gelu=role == "down", residual=role == "mix"
-        )
+        return NativeInt8Linear.from_weight(weight, bias, role)
 
 
 def native_ops(config: Any, *, dtype: torch.dtype, int8: bool) -> LayerOps | None:

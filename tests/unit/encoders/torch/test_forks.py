@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bge_m3_integrations.encoders.torch.int8 import can_int8
+from bge_m3_integrations.encoders.torch.int8 import weight_levels
 from tests import checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -117,7 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("kernels", ["on", "off"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_child_encodes_what_its_parent_would(folder: str, dtype: str, kernels: str) -> None:
-    if dtype == "int8" and not can_int8():
+    if dtype == "int8" and not weight_levels():
         pytest.skip("no 8-bit products here")
     _run(_IDLE, folder, dtype, kernels, "")
 

@@ -13,8 +13,7 @@ from bge_m3_integrations.encoders.torch import int8
 from bge_m3_integrations.encoders.torch.int8 import (
     Int8Linear,
     Int8QueryKeyValue,
-    make_int8_linear,
-    make_int8_qkv,
+    Int8Weight,
     quantized_gelu,
     quantized_rows,
     quantized_with_residual,
@@ -23,7 +22,7 @@ from bge_m3_integrations.encoders.torch.layer_ops import Int8Ops
 from bge_m3_integrations.encoders.torch.load import CheckpointSource
 
 needs_int8 = pytest.mark.skipif(
-    not int8.can_int8(), reason="torch has no exact 8-bit products here"
+    not int8.weight_levels(), reason="torch has no exact 8-bit products here"
 )
 
 
@@ -82,6 +81,11 @@ def test_results_of_gelu_never_leave_the_levels() -> None:
     assert (levels[:, 1] <= 32).all()
 
 
+def plain(weight: torch.Tensor, bias: torch.Tensor) -> Int8Linear:
+    """A layer whose input is taken as it comes, without gelu behind."""
+    return Int8Linear(Int8Weight.from_weight(weight), bias)
+
+
 @needs_int8
 def test_a_layer_after_gelu_is_closer_to_its_float_one() -> None:
     weight, bias = random(48, 256), random(48, seed=9)
@@ -89,7 +93,7 @@ def test_a_layer_after_gelu_is_closer_to_its_float_one() -> None:
     expected = x @ weight.T + bias
     errors = [
         float((make(x) - expected).norm() / expected.norm())
-        for make in (make_int8_linear(weight, bias, after_gelu=after) for after in (True, False))
+        for make in (Int8Linear.from_weight(weight, bias, "down"), plain(weight, bias))
     ]
     assert errors[0] < 0.8 * errors[1]
 
@@ -99,8 +103,7 @@ def test_a_layer_after_gelu_is_closer_to_its_float_one() -> None:
 def test_a_layer_is_close_to_its_float_one(activated: bool) -> None:
     weight, bias = random(144, 256), random(144, seed=9)
     x = random(33, 256, seed=5)
-    layer = make_int8_linear(weight, bias, activated=activated)
-    assert isinstance(layer, Int8Linear)
+    layer = Int8Linear.from_weight(weight, bias, "up") if activated else plain(weight, bias)
     expected = x @ weight.T + bias
     expected = torch.nn.functional.gelu(expected) if activated else expected
     error = (layer(x) - expected).norm() / expected.norm()
@@ -119,10 +122,8 @@ def test_what_comes_with_twice_the_bits_is_hardly_rounded() -> None:
     weight, bias, x = levels_of(random(48, 256)), random(48, seed=9), random(33, 256, seed=5)
     expected = x @ weight.T + bias
     errors = [
-        float(
-            (make_int8_linear(weight, bias, residual=twice)(x) - expected).norm() / expected.norm()
-        )
-        for twice in (False, True)
+        float((make(x) - expected).norm() / expected.norm())
+        for make in (plain(weight, bias), Int8Linear.from_weight(weight, bias, "mix"))
     ]
     assert 1e-3 < errors[0] < 0.02
     assert errors[1] < 1e-4
@@ -135,7 +136,7 @@ def test_values_are_closer_than_queries_and_keys(dtype: torch.dtype) -> None:
     # what one product keeps of the weights' rounding is not in question here
     weights = [levels_of(weight) for weight in weights]
     x = random(33, 256, seed=5)
-    found = make_int8_qkv(weights, biases, dtype=dtype)(x).split(48, dim=1)
+    found = Int8QueryKeyValue.from_weights(weights, biases, dtype=dtype)(x).split(48, dim=1)
     errors = [
         float((part.float() - (x @ w.T + b)).norm() / (x @ w.T).norm())
         for part, w, b in zip(found, weights, biases, strict=True)
@@ -150,9 +151,9 @@ def test_values_are_closer_than_queries_and_keys(dtype: torch.dtype) -> None:
 def test_a_row_gives_the_same_numbers_in_any_company(qkv: bool) -> None:
     weight, bias = random(32, 64), random(32)
     layer = (
-        make_int8_qkv([weight] * 3, [bias] * 3, dtype=torch.float32)
+        Int8QueryKeyValue.from_weights([weight] * 3, [bias] * 3, dtype=torch.float32)
         if qkv
-        else make_int8_linear(weight, bias)
+        else plain(weight, bias)
     )
     x = random(20, 64, seed=1) * torch.logspace(-3, 3, 20)[:, None]
     alone = torch.cat([layer(row[None]) for row in x])
@@ -160,7 +161,7 @@ def test_a_row_gives_the_same_numbers_in_any_company(qkv: bool) -> None:
 
 
 def test_products_that_overflow_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    product = int8._product
+    product = Int8Weight.product
 
     def saturating(*args: Any, **options: Any) -> torch.Tensor:
         bound = 32767 * 128  # 256 products, added in pairs of 16 bits
@@ -168,7 +169,7 @@ def test_products_that_overflow_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
     if not int8._is_exact(63):
         pytest.skip("torch has no exact 8-bit products here")
-    monkeypatch.setattr(int8, "_product", saturating)
+    monkeypatch.setattr(Int8Weight, "product", saturating)
     monkeypatch.setattr(int8, "ZERO", 0)
     assert not int8._is_exact(127)
     assert int8._is_exact(63)
@@ -178,7 +179,7 @@ def test_a_torch_without_the_operators_has_no_int8(monkeypatch: pytest.MonkeyPat
     def missing(*_: object, **__: object) -> None:
         raise AttributeError("no operator")
 
-    monkeypatch.setattr(int8, "_product", missing)
+    monkeypatch.setattr(Int8Weight, "product", missing)
     assert int8.weight_levels.__wrapped__() == 0
 
 
@@ -246,6 +247,6 @@ def test_levels_are_found_in_all_bits_of_the_states(xlm_roberta: Path) -> None:
 def test_int8_where_it_cannot_be_is_an_error_that_names_the_way_out(
     xlm_roberta: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_m3_integrations.encoders.torch.load.can_int8", lambda: False)
+    monkeypatch.setattr(int8, "weight_levels", lambda: 0)
     with pytest.raises(InputError, match="dtype='auto'"):
         BGEM3(xlm_roberta, device="cpu", dtype="int8").encode_documents(["dense"])

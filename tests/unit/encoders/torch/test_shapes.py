@@ -15,7 +15,7 @@ from transformers import MPNetConfig, MPNetModel
 
 from bge_m3_integrations import BGEM3
 from bge_m3_integrations.encoders.torch import linear
-from bge_m3_integrations.encoders.torch.int8 import can_int8
+from bge_m3_integrations.encoders.torch.int8 import weight_levels
 from bge_m3_integrations.encoders.torch.packing import Pack, rounded
 from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
 from tests import checkpoints
@@ -89,7 +89,7 @@ def generic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [("bfloat16", "on"), ("bfloat16", "off"), ("int8", "off"), ("float32", "off")],
 )
 def test_texts_of_all_lengths_need_few_kernels(packed: Path, dtype: str, kernels: str) -> None:
-    if dtype == "int8" and not can_int8():
+    if dtype == "int8" and not weight_levels():
         pytest.skip("no 8-bit products here")
     found = _kernels_made(_PROGRAM, str(packed), dtype, kernels, str(LENGTHS))
     # two heads; without our own kernels four products of a layer and those of attention too

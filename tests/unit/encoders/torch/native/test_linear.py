@@ -129,7 +129,7 @@ def test_a_kernel_adds_by_its_own_hand_what_rounding_would_lose(dtype: torch.dty
     weight[:, 1:] = 1 / 1024
     x = torch.ones(3, 1024)
     if dtype == torch.int8:
-        found = NativeInt8Linear.from_weight(torch.ones(64, 1024), torch.zeros(64))(x)
+        found = NativeInt8Linear.from_weight(torch.ones(64, 1024), torch.zeros(64), "mix")(x)
         torch.testing.assert_close(found, torch.full((3, 64), 1024.0))
         return
     out = torch.zeros(3, 64)
@@ -194,8 +194,8 @@ def test_a_layer_in_8_bits_is_near_the_float_one(
     weight, bias = drawn(outputs, 528) / 23, drawn(outputs, seed=1)
     x = drawn(rows, 528, seed=2).to(states)
     expected = x.float() @ weight.T + bias
-    up = NativeInt8Linear.from_weight(weight, bias, activated=True)
-    down = NativeInt8Linear.from_weight(weight, bias, after_gelu=True)
+    up = NativeInt8Linear.from_weight(weight, bias, "up")
+    down = NativeInt8Linear.from_weight(weight, bias, "down")
     active = gelu(x.float() * 2)
     for found, exact in (
         (up(x), gelu(expected)),
@@ -262,7 +262,7 @@ def test_what_comes_with_twice_the_bits_is_hardly_rounded(states: torch.dtype) -
     if not runs(torch.int8):
         pytest.skip("no kernels for 8 bits here")
     x, bias, sums = drawn(50, 64, seed=2).to(states), drawn(64, seed=1), torch.ones(50, 64)
-    layer = NativeInt8Linear.from_weight(torch.eye(64), bias, residual=True)
+    layer = NativeInt8Linear.from_weight(torch.eye(64), bias, "mix")
     layer.add_to(sums, x)
     finer = x.float().abs().amax(dim=1, keepdim=True) / int8.ACTIVATION_LEVELS / int8.REST_LEVELS
     for found in (layer(x), sums - 1):
