@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -96,47 +96,6 @@ def _filled(order: IntArray, lengths: IntArray, budget: TokenBudget) -> Iterator
         yield np.array(batch)
 
 
-def run_in_batches(
-    lengths: IntArray,
-    budget: TokenBudget,
-    run: Callable[[IntArray], None],
-    *,
-    padded: bool,
-    is_out_of_memory: Callable[[BaseException], bool],
-    make_room: Callable[[], None] = lambda: None,
-) -> None:
-    """Run every text once; a batch that does not fit in memory runs again in smaller ones.
-
-    Args:
-        lengths: `(n,)` tokens per text.
-        budget: Shared by all calls of an encoder; only running out of memory shrinks it, at most
-            by half each time.
-        run: Takes the positions of one batch. Must leave no trace when it raises.
-        padded: See `batches`.
-        is_out_of_memory: Tells a full device from every other error, which is raised at once.
-            Out of memory at a single text is raised too: the original error.
-        make_room: Called before a batch that did not fit runs again.
-    """
-    for batch in batches(lengths, budget, padded=padded):
-        try:
-            run(batch)
-            continue
-        except Exception as error:
-            if len(batch) == 1 or not is_out_of_memory(error):
-                raise
-        # behind the handler: the error holds the frames, and they the tensors that filled memory
-        smaller = smaller_for(lengths[batch], budget, padded=padded)
-        make_room()
-        run_in_batches(
-            lengths[batch],
-            smaller,
-            _within(run, batch),
-            padded=padded,
-            is_out_of_memory=is_out_of_memory,
-            make_room=make_room,
-        )
-
-
 def smaller_for(lengths: IntArray, budget: TokenBudget, *, padded: bool) -> TokenBudget:
     """The bound to run under after a batch of texts of these lengths did not fit."""
     longest_first = np.maximum(np.sort(lengths)[::-1], 1)
@@ -164,11 +123,6 @@ def shares(lengths: IntArray, *, tokens: int) -> list[IntArray]:
         owner[text] = share
         heapq.heapreplace(lightest, (held + int(lengths[text]), share))
     return [np.flatnonzero(owner == share) for share in range(count)]
-
-
-def _within(run: Callable[[IntArray], None], batch: IntArray) -> Callable[[IntArray], None]:
-    """The same work, by positions within one batch."""
-    return lambda rows: run(batch[rows])
 
 
 def _costs(lengths: IntArray, *, padded: bool) -> IntArray:

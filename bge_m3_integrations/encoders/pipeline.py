@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -18,7 +18,6 @@ from bge_m3_integrations.core.embeddings import IntArray
 from bge_m3_integrations.encoders.batching import (
     TokenBudget,
     batches,
-    run_in_batches,
     smaller_for,
 )
 
@@ -103,42 +102,38 @@ def run_stages(
         pieces: Stretches of texts. At most two are tokenized and not yet run.
         options: The conditions they run under.
     """
-    if not options.overlap.ahead and options.overlap.in_flight == 0:
-        for piece in pieces:
-            stretch = work.prepare(piece)
+    held: AbstractContextManager[Iterable[Stretch]] = (
+        closing(prepared(work.prepare, pieces))
+        if options.overlap.ahead
+        else nullcontext(map(work.prepare, pieces))
+    )
+    with held as stretches:
+        if options.overlap.in_flight:
+            with _Flight(work, options) as flight:
+                for stretch in stretches:
+                    for rows in batches(stretch.lengths, options.budget, padded=options.padded):
+                        flight.launch(stretch, rows)
+                flight.collect_all()
+            return
+        for stretch in stretches:
             if len(stretch.lengths) == 1:  # such as a query: nothing to divide
                 work.finish(work.start(stretch, _FIRST))
             else:
-                _run_serially(work, stretch, options)
-        return
-    with closing(prepared(work.prepare, pieces, ahead=options.overlap.ahead)) as stretches:
-        if options.overlap.in_flight == 0:
-            for stretch in stretches:
-                _run_serially(work, stretch, options)
-            return
-        with _Flight(work, options) as flight:
-            for stretch in stretches:
-                for rows in batches(stretch.lengths, options.budget, padded=options.padded):
-                    flight.launch(stretch, rows)
-            flight.collect_all()
+                _run_serially(work, stretch, options, np.arange(len(stretch.lengths)))
 
 
 def prepared(
-    prepare: Callable[[Piece], Stretch], pieces: Iterable[Piece], *, ahead: bool
+    prepare: Callable[[Piece], Stretch], pieces: Iterable[Piece]
 ) -> Generator[Stretch, None, None]:
-    """Prepare pieces in order, one ahead of its use where that is asked for.
+    """Prepare pieces in order, the next one on a thread while the last one is in use.
 
     Args:
         prepare: Makes a stretch of a piece.
         pieces: The pieces; a single one starts no thread.
-        ahead: Prepare the next piece, on a thread, while the last one is in use.
 
     Yields:
         The stretches.
     """
-    if not ahead:
-        yield from map(prepare, pieces)
-        return
     waiting = iter(pieces)
     with ThreadPoolExecutor(1, "bge-m3-tokenize") as thread:
         for first in waiting:
@@ -151,22 +146,30 @@ def prepared(
 
 
 def _run_serially(
-    work: Work[Piece, Stretch, Started],
-    stretch: Stretch,
-    options: RunOptions,
-    within: IntArray | None = None,
+    work: Work[Piece, Stretch, Started], stretch: Stretch, options: RunOptions, texts: IntArray
 ) -> None:
-    """Texts of a stretch, one pass after the other; by default all."""
-    lengths = stretch.lengths
-    chosen = np.arange(len(lengths)) if within is None else within
-    run_in_batches(
-        lengths[chosen],
-        options.budget,
-        lambda rows: work.finish(work.start(stretch, chosen[rows])),
-        padded=options.padded,
-        is_out_of_memory=options.is_out_of_memory,
-        make_room=options.make_room,
-    )
+    """Texts of a stretch, one pass after the other."""
+    for batch in batches(stretch.lengths[texts], options.budget, padded=options.padded):
+        rows = texts[batch]
+        try:
+            work.finish(work.start(stretch, rows))
+            continue
+        except Exception as error:
+            if len(rows) == 1 or not options.is_out_of_memory(error):
+                raise
+        # behind the handler: the error holds the frames, and they the tensors that filled memory
+        _run_again(work, stretch, options, rows)
+
+
+def _run_again(
+    work: Work[Piece, Stretch, Started], stretch: Stretch, options: RunOptions, rows: IntArray
+) -> None:
+    """Texts of a pass that did not fit in memory, in smaller ones; a single text as it was."""
+    if len(rows) > 1:
+        smaller = smaller_for(stretch.lengths[rows], options.budget, padded=options.padded)
+        options = replace(options, budget=smaller)
+    options.make_room()
+    _run_serially(work, stretch, options, rows)
 
 
 class _Flight(Generic[Piece, Stretch, Started]):
@@ -209,13 +212,7 @@ class _Flight(Generic[Piece, Stretch, Started]):
         while self._returning:
             self._collect()
         for stretch, rows in self._lost:
-            options = self._terms
-            if len(rows) > 1:
-                lengths = stretch.lengths[rows]
-                smaller = smaller_for(lengths, options.budget, padded=options.padded)
-                options = replace(options, budget=smaller)
-            options.make_room()
-            _run_serially(self._work, stretch, options, rows)
+            _run_again(self._work, stretch, self._terms, rows)
         self._lost.clear()
 
     def _start(self, stretch: Stretch, rows: IntArray) -> bool:

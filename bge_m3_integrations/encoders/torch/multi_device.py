@@ -70,7 +70,7 @@ class SeveralDevices(EncoderWrapper):
         if not len(texts):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
         results = self.encoder.results(len(texts), modes)
-        found = prepared(stretches.tokenized, stretches.pieces(), ahead=True)
+        found = prepared(stretches.tokenized, stretches.pieces())
         with closing(found), _Call(self._running(), results, modes) as call:
             for stretch in found:
                 results.extend(stretch.tokens)

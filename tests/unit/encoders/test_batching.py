@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from bge_m3_integrations.core.embeddings import IntArray
-from bge_m3_integrations.encoders.batching import TokenBudget, run_in_batches, shares
+from bge_m3_integrations.encoders.batching import TokenBudget, shares
+from bge_m3_integrations.encoders.pipeline import Overlap, RunOptions, run_stages
 from bge_m3_integrations.errors import InputError
 
 
@@ -16,7 +17,13 @@ class Device:
         self.ran: list[list[int]] = []
         self.tried = 0
 
-    def run(self, rows: IntArray) -> None:
+    def prepare(self, piece: object) -> Device:
+        return self
+
+    def start(self, stretch: Device, rows: IntArray) -> IntArray:
+        return rows
+
+    def finish(self, rows: IntArray) -> None:
         self.tried += 1
         if len(rows) * int(self.lengths[rows].max()) > self.room:
             raise MemoryError("full")
@@ -28,9 +35,8 @@ def is_memory_error(error: BaseException) -> bool:
 
 
 def go(device: Device, budget: TokenBudget, *, padded: bool = True) -> None:
-    run_in_batches(
-        device.lengths, budget, device.run, padded=padded, is_out_of_memory=is_memory_error
-    )
+    options = RunOptions(budget, padded, Overlap(), is_memory_error, lambda: None)
+    run_stages(device, [None], options)
 
 
 def test_every_text_runs_once_and_no_batch_is_larger_than_the_budget() -> None:
@@ -94,16 +100,15 @@ def test_a_smaller_budget_stays_for_the_next_call() -> None:
 
 
 def test_a_small_batch_that_fails_once_leaves_room_for_large_ones() -> None:
-    full = True
-
-    def run(rows: IntArray) -> None:
-        nonlocal full
-        if full:
-            full = False
-            raise MemoryError("full of another call's numbers")
+    class FullOnce(Device):
+        def finish(self, rows: IntArray) -> None:
+            if not self.tried:
+                self.tried += 1
+                raise MemoryError("full of another call's numbers")
+            super().finish(rows)
 
     budget = TokenBudget(65_536)
-    run_in_batches(np.array([6, 6]), budget, run, padded=False, is_out_of_memory=is_memory_error)
+    go(FullOnce(np.array([6, 6])), budget, padded=False)
     assert budget.tokens == 32_768
 
 
@@ -120,18 +125,15 @@ def test_out_of_memory_at_one_text_is_the_original_error() -> None:
 
 
 def test_any_other_error_is_raised_at_once() -> None:
-    tries = 0
+    class Broken(Device):
+        def finish(self, rows: IntArray) -> None:
+            self.tried += 1
+            raise RuntimeError("wrong shape")
 
-    def run(rows: IntArray) -> None:
-        nonlocal tries
-        tries += 1
-        raise RuntimeError("wrong shape")
-
+    device = Broken(np.full(9, 3))
     with pytest.raises(RuntimeError, match="wrong shape"):
-        run_in_batches(
-            np.full(9, 3), TokenBudget(100), run, padded=False, is_out_of_memory=is_memory_error
-        )
-    assert tries == 1
+        go(device, TokenBudget(100), padded=False)
+    assert device.tried == 1
 
 
 @pytest.mark.parametrize("tokens", [0, -1, 2.5, True])
