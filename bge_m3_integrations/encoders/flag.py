@@ -6,14 +6,13 @@ twice. The modules are used where they are, in the dtype they have, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from bge_m3_integrations._internal.forks import frees_properties
-from bge_m3_integrations.core.embeddings import ALL_MODES, Kind, Mode, Modes
+from bge_m3_integrations.core.embeddings import Modes
 from bge_m3_integrations.encoders.config import ModelConfig
 from bge_m3_integrations.encoders.torch import fingerprint
 from bge_m3_integrations.encoders.torch.config import usable_positions
@@ -29,6 +28,7 @@ from bge_m3_integrations.encoders.torch.layers import (
 from bge_m3_integrations.encoders.torch.linear import PlainLinear
 from bge_m3_integrations.encoders.torch.modules import Backbone, M3Modules
 from bge_m3_integrations.encoders.torch.padded import PaddedBackbone
+from bge_m3_integrations.encoders.torch.source import Source
 from bge_m3_integrations.encoders.torch.tensor_checks import FLOATS
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer, wrap_tokenizer
 from bge_m3_integrations.encoders.torch.tokenizer_file import check_fits
@@ -36,8 +36,8 @@ from bge_m3_integrations.errors import InputError
 
 
 @frees_properties
-class FlagSource:
-    """The modules of a `BGEM3FlagModel`; implements `encoders.torch.load.Source`.
+class FlagSource(Source):
+    """The modules of a `BGEM3FlagModel`, with all three heads.
 
     Args:
         flag_model: The model. Its own `.encode()` may move or cast the modules later; each call
@@ -82,21 +82,8 @@ class FlagSource:
         check_fits(wrapped, int(self.config.vocab_size), source=name)
         return wrapped
 
-    @property
-    def modes(self) -> frozenset[Mode]:
-        """All three."""
-        return ALL_MODES
-
     def check_modes(self, modes: Modes) -> None:
         """Nothing is lacking."""
-
-    def prompt(self, kind: Kind) -> str:
-        """None: the model's own instructions are read by `FlagEncoder`."""
-        return ""
-
-    def rebuilt(self) -> Iterable[TextTokenizer]:
-        """None: the model's own tokenizer was always the one."""
-        return ()
 
     @property
     def modules(self) -> M3Modules:
@@ -127,14 +114,13 @@ class FlagSource:
 
     @property
     def loaded_as(self) -> tuple[str, str]:
-        """See `encoders.torch.load.Source.loaded_as`."""
+        """See `Source.loaded_as`."""
         return str(self.device), self.precision
 
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the tensors in memory; rounded weights differ from the file's."""
-        backbone, colbert, sparse = (part.state_dict().items() for part in self._parts)
-        return fingerprint.weights_digest(backbone=backbone, colbert=colbert, sparse=sparse)
+        return fingerprint.weights_digest(*(part.state_dict().items() for part in self._parts))
 
 
 def _is_plain(module: Any) -> bool:

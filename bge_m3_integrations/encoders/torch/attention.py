@@ -72,8 +72,9 @@ def plan(
             heads,
             tuple(_Part(w, s, w.mask(dtype, size=s)) for w, s in zip(parts, sizes, strict=True)),
         )
-    if device.type == "cuda" and dtype != torch.float32 and _takes_varlen(device, head_width):
-        return Varlen(heads, _cumulative(pack, device), int(pack.lengths.max()))
+    kernel = varlen_attention() if device.type == "cuda" and dtype != torch.float32 else None
+    if kernel is not None and _takes_varlen(device, head_width):
+        return Varlen(kernel, heads, _cumulative(pack, device), int(pack.lengths.max()))
     return Bucketed(heads, buckets(pack, device))
 
 
@@ -113,37 +114,27 @@ class Blockwise:
         tokens, width = len(qkv), qkv.shape[1] // 3
         out = qkv.new_zeros(tokens, self.heads, width // self.heads)
         blocks = [_block(self.heads, part.size) for part in self.parts]
-        scores = qkv.new_empty(max(block.scores for block in blocks))
-        for part, block in zip(self.parts, blocks, strict=True):
+        held = zip(self.parts, blocks, strict=True)
+        scores = qkv.new_empty(max(step * rows * part.size for part, (step, rows) in held))
+        for part, (step, rows) in zip(self.parts, blocks, strict=True):
             own, length = slice(part.window.start, part.window.end), part.window.length
             heads = qkv[own].view(length, 3, self.heads, -1).permute(1, 2, 0, 3)
-            for h in range(0, self.heads, block.heads):
-                some = slice(h, h + block.heads)
-                mixed = _attend(_apart(heads[:, some], part.size), part, block, scores)
+            for h in range(0, self.heads, step):
+                some = slice(h, h + step)
+                mixed = _attend(_apart(heads[:, some], part.size), part, rows, scores)
                 out[own, some] = mixed[:, :length].transpose(0, 1)
         return out.flatten(1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """So many heads, rows of each, and columns are multiplied at once."""
+def _block(heads: int, size: int) -> tuple[int, int]:
+    """How many heads, and rows of each, are multiplied with `size` columns at once.
 
-    heads: int
-    rows: int
-    columns: int
-
-    @property
-    def scores(self) -> int:
-        """The number of scores."""
-        return self.heads * self.rows * self.columns
-
-
-def _block(heads: int, size: int) -> _Block:
-    """The block that fits into `_SCORES` numbers per thread: at least one head each, or one row."""
+    Their scores fit into `_SCORES` numbers per thread: at least one head each, or one row.
+    """
     threads = min(heads, torch.get_num_threads())
     room = _SCORES * threads
     some = min(heads, max(threads, room // size**2))
-    return _Block(some, rows=min(size, max(1, room // (some * size))), columns=size)
+    return some, min(size, max(1, room // (some * size)))
 
 
 def _apart(heads: torch.Tensor, size: int) -> torch.Tensor:
@@ -158,29 +149,25 @@ def _apart(heads: torch.Tensor, size: int) -> torch.Tensor:
     return apart
 
 
-def _attend(apart: torch.Tensor, part: _Part, block: _Block, scores: torch.Tensor) -> torch.Tensor:
-    """Attention of some heads over one window, `(3, some, size, head)`, block by block."""
+def _attend(apart: torch.Tensor, part: _Part, step: int, scores: torch.Tensor) -> torch.Tensor:
+    """Attention of some heads over one window, `(3, some, size, head)`, so many rows at a time."""
     query, key, value = apart.unbind(0)
     out = torch.empty_like(query)
-    for r in range(0, part.size, block.rows):
-        rows = slice(r, r + block.rows)
+    for r in range(0, part.size, step):
+        rows = slice(r, r + step)
         band = query[:, rows]
         found = scores[: band.shape[0] * band.shape[1] * part.size]
         found = found.view(band.shape[0], band.shape[1], part.size)
         scale = band.shape[-1] ** -0.5
         torch.baddbmm(found, band, key.transpose(1, 2), beta=0, alpha=scale, out=found)
-        _hide_others(found, part, rows=rows)
+        # take out other texts, and what the window was rounded up by
+        if part.mask is not None:
+            found.add_(part.mask[rows])
+        else:
+            found[..., part.window.length :] = -torch.inf
         torch.softmax(found, -1, out=found)
         torch.bmm(found, value, out=out[:, rows])
     return out
-
-
-def _hide_others(block: torch.Tensor, part: _Part, *, rows: slice) -> None:
-    """Take other texts and what the window was rounded up by out of a block of scores."""
-    if part.mask is not None:
-        block.add_(part.mask[rows])
-    else:
-        block[..., part.window.length :] = -torch.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,18 +221,16 @@ def _by_products(apart: torch.Tensor, part: _Part, product: Product) -> torch.Te
 class Varlen:
     """Torch's packed kernel for CUDA; texts are told apart by their offsets."""
 
+    kernel: Callable[..., Any]
     heads: int
     offsets: torch.Tensor
     longest: int
 
     def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
         """See `Attention`."""
-        kernel = varlen_attention()
-        if kernel is None:
-            raise RuntimeError("this torch has no packed attention; plan() should not choose it")
         query, key, value = qkv.view(len(qkv), 3, self.heads, -1).unbind(1)
         ends = self.offsets
-        out: torch.Tensor = kernel(query, key, value, ends, ends, self.longest, self.longest)
+        out: torch.Tensor = self.kernel(query, key, value, ends, ends, self.longest, self.longest)
         return out.flatten(1)
 
 
@@ -322,8 +307,7 @@ def varlen_attention() -> Callable[..., Any] | None:
 def _takes_varlen(device: torch.device, head_width: int) -> bool:
     """Whether torch's packed kernel runs on a CUDA device: its own checks, before it makes them."""
     return (
-        varlen_attention() is not None
-        and torch.backends.cuda.is_flash_attention_available()
+        torch.backends.cuda.is_flash_attention_available()
         and torch.cuda.get_device_capability(device) >= (8, 0)
         and head_width % 8 == 0
         and head_width <= 256

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
-
 import torch
 
 from bge_m3_integrations.errors import InputError
-
-DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Tokens per batch. A GPU wants big products. So does a CPU, until an activation (28 MiB here, in
@@ -71,7 +67,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name in _DTYPES:
         return _DTYPES[name]
     if name != "auto":
-        raise InputError(f"dtype={name!r} is not one of {list(get_args(DtypeName))}")
+        raise InputError(f"dtype={name!r} is not one of {['auto', *_DTYPES]}")
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16

@@ -67,8 +67,7 @@ class CheckpointFiles:
     Attributes:
         folder: Holds every file below, and `config.json`.
         weights: The backbone's tensors: one file, or all shards of one set (without the index).
-        colbert_head: `colbert_linear.pt`, or None: the checkpoint gives no token vectors.
-        sparse_head: `sparse_linear.pt`, or None: the checkpoint gives no lexical weights.
+        heads: Those that are there, by mode; the checkpoint gives no other modes but dense.
         tokenizer: `tokenizer.json`, or the vocabulary that a tokenizer can be built from.
         pooling_config: `1_Pooling/config.json`, or None.
         name: The hub id, or the folder's name.
@@ -77,18 +76,11 @@ class CheckpointFiles:
 
     folder: Path
     weights: tuple[Path, ...]
-    colbert_head: Path | None
-    sparse_head: Path | None
+    heads: Mapping[Mode, Path]
     tokenizer: Path
     pooling_config: Path | None
     name: str
     revision: str | None
-
-    @property
-    def heads(self) -> dict[Mode, Path]:
-        """The heads that are there, by mode."""
-        found: dict[Mode, Path | None] = {"sparse": self.sparse_head, "colbert": self.colbert_head}
-        return {mode: path for mode, path in found.items() if path is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +127,7 @@ def read_folder(folder: Path, place: Place, *, name: str, revision: str | None) 
     return CheckpointFiles(
         folder=folder,
         weights=tuple(folder / file for file in weights),
-        colbert_head=folder / HEADS["colbert"] if HEADS["colbert"] in names else None,
-        sparse_head=folder / HEADS["sparse"] if HEADS["sparse"] in names else None,
+        heads={mode: folder / name for mode, name in HEADS.items() if name in names},
         tokenizer=folder / choice.tokenizer,
         pooling_config=folder / _POOLING if _POOLING in names else None,
         name=name,
@@ -155,7 +146,7 @@ def _names(folder: Path) -> list[str]:
 
 def choose(names: Collection[str], place: Place) -> Choice:
     """Pick the needed files from the names that are there, or name all missing ones."""
-    check_whole(names, place)
+    _check_whole(names, place)
     entry = _first(_WEIGHTS, names)
     tokenizer = _first(_TOKENIZERS, names)
     missing = list(_missing(names, entry, tokenizer))
@@ -170,16 +161,8 @@ def choose(names: Collection[str], place: Place) -> Choice:
     return Choice(entry, tokenizer, (*(name for name in wanted if name in names), *index))
 
 
-def check_whole(names: Collection[str], place: Place) -> None:
-    """Refuse weights that an adapter or a list of scales beside them is to change.
-
-    Args:
-        names: The files that are there.
-        place: Where.
-
-    Raises:
-        CheckpointError: There is such a file; the message names it and the fix.
-    """
+def _check_whole(names: Collection[str], place: Place) -> None:
+    """Refuse weights that an adapter or a list of scales beside them is to change."""
     if adapter := _first(_ADAPTERS, names):
         raise CheckpointError(
             f"{place.label} holds an adapter ({adapter}), which the weights beside it do not "

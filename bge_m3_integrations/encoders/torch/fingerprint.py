@@ -63,24 +63,21 @@ def tokenizer_digest(tokenizer: TextTokenizer) -> str:
     return _sha256([json.dumps(parts, sort_keys=True).encode(), repr(special).encode()])
 
 
-def weights_digest(*, backbone: NamedTensors, colbert: NamedTensors, sparse: NamedTensors) -> str:
+def weights_digest(backbone: NamedTensors, *heads: NamedTensors) -> str:
     """Digest of the tensors that embeddings depend on, with their names.
 
     Args:
         backbone: Names and tensors, in any order; a prefix that all share does not count, because
             a task model's file has one and the bare backbone's has none.
-        colbert: The ColBERT head's.
-        sparse: The sparse head's.
+        *heads: Those of the ColBERT head, then of the sparse one.
 
     Returns:
         A sha256 in hex.
     """
     digests = {name: _tensor_digest(t) for name, t in backbone if not _is_unused(name)}
-    heads = [
-        f"{name} {_tensor_digest(t)}" for head in (colbert, sparse) for name, t in sorted(head)
-    ]
     body = [f"{name} {digest}" for name, digest in sorted(_without_prefix(digests).items())]
-    return combine(*body, *heads)
+    rest = [f"{name} {_tensor_digest(t)}" for head in heads for name, t in sorted(head)]
+    return combine(*body, *rest)
 
 
 def _without_prefix(digests: dict[str, str]) -> dict[str, str]:

@@ -122,18 +122,22 @@ def _onednn_product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
 @cache
 def float32_product() -> Product | None:
-    """OneDNN's product in float32 of a matrix that is used once, or None where it does not pay.
+    """OneDNN's product in float32 where it pays for matrices of about one size, else None.
 
     Torch gives float32 products to MKL. With AVX-512, oneDNN's take half of the time of MKL's on
     some CPUs (AMD's); with less than that they are level.
     """
-    if "AVX512" not in torch.backends.cpu.get_cpu_capability():
-        return None
+    return onednn_product() if "AVX512" in torch.backends.cpu.get_cpu_capability() else None
+
+
+@cache
+def onednn_product() -> Product | None:
+    """OneDNN's product in float32 of a matrix that is used once, or None where it is not right."""
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(n, 48, generator=generator) for n in (24, 40))
     try:
         found = _onednn_product(x[:, :32], w.T.contiguous().T[:, :32])
-    except (RuntimeError, AttributeError, NotImplementedError):
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
         return None
     exact = x[:, :32] @ w[:, :32].T
     return _onednn_product if torch.allclose(found, exact, atol=1e-5) else None

@@ -186,7 +186,7 @@ class CheckpointSource:
     @cached_property
     def colbert_dim(self) -> int:
         """Width of a token vector, from the head's shape; no tensor is read. 0 without a head."""
-        path = self.files.colbert_head
+        path = self.files.heads.get("colbert")
         return 0 if path is None else head_width(path)
 
     @cached_property
@@ -257,14 +257,10 @@ class CheckpointSource:
     @cached_property
     def weights_digest(self) -> str:
         """Digest of the files' tensors; computed once per state of the files."""
-        files = self.files
+        parts = [self.files.weights, *([head] for head in _heads(self.files))]
         return remembered(
-            _state(files),
-            lambda: fingerprint.weights_digest(
-                backbone=fingerprint.file_tensors(files.weights),
-                colbert=fingerprint.file_tensors(_given(files.colbert_head)),
-                sparse=fingerprint.file_tensors(_given(files.sparse_head)),
-            ),
+            _state(self.files),
+            lambda: fingerprint.weights_digest(*map(fingerprint.file_tensors, parts)),
         )
 
 
@@ -277,14 +273,14 @@ _LOADED: weakref.WeakValueDictionary[tuple[FileState, str, str, bool], M3Modules
 
 def _state(files: CheckpointFiles) -> FileState:
     """Path, size and time of what a model is made of: a folder written anew is another model."""
-    heads = (*_given(files.colbert_head), *_given(files.sparse_head))
-    paths = (*files.weights, *heads, files.folder / CONFIG)
+    paths = (*files.weights, *_heads(files), files.folder / CONFIG)
     stats = [(path.resolve(), path.stat()) for path in paths]
     return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
 
-def _given(path: Path | None) -> list[Path]:
-    return [] if path is None else [path]
+def _heads(files: CheckpointFiles) -> list[Path]:
+    """ColBERT's before the sparse one: a fingerprint depends on the order."""
+    return [files.heads[mode] for mode in ("colbert", "sparse") if mode in files.heads]
 
 
 def _load(source: CheckpointSource) -> M3Modules:

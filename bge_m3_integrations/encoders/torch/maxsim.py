@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import FloatArray, IntArray, TokenVectors
 from bge_m3_integrations.core.validation import check_int
+from bge_m3_integrations.encoders.torch.linear import onednn_product
 from bge_m3_integrations.encoders.torch.packing import rounded
 from bge_m3_integrations.errors import InputError
 
@@ -209,31 +209,11 @@ def _product(block: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
 
 
 def _multiplied(block: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    linear = _onednn_linear() if _suits_onednn(block) else None
-    if linear is None:
-        return block @ vectors.T
-    product: torch.Tensor = linear(block, vectors, None, "none", [], "")
-    return product
-
-
-def _suits_onednn(block: torch.Tensor) -> bool:
-    return block.device.type == "cpu" and block.dtype == torch.float32
-
-
-@cache
-def _onednn_linear() -> Any | None:
-    """The float32 product of oneDNN, where torch has it in the form that we know, else None.
-
-    On CPU torch gives float32 to MKL, which takes 1.7 times as long for this shape (many rows, few
-    columns). The operator is internal, so its absence or refusal is nothing unusual.
-    """
-    sample = torch.eye(_COLUMNS)
-    try:
-        operator = torch.ops.mkldnn._linear_pointwise
-        right = torch.equal(operator(sample, sample, None, "none", [], ""), sample)
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return operator if right else None
+    # on a CPU torch gives float32 to MKL, which takes 1.7 times as long for this shape: many rows,
+    # few columns
+    on_cpu = block.device.type == "cpu" and block.dtype == torch.float32
+    product = onednn_product() if on_cpu else None
+    return block @ vectors.T if product is None else product(block, vectors)
 
 
 def _columns(queries: PackedTensor, first: int, last: int, budget: _Budget) -> torch.Tensor:

@@ -96,15 +96,13 @@ def stated_pooling(files: CheckpointFiles, *, strict: bool) -> Pooling | None:
         CheckpointError: The pooling is unknown, or its config is missing.
     """
     path = _pooling_config(files)
-    if path is None:
-        return None
-    if strict and not path.exists():
+    if path is None or not path.exists():
+        if path is None or not strict:
+            return None
         raise CheckpointError(
             f"{files.folder / MODULES} names {path}, which is not there: copy it, or pass pooling= "
             f"to choose one of {list(POOLINGS)}"
         )
-    if not path.exists():
-        return None
     config = read_json(path)
     stated = {flag for flag, on in config.items() if on is True and flag.startswith("pooling_mode")}
     stated |= {str(config["pooling_mode"])} if "pooling_mode" in config else set()

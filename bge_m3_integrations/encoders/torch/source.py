@@ -7,14 +7,17 @@ from typing import Any, Protocol
 
 import torch
 
-from bge_m3_integrations.core.embeddings import Kind, Mode, Modes
+from bge_m3_integrations.core.embeddings import ALL_MODES, Kind, Mode, Modes
 from bge_m3_integrations.encoders.torch.heads import Pooling
 from bge_m3_integrations.encoders.torch.modules import M3Modules
 from bge_m3_integrations.encoders.torch.tokenizer import TextTokenizer
 
 
 class Source(Protocol):
-    """Where an encoder's model comes from; everything is read when first asked for."""
+    """Where an encoder's model comes from; everything is read when first asked for.
+
+    The defaults are those of a model with all heads and without files.
+    """
 
     @property
     def config(self) -> Any:
@@ -64,7 +67,7 @@ class Source(Protocol):
     @property
     def modes(self) -> frozenset[Mode]:
         """The modes that it has heads for."""
-        ...
+        return ALL_MODES
 
     def check_modes(self, modes: Modes) -> None:
         """Raise `MissingHeadError` for modes that it has no head for."""
@@ -72,8 +75,8 @@ class Source(Protocol):
 
     def prompt(self, kind: Kind) -> str:
         """The prompt for queries or documents that comes with the model; "" is none."""
-        ...
+        return ""
 
     def rebuilt(self) -> Iterable[TextTokenizer]:
         """The tokenizers that earlier versions of this package read from the same files."""
-        ...
+        return ()

@@ -84,8 +84,9 @@ def kernel(name: str, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> attention.
     if name == "bucketed":
         return Bucketed(HEADS, buckets(pack, CPU))
     if name == "varlen":
-        monkeypatch.setattr(attention, "varlen_attention", lambda: packed_kernel)
-        return Varlen(HEADS, attention._cumulative(pack, CPU), int(pack.lengths.max()))
+        return Varlen(
+            packed_kernel, HEADS, attention._cumulative(pack, CPU), int(pack.lengths.max())
+        )
     monkeypatch.setattr(attention, "_FEW", 0)  # blocks for the smallest packs too
     monkeypatch.setattr(attention, "_LONG", 1)
     by_head = (lambda x, w: x @ w.T) if name == "by head" else None

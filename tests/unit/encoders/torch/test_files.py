@@ -131,8 +131,10 @@ def test_a_folder_is_used_as_it_is_and_the_hub_is_not_asked(folder: Path, hub: F
     assert resolve_checkpoint(folder) == CheckpointFiles(
         folder=folder,
         weights=(folder / "pytorch_model.bin",),
-        colbert_head=folder / "colbert_linear.pt",
-        sparse_head=folder / "sparse_linear.pt",
+        heads={
+            "sparse": folder / "sparse_linear.pt",
+            "colbert": folder / "colbert_linear.pt",
+        },
         tokenizer=folder / "tokenizer.json",
         pooling_config=folder / "1_Pooling/config.json",
         name="tiny-m3",

@@ -62,14 +62,8 @@ def test_operators_that_give_other_numbers_are_left_alone(monkeypatch: pytest.Mo
     assert not linear.can_prepack.__wrapped__(torch.float32)
 
 
-@pytest.fixture
-def avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-
-
-@pytest.mark.usefixtures("avx512")
 def test_onednns_product_in_float32_is_that_of_torch() -> None:
-    product = linear.float32_product.__wrapped__()
+    product = linear.onednn_product.__wrapped__()
     if product is None:
         pytest.skip("this torch has no such operator")
     x, w = torch.randn(300, 64), torch.randn(320, 64)
@@ -78,9 +72,14 @@ def test_onednns_product_in_float32_is_that_of_torch() -> None:
     torch.testing.assert_close(product(scores, values.T), scores @ values, atol=1e-4, rtol=0)
 
 
-@pytest.mark.usefixtures("avx512")
 @pytest.mark.parametrize(
-    "fault", [RuntimeError("no such kernel"), AttributeError("no operator"), 1.01]
+    "fault",
+    [
+        RuntimeError("no such kernel"),
+        AttributeError("no operator"),
+        TypeError("another signature"),
+        1.01,
+    ],
 )
 def test_a_product_that_is_missing_or_wrong_is_left_alone(
     fault: Exception | float, monkeypatch: pytest.MonkeyPatch
@@ -91,9 +90,11 @@ def test_a_product_that_is_missing_or_wrong_is_left_alone(
         return x @ w.T * fault
 
     monkeypatch.setattr(linear, "_onednn_product", faulty)
-    assert linear.float32_product.__wrapped__() is None
+    assert linear.onednn_product.__wrapped__() is None
 
 
 def test_without_avx512_products_in_float32_stay_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert linear.float32_product.__wrapped__() is None
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert linear.float32_product.__wrapped__() is linear.onednn_product()
