@@ -127,7 +127,7 @@ class Blockwise:
 
 
 def _block(heads: int, size: int) -> tuple[int, int]:
-    """How many heads, and rows of each, are multiplied with `size` columns at once.
+    """Count the heads, and rows of each, that are multiplied with `size` columns at once.
 
     Their scores fit into `_SCORES` numbers per thread: at least one head each, or one row.
     """
