@@ -8,13 +8,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from html import escape
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bge_m3_integrations._internal.passes import PassCount
 from bge_m3_integrations.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Report: TypeAlias = Callable[[int, int | None], None]
 """Takes the number done so far and the total, None where that is not known."""
@@ -26,6 +30,8 @@ nothing, or a function of their own."""
 PATIENCE = 2.0
 """Seconds of work before a bar appears that nobody asked for."""
 _REFRESH = 0.2
+_TASK: Any = 0
+"""A bar of rich's has tasks, and ours one of them."""
 _BUSY: ContextVar[bool] = ContextVar("bge_m3_progress", default=False)
 
 
@@ -53,14 +59,13 @@ def reporter(
         raise InputError(
             f"progress must be None, True, False or a function of (done, total), not {progress!r}"
         )
-    auto = progress is None and not _BUSY.get() and _is_watched()
+    auto = progress is None and _is_watched()
     token = _BUSY.set(True)
     try:
         if progress is True or auto:
-            bar = _Bar(
-                label, total, patience=PATIENCE if auto else 0.0, transient=transient and auto
-            )
-            with bar.shown(), PassCount(bar.passed):
+            patience = PATIENCE if auto else 0.0
+            bar = _Bar(label, total, patience=patience, transient=transient and auto)
+            with closing(bar), PassCount(bar.passed):
                 yield bar
         else:
             yield progress if callable(progress) else _nowhere
@@ -78,7 +83,7 @@ def encoding(progress: ProgressLike, texts: int) -> AbstractContextManager[None]
     Returns:
         A context for the call.
     """
-    if progress is False or (progress is None and (_BUSY.get() or not _is_watched())):
+    if progress is False or (progress is None and not _is_watched()):
         return nullcontext()
     return _encoding(progress, texts)
 
@@ -109,8 +114,9 @@ def in_notebook() -> bool:
 
 
 def _is_watched() -> bool:
-    if threading.current_thread() is not threading.main_thread():
-        return False  # a server's: many at once
+    """Whether a bar that nobody asked for would be seen, and be the only one."""
+    if _BUSY.get() or threading.current_thread() is not threading.main_thread():
+        return False  # another thread is a server's: many at once
     try:
         terminal = sys.stderr is not None and sys.stderr.isatty()
         return terminal or ("IPython" in sys.modules and in_notebook())
@@ -118,116 +124,87 @@ def _is_watched() -> bool:
         return False
 
 
-class _Display(Protocol):
-    def update(self, done: int, total: int | None, rate: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class _Bar:
     """A bar with count and average rate, which appears when the work is seen to be long."""
 
     def __init__(self, label: str, total: int | None, *, patience: float, transient: bool) -> None:
-        self._label, self._patience, self._transient = label, patience, transient
+        self._show = partial(_Line if in_notebook() else _terminal, label, transient)
         self._done, self._more, self._passed, self._total = 0, 0, 0, total
-        self._begun = time.monotonic()
-        self._display: _Display | None = None
+        self._begun, self._patience = time.monotonic(), patience
+        self._display: Progress | _Line | None = None if patience else self._show()
         self._lock = threading.Lock()
 
     def __call__(self, done: int, total: int | None) -> None:
         """See `Report`."""
         with self._lock:
             self._done, self._more, self._total = done, 0, total
-            self._show()
+            self._update()
 
     def passed(self, texts: int) -> None:
         """Show that so many texts have gone through the model."""
         with self._lock:
             self._passed, self._more = texts, self._more + texts - self._passed
-            self._show()
+            self._update()
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """While the work runs."""
-        if not self._patience:
-            self._display = self._made()
-        try:
-            yield
-        finally:
-            if self._display is not None:
-                self._display.close()
+    def close(self) -> None:
+        """Show the end, or nothing any more."""
+        if self._display is not None:
+            self._display.stop()
 
-    def _show(self) -> None:
+    def _update(self) -> None:
         done, total = self._done + self._more, self._total
         done = done if total is None else min(done, total)
         elapsed = time.monotonic() - self._begun
         if self._display is None and elapsed >= self._patience and done != total:
-            self._display = self._made()
+            self._display = self._show()
         if self._display is not None:
-            self._display.update(done, total, f"{done / elapsed:,.1f}/s" if elapsed else "")
-
-    def _made(self) -> _Display:
-        if in_notebook():
-            return _Notebook(self._label)
-        return _Terminal(self._label, transient=self._transient)
+            rate = f"{done / elapsed:,.1f}/s" if elapsed else ""
+            self._display.update(_TASK, completed=done, total=total, rate=rate)
 
 
-class _Terminal:
+def _terminal(label: str, transient: bool) -> Progress:
     """A bar on stderr; it moves to and fro while the total is not known."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    def __init__(self, label: str, *, transient: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", markup=False),
-            console=Console(stderr=True),
-            redirect_stdout=False,  # rich would send it to stderr
-            transient=transient,
-        )
-        self._task = self._bar.add_task(label, total=None, rate="")
-        self._bar.start()
-
-    def update(self, done: int, total: int | None, rate: str) -> None:
-        self._bar.update(self._task, completed=done, total=total, rate=rate)
-
-    def close(self) -> None:
-        self._bar.stop()
-
-
-class _Notebook:
-    """One line under the cell, by what IPython brings along: rich asks for ipywidgets."""
-
-    def __init__(self, label: str) -> None:
-        # by name: only a notebook has it
-        display = importlib.import_module("IPython.display").display
-        self._line = _Line(label, 0, None, "")
-        self._handle: Any = display(self._line, display_id=True)
-        self._updated = time.monotonic()
-
-    def update(self, done: int, total: int | None, rate: str) -> None:
-        self._line = _Line(self._line.label, done, total, rate)
-        now = time.monotonic()
-        if now - self._updated >= _REFRESH:
-            self._updated = now
-            self._handle.update(self._line)
-
-    def close(self) -> None:
-        self._handle.update(self._line)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        console=Console(stderr=True),
+        redirect_stdout=False,  # rich would send it to stderr
+        transient=transient,
+    )
+    bar.add_task(label, total=None, rate="")
+    bar.start()
+    return bar
 
 
 class _Line:
-    """The progress of some work as a notebook or plain text shows it."""
+    """One line under a notebook's cell, by what IPython brings along: rich asks for ipywidgets."""
 
-    def __init__(self, label: str, done: int, total: int | None, rate: str) -> None:
-        self.label, self._done, self._total, self._rate = label, done, total, rate
+    def __init__(self, label: str, transient: bool) -> None:
+        # by name: only a notebook has it
+        display = importlib.import_module("IPython.display").display
+        total: int | None = None
+        self._label, self._done, self._total, self._rate = label, 0, total, ""
+        self._handle: Any = display(self, display_id=True)
+        self._updated = time.monotonic()
+
+    def update(self, task: int, *, completed: int, total: int | None, rate: str) -> None:
+        self._done, self._total, self._rate = completed, total, rate
+        now = time.monotonic()
+        if now - self._updated >= _REFRESH:
+            self._updated = now
+            self._handle.update(self)
+
+    def stop(self) -> None:
+        self._handle.update(self)
 
     def __repr__(self) -> str:
         total = "?" if self._total is None else f"{self._total:,}"
-        return f"{self.label} {self._done:,}/{total} {self._rate}".rstrip()
+        return f"{self._label} {self._done:,}/{total} {self._rate}".rstrip()
 
     def _repr_html_(self) -> str:
         known = "" if self._total is None else f' value="{self._done}" max="{max(1, self._total)}"'

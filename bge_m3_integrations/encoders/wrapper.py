@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
 
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Mode, Modes, TokenBatch
 from bge_m3_integrations.encoders.base import Encoder, HasFormerFingerprints
+
+
+def _passed_on(name: str) -> Any:
+    return property(attrgetter(f"encoder.{name}"), doc=f"See `Encoder.{name}`.")
 
 
 class EncoderWrapper:
@@ -21,35 +27,12 @@ class EncoderWrapper:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(over {self.encoder!r})"
 
-    @property
-    def modes(self) -> frozenset[Mode]:
-        """See `Encoder.modes`."""
-        return self.encoder.modes
-
-    @property
-    def dim(self) -> int:
-        """See `Encoder.dim`."""
-        return self.encoder.dim
-
-    @property
-    def colbert_dim(self) -> int:
-        """See `Encoder.colbert_dim`."""
-        return self.encoder.colbert_dim
-
-    @property
-    def max_length(self) -> int:
-        """See `Encoder.max_length`."""
-        return self.encoder.max_length
-
-    @property
-    def vocab_size(self) -> int:
-        """See `Encoder.vocab_size`."""
-        return self.encoder.vocab_size
-
-    @property
-    def pad_token_id(self) -> int:
-        """See `Encoder.pad_token_id`."""
-        return self.encoder.pad_token_id
+    modes: frozenset[Mode] = _passed_on("modes")
+    dim: int = _passed_on("dim")
+    colbert_dim: int = _passed_on("colbert_dim")
+    max_length: int = _passed_on("max_length")
+    vocab_size: int = _passed_on("vocab_size")
+    pad_token_id: int = _passed_on("pad_token_id")
 
     @property
     def fingerprint(self) -> str:

@@ -214,7 +214,7 @@ def test_a_batch_shows_how_far_its_passes_are(terminal: Terminal, tmp_path: Path
     engine = BGEM3(checkpoints.make_xlm_roberta(tmp_path), token_budget=8, device="cpu")
     bar = _progress._Bar("adding", 8, patience=1e-9, transient=False)
     seen: list[int] = []
-    bar._display = SimpleNamespace(update=lambda done, total, rate: seen.append(done))  # type: ignore[assignment]
+    bar._display = SimpleNamespace(update=lambda task, *, completed, **_: seen.append(completed))  # type: ignore[assignment]
     with PassCount(bar.passed):
         engine.encode_documents([f"text {i}" for i in range(4)])
     bar(4, 8)
