@@ -17,7 +17,7 @@ from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import FloatArray, TokenVectors, offsets_of
 from bge_m3_integrations.encoders.base import OffersMaxsim
 from bge_m3_integrations.encoders.torch import maxsim as kernel
-from bge_m3_integrations.encoders.torch.maxsim import PackedTensor, maxsim, maxsim_packed
+from bge_m3_integrations.encoders.torch.maxsim import maxsim
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.testing.fake import FakeEncoder
@@ -36,12 +36,6 @@ def exact_tokens(*lengths: int, dim: int = 8) -> TokenVectors:
     """Small integers: their products and sums are exact in float32 in any order."""
     rows = RNG.integers(-4, 5, (sum(lengths), dim)).astype(np.float32)
     return TokenVectors(rows, offsets_of(lengths))
-
-
-def as_int8(vectors: TokenVectors) -> PackedTensor:
-    rows = torch.from_numpy(vectors.vectors)
-    scales = rows.abs().amax(dim=1) / 127
-    return PackedTensor((rows / scales[:, None]).round().to(torch.int8), vectors.offsets, scales)
 
 
 @pytest.fixture(params=["onednn", "plain"])
@@ -122,45 +116,10 @@ def test_blocks_hold_all_queries_so_that_documents_are_read_once(
     assert rows == [(64, 32), (36, 32)]
 
 
-@pytest.mark.parametrize(
-    ("precision", "error"), [(torch.bfloat16, 4e-3), (torch.float16, 5e-4), (torch.float32, 1e-5)]
-)
-def test_precision_is_what_was_asked_for(precision: torch.dtype, error: float) -> None:
-    queries, documents = tokens(9, 4, dim=256), tokens(30, 2, 77, dim=256)
-    reference = scoring.maxsim(queries, documents)
-    off = np.abs(maxsim(queries, documents, precision=precision) - reference).max()
-    assert off <= error
-    assert (off > 1e-5) == (precision != torch.float32)
-
-
-def test_bfloat16_similarities_are_summed_in_float32() -> None:
-    query = TokenVectors(np.array([[1.0], [2.0**-9]], np.float32), offsets_of([2]))
-    document = TokenVectors(np.array([[1.0]], np.float32), offsets_of([1]))
-    scores = maxsim(query, document, precision=torch.bfloat16)
-    assert scores.tolist() == [[(1 + 2.0**-9) / 2]]
-
-
 def test_documents_are_scored_stretch_by_stretch() -> None:
     queries, documents = exact_tokens(3, 30), exact_tokens(*[1, 4, 2] * 30)
     stretched = maxsim(queries, documents, max_elements=512)
     np.testing.assert_array_equal(stretched, scoring.maxsim(queries, documents))
-
-
-def test_bfloat16_vectors_are_scored_in_float32_unless_asked() -> None:
-    queries, documents = tokens(7), tokens(12, 30)
-    held = PackedTensor(torch.from_numpy(documents.vectors).bfloat16(), documents.offsets)
-    widened = TokenVectors(held.vectors.float().numpy(), documents.offsets)
-    scores = maxsim_packed(PackedTensor.from_vectors(queries), held)
-    np.testing.assert_allclose(scores, scoring.maxsim(queries, widened), rtol=0, atol=1e-5)
-
-
-def test_int8_vectors_are_scored_by_their_scales() -> None:
-    queries, documents = tokens(7, 3), tokens(12, 30)
-    left, right = as_int8(queries), as_int8(documents)
-    scores = maxsim_packed(left, right, max_elements=1024)
-    widened = [_widened(side) for side in (left, right)]
-    np.testing.assert_allclose(scores, scoring.maxsim(*widened), rtol=0, atol=1e-5)
-    np.testing.assert_allclose(scores, scoring.maxsim(queries, documents), rtol=0, atol=1e-2)
 
 
 def test_read_only_arrays_are_fine(recwarn: pytest.WarningsRecorder) -> None:
@@ -185,13 +144,6 @@ def test_it_refuses_what_has_no_score(score: scoring.Maxsim) -> None:
         score(tokens(2), tokens(2, dim=32))
     with pytest.raises(InputError, match="a document without token vectors"):
         score(tokens(2), tokens(2, 0))
-
-
-def test_it_refuses_options_out_of_range() -> None:
-    with pytest.raises(InputError, match="precision"):
-        maxsim(tokens(1), tokens(1), precision=torch.int8)
-    with pytest.raises(InputError, match="max_elements"):
-        maxsim(tokens(1), tokens(1), max_elements=0)
 
 
 TEXTS = ["a b c", "b", "c d"]
@@ -251,8 +203,3 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
 
 def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _widened(side: PackedTensor) -> TokenVectors:
-    assert side.scales is not None
-    return TokenVectors((side.vectors.float() * side.scales[:, None]).numpy(), side.offsets)
