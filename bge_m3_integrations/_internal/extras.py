@@ -37,11 +37,15 @@ def check(module: str, *, extra: str) -> None:
     Raises:
         MissingExtraError: The module's package is not installed.
     """
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # a parent package is not there
-        found = None
-    if found is None:
+    if not is_installed(module):
         raise MissingExtraError(
             f'{module} is not installed; run: pip install "bge-m3-integrations[{extra}]"'
         )
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, by its dotted name; its parent packages are."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is not there
+        return False

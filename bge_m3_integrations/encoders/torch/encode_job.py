@@ -82,13 +82,7 @@ class Stretches:
 
 @dataclass(frozen=True, slots=True)
 class _Started:
-    """A pass that was started.
-
-    Attributes:
-        rows: The texts' positions among the caller's.
-        pack: Their tokens, on the host.
-        arrived: Waits for the numbers.
-    """
+    """A pass over texts at some positions among the caller's; `arrived` waits for its numbers."""
 
     rows: IntArray
     pack: Pack

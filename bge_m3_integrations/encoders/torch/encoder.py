@@ -46,11 +46,7 @@ class TorchEncoder:
 
     def __init__(self, source: Source, config: ModelConfig) -> None:
         self.source = source
-        self._given: dict[Kind, str | None] = {
-            "query": config.query_instruction,
-            "document": config.document_instruction,
-        }
-        self._max_length = config.max_length
+        self._config = config
         if config.token_budget is not None:
             self._budget = TokenBudget(config.token_budget)
         self._devices: dict[torch.device, Device] = {}
@@ -80,10 +76,8 @@ class TorchEncoder:
     @cached_property
     def max_length(self) -> int:
         """The default limit: what was asked for, else all that model and tokenizer take."""
-        model = self.model_max_length
-        if self._max_length is None:
-            return model
-        return self._checked_length(self._max_length)
+        asked = self._config.max_length
+        return self.model_max_length if asked is None else self._checked_length(asked)
 
     @cached_property
     def model_max_length(self) -> int:
@@ -108,9 +102,10 @@ class TorchEncoder:
 
     @cached_property
     def _instructions(self) -> dict[Kind, str]:
+        query, document = self._config.query_instruction, self._config.document_instruction
         return {
-            kind: self.source.prompt(kind) if given is None else given
-            for kind, given in self._given.items()
+            "query": self.source.prompt("query") if query is None else query,
+            "document": self.source.prompt("document") if document is None else document,
         }
 
     @property
@@ -209,10 +204,6 @@ class TorchEncoder:
         limit = self.max_length if max_length is None else self._checked_length(max_length)
         limits = Limits(instruction=self._instructions[kind], max_length=limit)
         return Stretches(self.source.tokenizer, texts, limits)
-
-    def results(self, count: int, modes: Modes) -> Results:
-        """Room for the embeddings of so many texts."""
-        return Results(count, modes, dim=self.dim, colbert_dim=self.colbert_dim)
 
     def _work(
         self, prepare: Callable[[Piece], Stretch], count: int, modes: frozenset[Mode]

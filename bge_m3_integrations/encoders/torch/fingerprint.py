@@ -74,7 +74,8 @@ def weights_digest(backbone: NamedTensors, *heads: NamedTensors) -> str:
     Returns:
         A sha256 in hex.
     """
-    digests = {name: _tensor_digest(t) for name, t in backbone if not _is_unused(name)}
+    used = ((name, t) for name, t in backbone if not any(part in name for part in _UNUSED))
+    digests = {name: _tensor_digest(t) for name, t in used}
     body = [f"{name} {digest}" for name, digest in sorted(_without_prefix(digests).items())]
     rest = [f"{name} {_tensor_digest(t)}" for head in heads for name, t in sorted(head)]
     return combine(*body, *rest)
@@ -85,10 +86,6 @@ def _without_prefix(digests: dict[str, str]) -> dict[str, str]:
     if len(firsts) > 1:
         return digests
     return {name.partition(".")[2]: digest for name, digest in digests.items()}
-
-
-def _is_unused(name: str) -> bool:
-    return any(part in name for part in _UNUSED)
 
 
 def architecture_digest(config: Any) -> str:

@@ -6,9 +6,9 @@ key and value as one product, and with texts told apart in attention only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch.nn.functional import embedding
@@ -20,6 +20,8 @@ from bge_m3_integrations.encoders.torch.packing import Pack, moved
 from bge_m3_integrations.encoders.torch.tensors import trim_heap
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
+Some: TypeAlias = Sequence[torch.Tensor]
+P = TypeVar("P")
 
 # Whether a family's position table starts behind the padding id.
 _FAMILIES = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
@@ -248,33 +250,24 @@ class PackedBackbone:
     def _layer(self, i: int, parts: LayerOps, dtype: torch.dtype) -> Layer:
         at = f"encoder.layer.{i}"
 
-        def pairs(*names: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        def product(make: Callable[[Some, Some], P], *names: str) -> P:
             weights, biases = (
                 [self._weights.tensor(f"{at}.{name}.{part}") for name in names] for part in _PAIR
             )
-            return weights, biases
-
-        def release(*names: str) -> None:
+            made = make(weights, biases)
             for name in names:
                 self._weights.release(f"{at}.{name}.weight")
+            return made
 
         def linear(name: str, role: Role) -> Adding:
-            (weight,), (bias,) = pairs(name)
-            made = parts.linear(weight, bias, role)
-            release(name)
-            return made
-
-        def qkv(*names: str) -> Linear:
-            made = parts.qkv(*pairs(*names))
-            release(*names)
-            return made
+            return product(lambda w, b: parts.linear(w[0], b[0], role), name)
 
         def norm(name: str) -> Norm:
             weight, bias = self._weights.norm(f"{at}.{name}", self._device)
             return parts.norm(weight, bias, self._config.layer_norm_eps)
 
         return Layer(
-            qkv=qkv(*(f"attention.self.{part}" for part in ("query", "key", "value"))),
+            qkv=product(parts.qkv, *(f"attention.self.{x}" for x in ("query", "key", "value"))),
             mix=linear("attention.output.dense", "mix"),
             mix_norm=norm("attention.output.LayerNorm"),
             up=linear("intermediate.dense", "up"),

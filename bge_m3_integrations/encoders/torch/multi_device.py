@@ -69,7 +69,7 @@ class SeveralDevices(EncoderWrapper):
         stretches = self.encoder.stretches(texts, kind=kind, max_length=max_length)
         if not len(texts):
             return EmbeddingBatch.empty(modes, dim=self.dim, colbert_dim=self.colbert_dim)
-        results = self.encoder.results(len(texts), modes)
+        results = Results(len(texts), modes, dim=self.dim, colbert_dim=self.colbert_dim)
         found = prepared(stretches.tokenized, stretches.pieces())
         with closing(found), _Call(self._running(), results, modes) as call:
             for stretch in found:

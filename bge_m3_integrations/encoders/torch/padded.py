@@ -23,7 +23,12 @@ class PaddedBackbone:
         module: Ids and mask to `last_hidden_state`, in inference mode.
         pad_token_id: Fills the batch; masked everywhere.
         positions: Most tokens of a text; None is no limit.
+
+    Attributes:
+        padded: Texts of one pack are computed at the length of the longest.
     """
+
+    padded = True
 
     def __init__(
         self, module: nn.Module, *, pad_token_id: int, positions: int | None = None
@@ -31,11 +36,6 @@ class PaddedBackbone:
         self.module = module
         self._pad = pad_token_id
         self._positions = positions
-
-    @property
-    def padded(self) -> bool:
-        """Texts of one pack are computed at the length of the longest."""
-        return True
 
     def hidden(self, pack: Pack, *, wide: bool = False) -> torch.Tensor:
         """Run the encoder.

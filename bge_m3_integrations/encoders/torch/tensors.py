@@ -124,14 +124,9 @@ def _file_maps(path: Path) -> list[tuple[int, int]]:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    spans = [line.split(maxsplit=5) for line in lines]
-    name = str(path.resolve())
-    return [_span(s[0]) for s in spans if len(s) == 6 and s[5] == name]
-
-
-def _span(addresses: str) -> tuple[int, int]:
-    start, end = addresses.split("-")
-    return int(start, 16), int(end, 16)
+    fields = [line.split(maxsplit=5) for line in lines]
+    spans = [some[0].split("-") for some in fields if some[5:] == [str(path.resolve())]]
+    return [(int(start, 16), int(end, 16)) for start, end in spans]
 
 
 def _lies_in(tensor: torch.Tensor, maps: list[tuple[int, int]]) -> bool:

@@ -1,7 +1,7 @@
 """Texts to token ids, with exact counts of what the length limit dropped.
 
 The Rust tokenizer is used without padding or truncation settings: changing those is what makes
-shared tokenizers fail under threads. `vocabulary` reads it from a checkpoint's files.
+shared tokenizers fail under threads. `tokenizer_file` reads it from a checkpoint's files.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bge_m3_integrations._internal.extras import is_installed
 from bge_m3_integrations.encoders.torch.files import read_json
 from bge_m3_integrations.encoders.torch.tokenizer import (
     SPECIAL,
@@ -240,7 +240,7 @@ def _built(folder: Path, *, trust_remote_code: bool) -> TextTokenizer:
     from transformers import AutoTokenizer
 
     pieces = next((name for name in _SENTENCEPIECE if (folder / name).exists()), None)
-    lacking = [name for module, name in _BUILDERS.items() if not _is_there(module)]
+    lacking = [name for module, name in _BUILDERS.items() if not is_installed(module)]
     to_install = (
         f"To build a tokenizer from {pieces}, run: pip install {' '.join(lacking)}; or save"
     )
@@ -269,13 +269,6 @@ def _built(folder: Path, *, trust_remote_code: bool) -> TextTokenizer:
 
 _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 _BUILDERS = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent package is not there
-        return False
 
 
 def _rebuilt(tokenizer: TextTokenizer, folder: Path) -> TextTokenizer:

@@ -219,7 +219,7 @@ def refusal(folder: Path) -> str:
 def test_a_sentencepiece_file_alone_names_the_packages_that_it_needs(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer_file, "find_spec", lambda _: None)
+    monkeypatch.setattr(tokenizer_file, "is_installed", lambda _: False)
     text = refusal(without_tokenizer_json(copy, "sentencepiece.bpe.model", b"no model"))
     assert f"no tokenizer.json in {copy}" in text
     assert "from sentencepiece.bpe.model, run: pip install sentencepiece protobuf" in text
