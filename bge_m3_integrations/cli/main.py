@@ -18,13 +18,22 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from bge_m3_integrations._version import __version__
+from bge_m3_integrations.cli import measure
+from bge_m3_integrations.cli.options import (
+    DEBUG,
+    Debug,
+    Device,
+    Dtype,
+    Model,
+    chosen_model,
+    console,
+    note,
+    say,
+)
 from bge_m3_integrations.errors import BGEM3Error
 
 if TYPE_CHECKING:
     from bge_m3_integrations.evaluation.parity_report import Report
-
-PLAIN_WIDTH = 100
-_DEBUG = "bge_m3_debug"
 
 
 class _Commands(TyperGroup):
@@ -37,9 +46,9 @@ class _Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             except BGEM3Error as error:
-                if ctx.meta.get(_DEBUG):
+                if ctx.meta.get(DEBUG):
                     raise
-                _say(f"error: {error}", style="red")
+                say(f"error: {error}", style="red")
                 raise typer.Exit(1) from None
 
 
@@ -54,26 +63,13 @@ app = typer.Typer(
 )
 
 
-def _remember_debug(ctx: typer.Context, value: bool) -> bool:
-    ctx.meta[_DEBUG] = bool(ctx.meta.get(_DEBUG)) or value  # meta is shared with the parent
-    return value
-
-
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"bge-m3-integrations {__version__}")
         raise typer.Exit
 
 
-Debug = Annotated[
-    bool, typer.Option("--debug", callback=_remember_debug, help="Show errors with traceback.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(help="Hub id such as BAAI/bge-m3, or a folder. Default: the small demo model."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, int8.")]
+app.add_typer(measure.app)
 
 
 @app.callback()
@@ -111,11 +107,11 @@ def demo(
         raise typer.BadParameter('--docs needs something to ask: add --query "..."')
     from bge_m3_integrations.demo.run import read_records, run_demo
 
-    err = _console(stderr=True)
+    err = console(stderr=True)
     records = None if docs is None else read_records(docs, err)
     typed = _typed_queries() if docs is not None and not query else iter(query or [])
     run_demo(
-        out=_console(),
+        out=console(),
         err=err,
         records=records,
         model=model,
@@ -152,19 +148,19 @@ def score(
     """Score documents for a query: dense, sparse, ColBERT and hybrid; the best comes first."""
     from bge_m3_integrations.cli import score
 
-    texts = score.read_documents(documents or [], file or [], note=_note)
+    texts = score.read_documents(documents or [], file or [], note=note)
     if not texts:
         raise typer.BadParameter(
             'there is no document; add texts, --file FILE, or "-" for the lines of standard input'
         )
     chosen = score.read_weights(weights)
     results = score.scored(
-        query, texts, _chosen(model), weights=chosen, limit=limit, device=device, dtype=dtype
+        query, texts, chosen_model(model), weights=chosen, limit=limit, device=device, dtype=dtype
     )
     if as_json:
         typer.echo(score.to_json(results, ascii_only=not _is_unicode(sys.stdout.encoding)))
     else:
-        score.show(results, _console())
+        score.show(results, console())
 
 
 @app.command()
@@ -186,8 +182,8 @@ def verify(
     from bge_m3_integrations.evaluation.parity import verify_model
     from bge_m3_integrations.evaluation.parity_report import write_report
 
-    report = verify_model(_chosen(model), device=device, dtype=dtype, published=published)
-    _show_report(report, _console())
+    report = verify_model(chosen_model(model), device=device, dtype=dtype, published=published)
+    _show_report(report, console())
     if out is not None:
         write_report(report, out)
     if not report.passed:
@@ -212,7 +208,7 @@ def main() -> None:
         if error.errno == errno.EPIPE:  # who reads the output, such as head, has seen enough
             _lose_output()
             raise SystemExit(0) from None
-        _say(f"error: the output cannot be written: {error.strerror or error}", style="red")
+        say(f"error: the output cannot be written: {error.strerror or error}", style="red")
         _lose_output()
         raise SystemExit(1) from None
 
@@ -222,38 +218,9 @@ def _lose_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _chosen(model: str | None) -> str:
-    """The model's name or folder; says on stderr when it is the demo model."""
-    if model is not None:
-        return model
-    from bge_m3_integrations.demo import checkpoint_path
-
-    path = checkpoint_path()
-    _say("note: this is the small demo model, NOT BAAI/bge-m3; for real use pass --model")
-    return str(path)
-
-
 def _typed_queries() -> Iterator[str]:
     while text := typer.prompt("\nAsk (empty line to end)", default="", show_default=False).strip():
         yield text
-
-
-def _console(*, stderr: bool = False) -> Console:
-    console = Console(stderr=stderr)
-    if console.is_terminal:
-        return console
-    asked = os.environ.get("COLUMNS", "")
-    width = int(asked) if asked.isdecimal() and int(asked) > 0 else PLAIN_WIDTH
-    return Console(stderr=stderr, width=width)
-
-
-def _say(message: str, *, style: str = "") -> None:
-    console = _console(stderr=True)
-    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _note(message: str) -> None:
-    _say(f"note: {message}")
 
 
 def _is_unicode(encoding: str | None) -> bool:
@@ -262,7 +229,7 @@ def _is_unicode(encoding: str | None) -> bool:
 
 def _show_warning(message: Warning | str, *where: object, **rest: object) -> None:
     del where, rest
-    _say(f"note: {message}")
+    say(f"note: {message}")
 
 
 def _show_report(report: Report, console: Console) -> None:

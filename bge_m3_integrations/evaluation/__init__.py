@@ -1,1 +1,42 @@
-"""Measurements of models and searches."""
+"""Measurements of models and searches: evaluation, comparisons, parity with FlagEmbedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bge_m3_integrations._internal.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.evaluation.candidates import CandidateScores, score_candidates
+    from bge_m3_integrations.evaluation.datasets import Dataset, LabelledPairs, load_dataset
+    from bge_m3_integrations.evaluation.evaluation import Evaluation, evaluate
+    from bge_m3_integrations.evaluation.pairs import PairEvaluation
+    from bge_m3_integrations.evaluation.runs import Comparison, Interval, Run, compare
+
+_HOMES = {
+    "candidates": ["CandidateScores", "score_candidates"],
+    "datasets": ["Dataset", "LabelledPairs", "load_dataset"],
+    "evaluation": ["Evaluation", "evaluate"],
+    "pairs": ["PairEvaluation"],
+    "runs": ["Comparison", "Interval", "Run", "compare"],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CandidateScores",
+    "Comparison",
+    "Dataset",
+    "Evaluation",
+    "Interval",
+    "LabelledPairs",
+    "PairEvaluation",
+    "Run",
+    "compare",
+    "evaluate",
+    "load_dataset",
+    "score_candidates",
+]
+
+
+if not TYPE_CHECKING:  # a checker would take every misspelt name for one of ours
+    __getattr__, __dir__ = lazy_names(__name__, _HOME_OF)

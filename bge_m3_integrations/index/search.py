@@ -20,6 +20,21 @@ _ID = attrgetter("id")
 
 
 @dataclass(frozen=True, slots=True)
+class Candidates:
+    """The scored candidates of one query, before any weights.
+
+    Attributes:
+        ids: The documents, `n` of them.
+        components: Their exact scores, arrays of `(n,)`; NaN where a document is gone.
+        query_sparse_sum: The sum of the query's lexical weights.
+    """
+
+    ids: Sequence[str]
+    components: Components
+    query_sparse_sum: float
+
+
+@dataclass(frozen=True, slots=True)
 class Searcher:
     """Runs searches over one store.
 
@@ -45,6 +60,26 @@ class Searcher:
         Returns:
             One list of hits per query, best first.
         """
+        candidates = self.candidates(embeddings, request)
+        with request.step("rank") as counts:
+            ranked = [
+                ranking(held.ids, held.components, request, held.query_sparse_sum)
+                for held in candidates
+            ]
+            hits = self._hits(ranked, request)
+            counts["hits"] = sum(map(len, hits))
+        return hits
+
+    def candidates(self, embeddings: EmbeddingBatch, request: SearchRequest) -> list[Candidates]:
+        """The documents that each query looks up, with their exact scores in the weighted modes.
+
+        Args:
+            embeddings: The queries, in every mode of the request.
+            request: The search; its fusion and limit do not matter yet.
+
+        Returns:
+            One entry per query.
+        """
         embeddings = embeddings.only(request.modes)
         with request.step("find") as counts:
             ids = self._pool(embeddings, request, self.resolve_filter(request.where))
@@ -54,14 +89,10 @@ class Searcher:
         with request.step("score") as counts:
             scores = self.scores(embeddings, ids, request.weights.modes)
             counts["modes"] = len(request.weights.modes)
-        with request.step("rank") as counts:
-            ranked = [
-                ranking(held, parts, request, query_sparse_sum(embeddings, i))
-                for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
-            ]
-            hits = self._hits(ranked, request)
-            counts["hits"] = sum(map(len, hits))
-        return hits
+        return [
+            Candidates(held, parts, query_sparse_sum(embeddings, i))
+            for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
+        ]
 
     def scores(
         self, embeddings: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes

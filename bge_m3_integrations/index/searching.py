@@ -23,6 +23,7 @@ from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.handle import IndexHandle
 from bge_m3_integrations.index.request import SearchOptions, SearchRequest, Stage, search_request
 from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
+from bge_m3_integrations.index.search import Candidates
 
 
 @public_class
@@ -152,6 +153,32 @@ class SearchableIndex(IndexHandle):
         """
         request = self._request(self.weighting(options.get("weights")), options)
         return self._searcher.run(embeddings, request) if len(embeddings) else []
+
+    @checks_itself
+    def score_candidates(
+        self, queries: Sequence[str], **options: Unpack[SearchOptions]
+    ) -> list[Candidates]:
+        """Look up and score the documents that searches would rank, for any number of weightings.
+
+        Args:
+            queries: The queries' texts.
+            **options: Those of `search`; weights say which modes are scored, by default all that
+                the index keeps.
+
+        Returns:
+            One entry per query, in order.
+
+        Raises:
+            InputError: As `search` does.
+        """
+        queries = _listed(queries)
+        weights = options.get("weights") or Weights(1, 1, 1).restricted(self.modes)
+        request = self._request(self.weighting(weights), options)
+        if not queries:
+            return []
+        with Cuts({"query": queries}):
+            embeddings = self._engine.encode_queries(queries, modes=request.modes)
+            return self._searcher.candidates(embeddings, request)
 
     def search_diverse(
         self,

@@ -17,6 +17,7 @@ from bge_m3_integrations.demo import checkpoint_path
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [
     "engine.md",
+    "evaluation.md",
     "from-langchain.md",
     "index.md",
     "langchain.md",

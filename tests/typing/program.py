@@ -47,6 +47,7 @@ from bge_m3_integrations import (
     read_profiles,
     save_profile,
 )
+from bge_m3_integrations import evaluation as ev
 from bge_m3_integrations import langchain as lc
 from bge_m3_integrations import llama_index as li
 from bge_m3_integrations.compat import BGEM3EmbeddingFunction, BGEM3FlagModel
@@ -114,6 +115,24 @@ def weigh(index: HybridIndex, folder: Path) -> None:
     print(index.search("query", weights=profile)[0].weighting)
     print(index.search("query", weights=lambda query: "keyword" if "#" in query else profile))
     print(index.weighting("keyword").weights, index.weighting(str.upper, "keyword"))
+
+
+def measure(index: HybridIndex, folder: Path) -> None:
+    """Data sets, runs, comparisons and reports."""
+    data = ev.load_dataset(folder)
+    made = ev.evaluate(index, data, weights={"mine": (1, 1, 0)}, metrics=["mrr@10"])
+    if isinstance(made, ev.Evaluation) and isinstance(data, ev.Dataset):
+        run: ev.Run = made["mine"]
+        found: ev.Comparison = ev.compare(made["default"], run, metric="hit@5")
+        mean: ev.Interval = run.measure("ndcg@10")
+        print(found, found.p_value, mean.low, made.best.name)
+        made.save_report(folder / "report.html")
+        scores: ev.CandidateScores = ev.score_candidates(index, data)
+        print(scores.run("a", Weights(1, 1, 1)).rankings)
+    elif isinstance(made, ev.PairEvaluation):
+        print(made.auc["dense"].mean)
+    pairs = ev.LabelledPairs("pairs", [("query", "document"), ("query", "other")], [1, 0])
+    print(ev.evaluate(index, pairs).to_dict())
 
 
 def search(engine: BGEM3, folder: Path) -> list[Hit]:

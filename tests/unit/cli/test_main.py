@@ -13,7 +13,8 @@ from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 from bge_m3_integrations._version import __version__
-from bge_m3_integrations.cli.main import PLAIN_WIDTH, app
+from bge_m3_integrations.cli.main import app
+from bge_m3_integrations.cli.options import PLAIN_WIDTH
 from bge_m3_integrations.cli.score import read_weights
 from bge_m3_integrations.demo import (
     Quality,
@@ -41,7 +42,8 @@ def test_help_imports_neither_torch_nor_a_framework() -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from bge_m3_integrations.cli.main import PLAIN_WIDTH, app\n"
+        "from bge_m3_integrations.cli.main import app\n"
+        "from bge_m3_integrations.cli.options import PLAIN_WIDTH\n"
         "for command in ([], ['demo'], ['verify'], ['score']):\n"
         "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
         "heavy = {'torch', 'transformers', 'numpy', 'langchain_core', 'llama_index'}\n"

@@ -1,0 +1,273 @@
+"""Evaluation: how good are the searches of an index, by each mode, fusion and weighting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from bge_m3_integrations._internal.progress import ProgressLike, reporter
+from bge_m3_integrations.core.embeddings import Mode, ordered_modes
+from bge_m3_integrations.core.fusion import FUSIONS, WeightedSum
+from bge_m3_integrations.core.scores import PRESETS, Weights
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
+from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.evaluation.candidates import CandidateScores, score_candidates
+from bge_m3_integrations.evaluation.datasets import Dataset, LabelledPairs, load_dataset
+from bge_m3_integrations.evaluation.pairs import (
+    DEFAULT,
+    PairEvaluation,
+    Weightings,
+    evaluate_pairs,
+    named_weightings,
+)
+from bge_m3_integrations.evaluation.report import contrasts, report
+from bge_m3_integrations.evaluation.runs import (
+    DEFAULT_METRICS,
+    Comparison,
+    Interval,
+    Run,
+    check_metrics,
+    compare,
+)
+from bge_m3_integrations.index.index import HybridIndex
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The measured searches of an index on a dataset; `print` shows a table.
+
+    Attributes:
+        name: Of the dataset.
+        about: The model, the index and what was looked up, for people.
+        runs: One per mode, fusion and weighting.
+        metrics: What was measured; the first decides.
+        queries: Texts by id.
+        documents: Texts of documents that a report shows, by id.
+        scores: The component scores, which `tune` and further weightings start from.
+    """
+
+    name: str
+    about: Mapping[str, str]
+    runs: Sequence[Run]
+    metrics: Sequence[str]
+    queries: Mapping[str, str] = field(repr=False)
+    documents: Mapping[str, str] = field(repr=False)
+    scores: CandidateScores = field(repr=False)
+
+    def __getitem__(self, name: str) -> Run:
+        """The run of a name; an error names all that there are."""
+        for run in self.runs:
+            if run.name == name:
+                return run
+        raise InputError(f"there is no run {name!r}; there are {[run.name for run in self.runs]}")
+
+    @property
+    def best(self) -> Run:
+        """The run with the greatest mean of the first metric."""
+        return max(self.runs, key=lambda run: run.measure(self.metrics[0]).mean)
+
+    def compare(self, a: str, b: str, *, metric: str | None = None) -> Comparison:
+        """Compare two runs by name; see `runs.compare`."""
+        return compare(self[a], self[b], metric=metric or self.metrics[0])
+
+    def rows(self) -> list[tuple[str, list[Interval]]]:
+        """The table: for each run its metrics with their intervals."""
+        return [(run.name, [run.measure(metric) for metric in self.metrics]) for run in self.runs]
+
+    def __str__(self) -> str:
+        about = ", ".join(f"{key} {value}" for key, value in self.about.items())
+        width = max(len(run.name) for run in self.runs)
+        first = max(len(self.metrics[0]), len(str(self.rows()[0][1][0])))
+        head = f"{'':{width}}  {self.metrics[0]:>{first}}" + "".join(
+            f"  {metric:>10}" for metric in self.metrics[1:]
+        )
+        lines = [f"{self.name}: {about}", head]
+        for name, (main, *others) in self.rows():
+            more = "".join(f"  {one.mean:10.3f}" for one in others)
+            lines.append(f"{name:{width}}  {main!s:>{first}}{more}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The measurements as plain Python, which `json.dumps` takes; without rankings."""
+        return {
+            "dataset": self.name,
+            "about": dict(self.about),
+            "runs": {
+                name: {
+                    metric: {"mean": one.mean, "interval": [one.low, one.high]}
+                    for metric, one in zip(self.metrics, measured, strict=True)
+                }
+                for name, measured in self.rows()
+            },
+            "comparison": self._verdict(),
+        }
+
+    def _verdict(self) -> dict[str, Any] | None:
+        found = contrasts(self.runs, self.metrics[0])
+        return None if found is None else found.comparison.to_dict()
+
+    def save_json(self, path: str | Path) -> None:
+        """Write `to_dict` to a file."""
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
+        Path(path).expanduser().write_text(text + "\n", "utf-8")
+
+    def save_runs(self, folder: str | Path) -> list[Path]:
+        """Write a TREC run file for each run.
+
+        Args:
+            folder: Is made.
+
+        Returns:
+            The files.
+        """
+        place = Path(folder).expanduser()
+        place.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for run in self.runs:
+            paths.append(place / f"{run.name.replace('/', '-').replace(' ', '-')}.trec")
+            run.save(paths[-1])
+        return paths
+
+    def save_report(self, path: str | Path) -> None:
+        """Write one HTML file with plots, the table, and the queries won and lost, with texts."""
+        shown = {"queries": self.queries, "documents": self.documents}
+        text = report(self.name, self.about, self.runs, self.metrics, **shown)
+        Path(path).expanduser().write_text(text, "utf-8")
+
+
+def evaluate(
+    target: HybridIndex | BGEM3,
+    dataset: Dataset | LabelledPairs | str | Path,
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    weights: Weightings = (),
+    candidates: Mapping[Mode, int] | None = None,
+    exact: bool = False,
+    depth: int = 100,
+    split: str = "test",
+    progress: ProgressLike = None,
+) -> Evaluation | PairEvaluation:
+    """Measure searches by each mode, each fusion, each preset, and further weightings.
+
+    Queries are encoded and candidates are scored once, for all of them.
+
+    Args:
+        target: An index that holds the dataset's documents; or an engine, which then encodes them
+            into an index in memory.
+        dataset: A `Dataset`, `LabelledPairs`, or what `load_dataset` takes.
+        metrics: See `Run.values`; the first is the one that decides.
+        weights: More weightings, by name or as names of profiles.
+        candidates: How many documents each mode looks up; see `HybridIndex.search`.
+        exact: Score every document instead.
+        depth: Most documents ranked for a query.
+        split: See `load_dataset`.
+        progress: See `HybridIndex.add`.
+
+    Returns:
+        An `Evaluation`; of pairs a `PairEvaluation`.
+
+    Raises:
+        InputError: The dataset is malformed or fits the index not, or a metric is unknown.
+        MissingExtraError: ir-measures or scipy is not installed.
+    """
+    data = load_dataset(dataset, split=split) if isinstance(dataset, str | Path) else dataset
+    check_metrics(metrics)
+    if isinstance(data, LabelledPairs):
+        return evaluate_pairs(target, data, weights)
+    how: Any = {"candidates": candidates, "exact": exact, "depth": depth, "progress": progress}
+    if isinstance(target, HybridIndex):
+        return _evaluated(target, data, metrics, weights, **how)
+    if not isinstance(target, BGEM3):
+        raise InputError(f"evaluate takes a HybridIndex or a BGEM3, not {type(target).__name__}")
+    if not data.records:
+        raise InputError(f"the dataset {data.name} has no documents; give the index that has them")
+    with HybridIndex(target) as index:
+        index.add(data.records, progress=progress)
+        return _evaluated(index, data, metrics, weights, **how)
+
+
+def _evaluated(
+    index: HybridIndex,
+    data: Dataset,
+    metrics: Sequence[str],
+    weights: Weightings,
+    *,
+    candidates: Mapping[Mode, int] | None,
+    exact: bool,
+    depth: int,
+    progress: ProgressLike,
+) -> Evaluation:
+    total = len(data.judged)
+    with reporter(progress, label="evaluating", total=total) as tell:
+        scores = score_candidates(index, data, candidates=candidates, exact=exact, tell=tell)
+    runs = [
+        _run(index, scores, name, value, depth)
+        for name, value in {**_usual(index), **named_weightings(weights)}.items()
+    ]
+    unjudged = len(data.queries) - total
+    left_out = f" ({unjudged:,} without a relevant document left out)" if unjudged else ""
+    looked = "every document" if exact else f"candidates {dict(candidates or {}) or 'as usual'}"
+    about = {
+        "model": PurePath(index.engine.name).name,
+        "documents": f"{index.count():,}",
+        "queries": f"{len(scores.queries):,}{left_out}",
+        "modes": "+".join(ordered_modes(index.modes)),
+        "looked up": looked,
+    }
+    made = Evaluation(data.name, about, runs, tuple(metrics), data.queries, {}, scores)
+    return replace(made, documents=_texts(index, made))
+
+
+def _usual(index: HybridIndex) -> dict[str, WeightsLike]:
+    """Each mode alone, the default weights by each fusion, and the presets that differ."""
+    base = Weights().restricted(index.modes)
+    out: dict[str, WeightsLike] = {m: Weights.only(m) for m in ordered_modes(index.modes)}
+    if len(out) == 1:
+        return out
+    out[DEFAULT] = base
+    for name, kind in FUSIONS.items():
+        if kind is not WeightedSum:
+            out[name] = WeightProfile(name, base, kind())
+    for name, preset in PRESETS.items():
+        if name != DEFAULT and preset.modes <= index.modes:
+            out[name] = preset
+    return out
+
+
+def _run(
+    index: HybridIndex, scores: CandidateScores, name: str, weights: WeightsLike, depth: int
+) -> Run:
+    """A run of one weighting: by arithmetic where that is all, else by searches."""
+    if not callable(weights):
+        profile = index.weighting(weights)
+        if profile.fusion is None or type(profile.fusion) in FUSIONS.values():
+            return scores.run(name, profile.weights, profile.fusion, depth=depth)
+    texts = [scores.texts[query] for query in scores.queries]
+    found = index.search_batch(texts, limit=depth, weights=weights)
+    rows = dict(zip(scores.queries, found, strict=True))
+    return Run(
+        name,
+        {query: [hit.id for hit in hits] for query, hits in rows.items()},
+        {query: [hit.score for hit in hits] for query, hits in rows.items()},
+        scores.qrels,
+    )
+
+
+def _texts(index: HybridIndex, made: Evaluation) -> dict[str, str]:
+    """The texts of the documents that a report shows."""
+    found = contrasts(made.runs, made.metrics[0])
+    if found is None:
+        return {}
+    ids = {
+        document
+        for query in [*found.wins, *found.losses]
+        for run in (found.base, found.other)
+        for document in run.rankings[query][:3]
+    }
+    held = list(ids)
+    records = index.get(held)
+    return {one: r.display_text for one, r in zip(held, records, strict=True) if r is not None}
