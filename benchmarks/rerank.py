@@ -104,9 +104,8 @@ def _stored_ours(setting: Setting, *, stored: str, kernel: bool = False) -> Call
                 sparse=scoring.lexical(query.sparse, documents.sparse),
                 colbert=maxsim(query.colbert, documents.colbert),
             )
-        scores = scoring.hybrid(parts, weights)
-        ranking(scores)
-        return scores.hybrid[0]
+        ranking(parts.take(0), WeightProfile(None, weights))
+        return scoring.hybrid(parts, weights).hybrid[0]
 
     return call
 

@@ -265,6 +265,7 @@ class ModelHandle:
         """
         self._needs.declare(role, query=query, document=document)
 
+    @checks_itself
     def weighting(
         self, weights: WeightsLike | None, query: str | None = None, *, folder: Path | None = None
     ) -> WeightProfile:

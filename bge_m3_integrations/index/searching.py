@@ -305,6 +305,7 @@ class SearchableIndex(IndexHandle):
             folder=self.path,
         )
 
+    @checks_itself
     def weighting(
         self, weights: WeightsLike | None = None, query: str | None = None
     ) -> WeightProfile:
