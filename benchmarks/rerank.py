@@ -86,7 +86,9 @@ def _stored_ours(setting: Setting, *, stored: str, kernel: bool = False) -> Call
     """All three components, their weighted mean and the ranking."""
     from bge_m3_integrations.core import scoring
     from bge_m3_integrations.core.embeddings import ALL_MODES
+    from bge_m3_integrations.core.fusion import Candidates
     from bge_m3_integrations.core.scores import Components, Weights
+    from bge_m3_integrations.core.weighting import WeightProfile
     from bge_m3_integrations.engine.engine import ranking
 
     query = _batch(1, QUERY_TOKENS, seed=10)
@@ -104,7 +106,7 @@ def _stored_ours(setting: Setting, *, stored: str, kernel: bool = False) -> Call
                 sparse=scoring.lexical(query.sparse, documents.sparse),
                 colbert=maxsim(query.colbert, documents.colbert),
             )
-        ranking(parts.take(0), WeightProfile(None, weights))
+        ranking(Candidates((), parts.take(0), 0.0), WeightProfile(None, weights))
         return scoring.hybrid(parts, weights).hybrid[0]
 
     return call

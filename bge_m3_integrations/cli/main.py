@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from bge_m3_integrations._version import __version__
 from bge_m3_integrations.cli import measure
+from bge_m3_integrations.cli import weights as weights_commands
 from bge_m3_integrations.cli.options import (
     DEBUG,
     Debug,
@@ -70,6 +71,7 @@ def _print_version(value: bool) -> None:
 
 
 app.add_typer(measure.app)
+app.add_typer(weights_commands.app, name="weights")
 
 
 @app.callback()

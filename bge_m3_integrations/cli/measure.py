@@ -103,7 +103,12 @@ def opened(path: Path) -> HybridIndex:
 def print_result(made: Any, *, as_json: bool) -> None:
     """Print a measurement as a table, or as JSON."""
     if as_json:
-        ascii_only = (sys.stdout.encoding or "").lower().replace("-", "")[:3] != "utf"
-        typer.echo(json.dumps(made.to_dict(), ensure_ascii=ascii_only, indent=2))
+        print_json(made.to_dict())
     else:
         typer.echo(str(made))
+
+
+def print_json(value: Any) -> None:
+    """Print plain Python as JSON; in ASCII where the output shows nothing else."""
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "")[:3] != "utf"
+    typer.echo(json.dumps(value, ensure_ascii=ascii_only, indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -50,6 +50,30 @@ class Fusion(Protocol):
             Above 0; infinite where no value stands for it.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The scored candidates of one query, before any weights.
+
+    Attributes:
+        ids: The documents, `n` of them.
+        components: Their exact scores, arrays of `(n,)`; NaN where a document is gone.
+        query_sparse_sum: The sum of the query's lexical weights.
+        lexical: The lexical values of learned weights, `(n,)`; None otherwise.
+    """
+
+    ids: Sequence[str]
+    components: Components
+    query_sparse_sum: float
+    lexical: FloatArray | None = None
+
+    def values(self, fusion: Fusion, weights: Weights) -> FloatArray:
+        """The values to rank by, `(n,) float32`, higher first."""
+        parts = self.components
+        if self.lexical is not None:
+            parts = Components(parts.dense, self.lexical, parts.colbert)
+        return fusion.rank_values(parts, weights, query_sparse_sum=self.query_sparse_sum)
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,8 @@ class Hit(Shown, ExportedFields):
             were not scored.
         max_score: The score that stands for full relevance; None where none does.
         weighting: The name of the weight profile or preset; None for weights given as numbers.
+        lexical: The lexical value of learned weights, which takes the place of the sparse score in
+            `score`; None by other weights.
     """
 
     record: Record
@@ -150,6 +152,7 @@ class Hit(Shown, ExportedFields):
     colbert_kind: str | None = None
     max_score: float | None = 1.0
     weighting: str | None = None
+    lexical: float | None = None
 
     @property
     def id(self) -> str:
@@ -197,6 +200,7 @@ class Hit(Shown, ExportedFields):
             "components": plain_scores(self.components),
             "weights": plain_scores(asdict(self.weights)),
             "weighting": self.weighting,
+            **({} if self.lexical is None else {"lexical": plain_number(self.lexical)}),
             "colbert_kind": self.colbert_kind,
         }
 
@@ -216,6 +220,7 @@ class Hit(Shown, ExportedFields):
             "weighting": self.weighting,
             "weights": asdict(self.weights),
             **modes,
+            **({} if self.lexical is None else {"lexical": self.lexical}),
         }
 
     @property

@@ -238,6 +238,7 @@ class Ranked(Shown, ExportedFields):
         hybrid: The raw weighted mean of the components.
         fusion: The name of the rule that made `score`.
         weighting: The name of the weight profile or preset; None for weights given as numbers.
+        lexical: The lexical value of learned weights, see `Hit`; None by other weights.
     """
 
     index: int
@@ -247,6 +248,7 @@ class Ranked(Shown, ExportedFields):
     hybrid: float = field(default=math.nan, kw_only=True)
     fusion: str = field(default="weighted_sum", kw_only=True)
     weighting: str | None = field(default=None, kw_only=True)
+    lexical: float | None = field(default=None, kw_only=True)
 
     def __hash__(self) -> int:
         return hash((self.index, self.score))
@@ -265,6 +267,7 @@ class Ranked(Shown, ExportedFields):
             "hybrid": plain_number(self.hybrid),
             "fusion": self.fusion,
             "weighting": self.weighting,
+            **({} if self.lexical is None else {"lexical": plain_number(self.lexical)}),
         }
 
     @property
@@ -278,6 +281,7 @@ class Ranked(Shown, ExportedFields):
             "weighting": self.weighting,
             "weights": asdict(self.weights),
             **modes,
+            **({} if self.lexical is None else {"lexical": self.lexical}),
         }
 
 

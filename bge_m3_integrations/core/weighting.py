@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.embeddings import ALL_MODES, Mode
@@ -12,8 +12,12 @@ from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.scores import PRESETS, FixedWeights, Weights
 from bge_m3_integrations.errors import InputError
 
-LEARNED = "learned"
+LEARNED: Final = "learned"
 """The name of the profile that an index has learned itself."""
+PROFILE_FILE: Final = "profiles.toml"
+LEARNED_FILE: Final = "learned_weights.npz"
+COMPANION_FILES: Final = (PROFILE_FILE, LEARNED_FILE)
+"""Files in an index's folder that are not the store's, and go along with its backups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +28,26 @@ class MeasuredOn:
         fingerprint: Of the model.
         storage: How the index kept token vectors: "float32", "float16", "turbo8", "reencode", with
             ", n tokens a vector" behind where they were pooled.
+        query_instruction: Put before queries.
+        document_instruction: Put before documents.
         collection: A name for people.
         evidence: A sentence for people, such as "225 judged queries: nDCG@10 0.497, default 0.471".
     """
 
     fingerprint: str | None = None
     storage: str | None = None
+    query_instruction: str | None = None
+    document_instruction: str | None = None
     collection: str | None = None
     evidence: str | None = None
+
+
+_COMPARED = {
+    "fingerprint": "the model",
+    "storage": "token vectors kept as",
+    "query_instruction": "the query instruction",
+    "document_instruction": "the document instruction",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +68,26 @@ class WeightProfile:
     measured_on: MeasuredOn = field(default=MeasuredOn())
     allow_mismatch: bool = False
 
-    def check(self, *, fingerprint: Callable[[], str], storage: str | None) -> None:
+    def check(self, here: Callable[[], MeasuredOn]) -> None:
         """Refuse a model or a storage that the profile was not measured on.
 
         Args:
-            fingerprint: Gives that of the model in use; called if the profile names one, since
-                the first call may read every weight file.
-            storage: How the index in use keeps token vectors; None is no index.
+            here: Gives what is in use; called if the profile says anything, since the first call
+                may read every weight file. What is None in it is not compared.
 
         Raises:
             InputError: They differ, and `allow_mismatch` is not set.
         """
         measured = self.measured_on
-        differ = []
-        if measured.fingerprint is not None and (its := fingerprint()) != measured.fingerprint:
-            differ.append(f"model {measured.fingerprint}, and this one is {its}")
-        if measured.storage is not None and storage not in (None, measured.storage):
-            differ.append(f"token vectors kept as {measured.storage}, and here it is {storage}")
+        if not any(getattr(measured, name) is not None for name in _COMPARED):
+            return
+        now = here()
+        differ = [
+            f"{said} {was!r}, and here it is {its!r}"
+            for name, said in _COMPARED.items()
+            if None not in (was := getattr(measured, name), its := getattr(now, name))
+            and was != its
+        ]
         if not differ:
             return
         said = f"the weight profile {self.name!r} was measured on {'; and on '.join(differ)}"

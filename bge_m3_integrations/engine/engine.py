@@ -16,7 +16,7 @@ from bge_m3_integrations.core.embeddings import (
     Mode,
     TokenVectors,
 )
-from bge_m3_integrations.core.fusion import WeightedSum
+from bge_m3_integrations.core.fusion import Candidates, WeightedSum
 from bge_m3_integrations.core.scores import Components, Ranked, Scores, Weights
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
@@ -258,7 +258,7 @@ class BGEM3(EncodingModel):
         profile = self.weighting(weights, query=query)
         chosen = self.weights(profile)
         scores = self.score([query], documents, weights=chosen, max_length=max_length)
-        return ranking(scores.components.take(0), profile, limit=limit)
+        return ranking(Candidates((), scores.components.take(0), 0.0), profile, limit=limit)
 
     def _components(
         self, queries: EmbeddingBatch, documents: EmbeddingBatch, weights: Weights
@@ -267,18 +267,13 @@ class BGEM3(EncodingModel):
 
 
 def ranking(
-    parts: Components,
-    profile: WeightProfile,
-    *,
-    query_sparse_sum: float = 0.0,
-    limit: int | None = None,
+    candidates: Candidates, profile: WeightProfile, *, limit: int | None = None
 ) -> list[Ranked]:
     """Order one query's documents by their weighted scores.
 
     Args:
-        parts: Component scores, arrays of `(n,)`.
+        candidates: The scored documents.
         profile: The weights, and the fusion if it is not the raw weighted mean.
-        query_sparse_sum: Sum of the query's lexical weights.
         limit: Most results; None is all.
 
     Returns:
@@ -290,7 +285,8 @@ def ranking(
     if limit is not None:
         limit = check_int("limit", limit)
     fusion, weights = profile.fusion or WeightedSum(), profile.weights
-    values = fusion.rank_values(parts, weights, query_sparse_sum=query_sparse_sum)
+    parts, lexical = candidates.components, candidates.lexical
+    values = candidates.values(fusion, weights)
     hybrid = scoring.hybrid(parts, weights).hybrid
     order = np.argsort(-values, kind="stable")[:limit]
     return [
@@ -302,6 +298,7 @@ def ranking(
             hybrid=float(hybrid[i]),
             fusion=fusion.name,
             weighting=profile.name,
+            lexical=None if lexical is None else float(lexical[i]),
         )
         for i in order.tolist()
     ]

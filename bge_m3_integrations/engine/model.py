@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
@@ -20,7 +20,7 @@ from bge_m3_integrations.core.embeddings import (
 from bge_m3_integrations.core.fusion import WeightedSum
 from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.core.validation import check_int
-from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
+from bge_m3_integrations.core.weighting import MeasuredOn, WeightProfile, WeightsLike
 from bge_m3_integrations.encoders.base import (
     ChecksModes,
     Encoder,
@@ -267,7 +267,12 @@ class ModelHandle:
 
     @checks_itself
     def weighting(
-        self, weights: WeightsLike | None, query: str | None = None, *, folder: Path | None = None
+        self,
+        weights: WeightsLike | None,
+        query: str | None = None,
+        *,
+        folder: Path | None = None,
+        learned: Callable[[], WeightProfile] | None = None,
     ) -> WeightProfile:
         """The profile that weights stand for; None is the default preset of the model's modes.
 
@@ -275,6 +280,7 @@ class ModelHandle:
             weights: Weights in any form.
             query: The query's text, for a function.
             folder: Of an index, whose own profiles are looked at first.
+            learned: Gives the weights that an index has learned.
 
         Returns:
             A profile whose modes the model has.
@@ -285,15 +291,24 @@ class ModelHandle:
         """
         if weights is None:
             return WeightProfile("default", Weights().restricted(self.default_modes))
-        chosen = resolve(weights, query=query, folder=folder)
+        chosen = resolve(weights, query=query, folder=folder, learned=learned)
         if missing := chosen.weights.modes - self.modes:
             self._require(chosen.weights.modes)
             raise InputError(
                 f"weights {chosen.weights} need {sorted(missing)}, but {self.name} has only "
                 f"{sorted(self.modes)}"
             )
-        chosen.check(fingerprint=lambda: self.fingerprint, storage=None)
+        chosen.check(self.measured_on)
         return chosen
+
+    def measured_on(self) -> MeasuredOn:
+        """The model and instructions of this engine; the first call reads every weight file."""
+        options = self.options
+        return MeasuredOn(
+            fingerprint=self.fingerprint,
+            query_instruction=options["query_instruction"] or "",
+            document_instruction=options["document_instruction"] or "",
+        )
 
     def weights(self, value: WeightsLike | None, *, query: str | None = None) -> Weights:
         """Read weights of a raw weighted mean; see `weighting`.

@@ -11,11 +11,10 @@ from types import MappingProxyType
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.profile_file import read_profiles
 from bge_m3_integrations.core.scores import PRESETS, Weights
-from bge_m3_integrations.core.weighting import LEARNED, WeightProfile, WeightsLike
+from bge_m3_integrations.core.weighting import LEARNED, PROFILE_FILE, WeightProfile, WeightsLike
 from bge_m3_integrations.errors import InputError
 
 ENVIRONMENT = "BGE_M3_PROFILES"
-FILE_NAME = "profiles.toml"
 
 
 class ProfileFile:
@@ -94,14 +93,19 @@ def find_profile(name: str, folder: Path | None) -> WeightProfile:
     """
     if name in PRESETS:
         return WeightProfile(name, PRESETS[name])
+    if name == LEARNED:
+        raise InputError(
+            f"weights={LEARNED!r} are those of an index; search or rerank with one, after "
+            "index.learn_weights()"
+        )
     path, found, inside = name.rpartition(".toml:")
     if found:
         files = [profile_file(f"{path}.toml")]
     else:
         inside = name
         files = []
-        if folder is not None and (folder / FILE_NAME).exists():
-            files.append(profile_file(folder / FILE_NAME))
+        if folder is not None and (folder / PROFILE_FILE).exists():
+            files.append(profile_file(folder / PROFILE_FILE))
         if named := os.environ.get(ENVIRONMENT):
             files.append(profile_file(named))
     known: list[str] = []
@@ -130,13 +134,20 @@ def check_name(weights: WeightsLike | None, folder: Path | None) -> None:
         find_profile(weights, folder)
 
 
-def resolve(weights: WeightsLike, *, query: str | None, folder: Path | None) -> WeightProfile:
+def resolve(
+    weights: WeightsLike,
+    *,
+    query: str | None,
+    folder: Path | None,
+    learned: Callable[[], WeightProfile] | None = None,
+) -> WeightProfile:
     """The profile that weights stand for.
 
     Args:
         weights: In any form.
         query: The query's text, which a function is called with; None where it is not known.
         folder: Of the index; None is none.
+        learned: Gives the weights that the index has learned; None without an index.
 
     Returns:
         A profile; one without a name for numbers.
@@ -154,6 +165,8 @@ def resolve(weights: WeightsLike, *, query: str | None, folder: Path | None) -> 
         if chosen is None or callable(chosen):
             raise InputError(f"weights={weights!r} returned {chosen!r}, which are no weights")
         weights = chosen
+    if isinstance(weights, str) and weights == LEARNED and learned is not None:
+        return learned()
     if isinstance(weights, str):
         return find_profile(weights, folder)
     if isinstance(weights, WeightProfile):

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_m3_integrations.core.embeddings import MODES, FloatArray, IntArray, Mode
-from bge_m3_integrations.core.fusion import Fusion, WeightedSum
+from bge_m3_integrations.core.fusion import Candidates, Fusion, WeightedSum
 from bge_m3_integrations.core.scores import Components, Weights
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.datasets import Dataset
 from bge_m3_integrations.evaluation.runs import Run
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.index.search import Candidates
 
 _BATCH = 64
 _ROWS = 64

@@ -20,6 +20,7 @@ from bge_m3_integrations.core.embeddings import (
     as_modes,
     ordered_modes,
 )
+from bge_m3_integrations.core.learned import LearnedWeights
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
@@ -75,6 +76,7 @@ class IndexHandle:
         kept = MemoryStore(modes=modes) if store is None else store
         self._held = Searcher(kept, reencoder, check_int("pooling", pooling))
         self._beginning = threading.Lock()
+        self._learned: LearnedWeights | None = None
         self._unproved = False
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
@@ -13,8 +13,8 @@ import numpy as np
 from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import Mode, Modes, ordered_modes
 from bge_m3_integrations.core.filters import Filter, FilterLike, as_filter
-from bge_m3_integrations.core.fusion import Fusion, WeightedSum
-from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.core.fusion import Candidates, Fusion, WeightedSum
+from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.core.validation import check_finite, check_int
 from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.errors import InputError
@@ -105,12 +105,14 @@ class Scored:
         score: The ranking value.
         hybrid: The raw weighted mean of the components.
         components: The score of each weighted mode.
+        lexical: The lexical value of learned weights; None otherwise.
     """
 
     id: str
     score: float
     hybrid: float
     components: Mapping[Mode, float]
+    lexical: float | None = None
 
 
 def search_request(
@@ -169,29 +171,26 @@ def _fusion(fusion: Fusion | None, profile: WeightProfile) -> Fusion:
     return fusion
 
 
-def ranking(
-    ids: Sequence[str], parts: Components, request: SearchRequest, query_sparse_sum: float
-) -> list[Scored]:
-    """Rank the scored ids of one query.
+def ranking(candidates: Candidates, request: SearchRequest) -> list[Scored]:
+    """Rank the candidates of one query.
 
     Args:
-        ids: The documents.
-        parts: Their scores in every weighted mode; NaN where the document is gone.
+        candidates: Scored in every weighted mode.
         request: The search.
-        query_sparse_sum: Sum of the query's lexical weights.
 
     Returns:
         At most `request.limit` documents, best first, ties by ascending id; none that is gone, and
         none that shares no token with the query where `request.lexical`.
     """
+    ids, parts = candidates.ids, candidates.components
     gone = np.any([np.isnan(scores) for _, scores in parts.items()], axis=0)
     if request.lexical and parts.sparse is not None:
         gone |= parts.sparse <= 0
     alive = np.flatnonzero(~gone)
     held, left = [ids[i] for i in alive.tolist()], parts.take(alive)
-    values = request.fusion.rank_values(
-        left, request.weights, query_sparse_sum=query_sparse_sum
-    ).tolist()
+    lexical = None if candidates.lexical is None else candidates.lexical[alive]
+    rest = Candidates(held, left, candidates.query_sparse_sum, lexical)
+    values = rest.values(request.fusion, request.weights).tolist()
     least = -np.inf if request.score_threshold is None else request.score_threshold
     kept = [(-value, held[i], i) for i, value in enumerate(values) if value >= least]
     kept.sort()
@@ -200,7 +199,13 @@ def ranking(
     hybrid, modes = scoring.hybrid(best, request.weights).hybrid.tolist(), ordered_modes(best.modes)
     table = np.stack([array for _, array in best.items()], axis=1).tolist()
     return [
-        Scored(held[i], values[i], mean, dict(zip(modes, scores, strict=True)))
+        Scored(
+            held[i],
+            values[i],
+            mean,
+            dict(zip(modes, scores, strict=True)),
+            None if lexical is None else float(lexical[i]),
+        )
         for i, mean, scores in zip(rows, hybrid, table, strict=True)
     ]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,10 +17,13 @@ from bge_m3_integrations.core.embeddings import (
     Mode,
     Modes,
 )
+from bge_m3_integrations.core.fusion import Candidates
+from bge_m3_integrations.core.learned import LearnedSum
 from bge_m3_integrations.core.records import text_hash
 from bge_m3_integrations.core.scores import Components, Ranked
+from bge_m3_integrations.core.scripts import script_of
 from bge_m3_integrations.core.validation import check_text, check_texts, chunks
-from bge_m3_integrations.core.weighting import WeightsLike
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.engine.engine import BGEM3, ranking
 from bge_m3_integrations.engine.profiles import by_profile
 from bge_m3_integrations.engine.truncation import Cuts
@@ -77,7 +78,7 @@ def ranked_batch(
     limit: int | None = None,
     searcher: Searcher | None = None,
     kept: Modes = (),
-    folder: Path | None = None,
+    weighting: Callable[[WeightsLike | None, str | None], WeightProfile] | None = None,
 ) -> list[list[Ranked]]:
     """Rank each query's own documents; see `HybridIndex.rerank_batch`.
 
@@ -90,7 +91,7 @@ def ranked_batch(
         limit: Most results of each ranking; None is all.
         searcher: Over an index; None encodes everything.
         kept: The modes of the index: by others, everything is encoded.
-        folder: Of the index, for its weight profiles.
+        weighting: Makes a profile of weights and a query; None is the engine's.
 
     Returns:
         One ranking per query.
@@ -109,14 +110,12 @@ def ranked_batch(
         texts["document"] = [given.text for given in rows[0]]
     with Cuts(texts):
         ranked: dict[int, list[Ranked]] = {}
-        weighting = partial(engine.weighting, folder=folder)
-        for profile, asked in by_profile(queries, weights, weighting):
-            modes = profile.weights.modes
-            held = searcher if modes <= set(kept) else None
+        for profile, asked in by_profile(queries, weights, weighting or engine.weighting):
+            held = searcher if profile.weights.modes <= set(kept) else None
             some, theirs = [queries[i] for i in asked], [rows[i] for i in asked]
-            scored = _scored(engine, held, some, theirs, modes)
-            for i, (parts, total) in zip(asked, scored, strict=True):
-                ranked[i] = ranking(parts, profile, query_sparse_sum=total, limit=limit)
+            scored = _scored(engine, held, some, theirs, profile)
+            for i, candidates in zip(asked, scored, strict=True):
+                ranked[i] = ranking(candidates, profile, limit=limit)
     return [ranked[i] for i in range(len(queries))]
 
 
@@ -125,19 +124,42 @@ def _scored(
     searcher: Searcher | None,
     queries: list[str],
     rows: Sequence[Sequence[RerankDocument]],
-    modes: Modes,
-) -> list[tuple[Components, float]]:
-    """Scores of each query's documents, and the sum of its lexical weights."""
-    scored: list[tuple[Components, float]] = []
+    profile: WeightProfile,
+) -> list[Candidates]:
+    """Scores of each query's documents; the ids are those of the documents, or empty."""
+    scored: list[Candidates] = []
+    learned = profile.fusion if isinstance(profile.fusion, LearnedSum) else None
     for piece in chunks(queries):  # token vectors of one stretch at a time
         try:
-            embeddings = engine.encode_queries(queries[piece], modes=modes)
+            embeddings = engine.encode_queries(queries[piece], modes=profile.weights.modes)
         except EncodingError as error:
             raise EncodingError(error.reason, piece.start + error.position) from error
-        parts = scores_of(engine, searcher, embeddings, rows[piece])
-        sums = [query_sparse_sum(embeddings, i) for i in range(len(parts))]
-        scored += zip(parts, sums, strict=True)
+        some, count = rows[piece], len(embeddings)
+        both, twice = embeddings, list(some)
+        if learned is not None:  # together, so that each document is encoded once
+            both = EmbeddingBatch.concat([embeddings, learned.reweighted(embeddings)])
+            twice += some
+        parts = scores_of(engine, searcher, both, twice)
+        for i, row in enumerate(some):
+            lexical = None if learned is None else parts[count + i].sparse
+            ids = [given.id or "" for given in row]
+            held = Candidates(ids, parts[i], query_sparse_sum(embeddings, i), lexical)
+            if lexical is not None and learned is not None and learned.imputation is not None:
+                held = _imputed(held, learned, embeddings.take([i]), row)
+            scored.append(held)
     return scored
+
+
+def _imputed(
+    held: Candidates, fusion: LearnedSum, query: EmbeddingBatch, row: Sequence[RerankDocument]
+) -> Candidates:
+    """The candidates with lexical values for documents of another script than the query."""
+    if fusion.idf is None or held.lexical is None:
+        return held
+    own = fusion.idf.script_of(*query.sparse.row(0))
+    foreign = [own is not None and script_of(one.text) not in (None, own) for one in row]
+    lexical = fusion.imputed(held.lexical, held.components, np.array(foreign, bool))
+    return replace(held, lexical=lexical)
 
 
 def scores_of(

@@ -7,31 +7,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Modes
 from bge_m3_integrations.core.filters import And, Filter, Ids, matcher, operators
+from bge_m3_integrations.core.fusion import Candidates
+from bge_m3_integrations.core.learned import LearnedSum
 from bge_m3_integrations.core.records import Hit, Hits, Record
 from bge_m3_integrations.core.scores import Components
+from bge_m3_integrations.core.scripts import script_of
 from bge_m3_integrations.index.filter_paths import UnknownPaths
 from bge_m3_integrations.index.reencode import Reencoder
 from bge_m3_integrations.index.request import Scored, SearchRequest, ranking
 from bge_m3_integrations.stores.base import Store
 
 _ID = attrgetter("id")
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The scored candidates of one query, before any weights.
-
-    Attributes:
-        ids: The documents, `n` of them.
-        components: Their exact scores, arrays of `(n,)`; NaN where a document is gone.
-        query_sparse_sum: The sum of the query's lexical weights.
-    """
-
-    ids: Sequence[str]
-    components: Components
-    query_sparse_sum: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +53,7 @@ class Searcher:
         """
         candidates = self.candidates(embeddings, request)
         with request.step("rank") as counts:
-            ranked = [
-                ranking(held.ids, held.components, request, held.query_sparse_sum)
-                for held in candidates
-            ]
+            ranked = [ranking(held, request) for held in candidates]
             hits = self._hits(ranked, request)
             counts["hits"] = sum(map(len, hits))
         return hits
@@ -81,18 +69,48 @@ class Searcher:
             One entry per query.
         """
         embeddings = embeddings.only(request.modes)
+        learned = request.fusion if isinstance(request.fusion, LearnedSum) else None
+        looked = embeddings if learned is None else learned.reweighted(embeddings)
         with request.step("find") as counts:
-            ids = self._pool(embeddings, request, self.resolve_filter(request.where))
+            ids = self._pool(looked, request, self.resolve_filter(request.where))
             counts["candidates"] = sum(map(len, ids))
         if not any(ids):
             self.nothing_under(request.where)
         with request.step("score") as counts:
             scores = self.scores(embeddings, ids, request.weights.modes)
             counts["modes"] = len(request.weights.modes)
-        return [
-            Candidates(held, parts, query_sparse_sum(embeddings, i))
-            for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
-        ]
+            found = [
+                Candidates(held, parts, query_sparse_sum(embeddings, i))
+                for i, (held, parts) in enumerate(zip(ids, scores, strict=True))
+            ]
+            if learned is not None and "sparse" in request.weights.modes:
+                found = self._with_lexical(found, learned, embeddings, looked)
+        return found
+
+    def _with_lexical(
+        self,
+        found: Sequence[Candidates],
+        fusion: LearnedSum,
+        raw: EmbeddingBatch,
+        looked: EmbeddingBatch,
+    ) -> list[Candidates]:
+        """Add the lexical values of learned weights; the sparse scores stay as they are."""
+        scores = self.store.score(looked.only({"sparse"}), [held.ids for held in found], {"sparse"})
+        out = []
+        for i, (held, values) in enumerate(zip(found, scores, strict=True)):
+            lexical = values.sparse
+            if fusion.imputation is not None and fusion.idf is not None:
+                own = fusion.idf.script_of(*raw.sparse.row(i))
+                lexical = fusion.imputed(lexical, held.components, self._foreign(held.ids, own))
+            out.append(replace(held, lexical=lexical))
+        return out
+
+    def _foreign(self, ids: Sequence[str], script: str | None) -> NDArray[np.bool_]:
+        """Whether documents are of another script than a query's, as their texts tell."""
+        if script is None:
+            return np.zeros(len(ids), bool)
+        found = [None if r is None else script_of(r.text) for r in self.store.get(ids)]
+        return np.array([own not in (None, script) for own in found], bool)
 
     def scores(
         self, embeddings: EmbeddingBatch, ids: Sequence[Sequence[str]], modes: Modes
@@ -182,6 +200,7 @@ class Searcher:
                     kind,
                     max_score,
                     request.weighting,
+                    scored.lexical,
                 )
                 for scored in row
                 if (record := records[scored.id]) is not None

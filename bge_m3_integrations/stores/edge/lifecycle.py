@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
+from bge_m3_integrations.core.weighting import COMPANION_FILES
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.checksums import Checksums
 from bge_m3_integrations.stores.edge.folder.config import FolderConfig
@@ -130,6 +131,9 @@ def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
         check_room(target, size_on_disk(folder.path / manifest.shard), "a copy of the index")
         place.mkdir()
         copy_folder(folder.path / manifest.shard, place / manifest.shard)
+        for name in COMPANION_FILES:
+            if (folder.path / name).is_file():
+                shutil.copyfile(folder.path / name, place / name)
         manifest.write(place)
 
 
@@ -182,11 +186,14 @@ def _settle(place: Path, target: Path) -> None:
         raise StoreError(f"{target} holds {held[:3]} by now; choose a new or empty folder")
     made.rename(shard)
     try:
+        for name in COMPANION_FILES:
+            if (place / name).exists():
+                (place / name).rename(target / name)
         sync_folder(target)
         # last: a copy that was cut is no index
         manifest.write(target)
     except BaseException:
-        for name in (NAME, f"{NAME}.new"):
+        for name in (NAME, f"{NAME}.new", *COMPANION_FILES):
             (target / name).unlink(missing_ok=True)
         shutil.rmtree(shard, ignore_errors=True)
         raise

@@ -13,6 +13,7 @@ import pytest
 from bge_m3_integrations import BGEM3, Weights
 from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, Kind, Modes
+from bge_m3_integrations.core.fusion import Candidates
 from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.core.validation import ENCODED_CHARACTERS, chunks
 from bge_m3_integrations.core.weighting import WeightProfile
@@ -55,7 +56,8 @@ def test_rerank_is_best_first_with_ties_by_position(engine: BGEM3) -> None:
 @pytest.mark.parametrize("count", [2, 17, 18, 40, 500])
 def test_ties_of_any_number_of_documents_are_in_order_of_position(count: int) -> None:
     row = np.random.default_rng(count).integers(0, 3, count).astype(np.float32)
-    parts, dense = Components(dense=row), WeightProfile(None, Weights.only("dense"))
+    parts = Candidates((), Components(dense=row), 0.0)
+    dense = WeightProfile(None, Weights.only("dense"))
     expected = sorted(range(count), key=lambda i: (-row[i], i))
     assert [item.index for item in ranking(parts, dense)] == expected
     assert [item.index for item in ranking(parts, dense, limit=2)] == expected[:2]

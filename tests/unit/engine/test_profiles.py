@@ -189,15 +189,17 @@ def test_a_profile_of_another_model_or_storage_is_refused_or_taken_with_a_warnin
     profile = WeightProfile("p", Weights(1, 1, 1), measured_on=MeasuredOn(fingerprint=mine))
     assert index.search("cat", weights=profile)[0].weighting == "p"
     other = replace(profile, measured_on=MeasuredOn(fingerprint="another"))
-    with pytest.raises(InputError, match=f"'p' was measured on model another, and this .*{mine}"):
+    with pytest.raises(
+        InputError, match=f"'p' was measured on the model 'another', and here it is '{mine}'"
+    ):
         index.search("cat", weights=other)
-    with pytest.raises(InputError, match="model another"):
+    with pytest.raises(InputError, match="the model 'another'"):
         index.engine.rerank("cat", TEXTS, weights=other)
     stored = replace(profile, measured_on=MeasuredOn(storage="turbo8"))
-    with pytest.raises(InputError, match="kept as turbo8, and here it is float32"):
+    with pytest.raises(InputError, match="kept as 'turbo8', and here it is 'float32'"):
         index.search("cat", weights=stored)
     save_profile(replace(other, allow_mismatch=True), file)
-    with pytest.warns(UserWarning, match="model another.*used all the same"):
+    with pytest.warns(UserWarning, match=r"the model 'another'.*used all the same"):
         assert index.search("cat", weights="p")[0].weights == Weights(1, 1, 1)
 
 

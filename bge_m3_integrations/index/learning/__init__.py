@@ -1,0 +1,1 @@
+"""Learning weights from an index alone: questions taken out of their documents."""
