@@ -108,7 +108,7 @@ def _searched(index: HybridIndex, data: Dataset, scores: CandidateScores, weight
 
 def _labels(scores: CandidateScores) -> tuple[float, float]:
     grid = simplex(3)
-    table = np.concatenate([scores.ndcg(grid), scores.ndcg(grid, scaled=True)])
+    table = np.concatenate([scores.measure(grid), scores.measure(grid, scaled=True)])
     rng = np.random.default_rng(0)
     halves = []
     for _ in range(_SPLITS):

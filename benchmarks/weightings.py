@@ -32,10 +32,10 @@ def main() -> None:
         scores = score_candidates(index, data, exact=True)
     weightings = np.random.default_rng(0).dirichlet([1, 1, 1], options.weightings)
     start = time.perf_counter()
-    table = scores.ndcg(weightings)
+    table = scores.measure(weightings)
     seconds = time.perf_counter() - start
     one = time.perf_counter()
-    scores.ndcg(weightings[:1])
+    scores.measure(weightings[:1])
     one = time.perf_counter() - one
     values = sum(len(held.ids) for held in scores.candidates) * len(weightings)
     print(

@@ -1,4 +1,4 @@
-"""Commands that measure: bge-m3 evaluate."""
+"""Commands that measure: bge-m3 evaluate, bge-m3 tune."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from bge_m3_integrations.cli.options import Debug, Device, Dtype, Model, chosen_
 
 if TYPE_CHECKING:
     from bge_m3_integrations.encoders.config import ModelOptions
+    from bge_m3_integrations.engine.engine import BGEM3
+    from bge_m3_integrations.evaluation.datasets import Dataset
     from bge_m3_integrations.index.index import HybridIndex
 
 app = typer.Typer()
@@ -79,6 +81,69 @@ def evaluate(
     elif report is not None or runs is not None:
         raise typer.BadParameter("labelled pairs have no report and no runs; leave these out")
     print_result(made, as_json=as_json)
+
+
+@app.command()
+def tune(
+    *,
+    dataset: Data,
+    index: Index = None,
+    metric: Annotated[str, typer.Option(help="ndcg@k, recall@k, mrr@k or hit@k.")] = "ndcg@10",
+    clicks: Annotated[bool, typer.Option("--clicks", help="The file is a click log.")] = False,
+    split: Split = "test",
+    save: Annotated[
+        str | None, typer.Option(help='Write the profile here: "profiles.toml:my-profile".')
+    ] = None,
+    report: Report = None,
+    as_json: Json = False,
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Tune weights on judged queries, clicks or labelled pairs, and say what they are worth."""
+    from bge_m3_integrations.evaluation.clicks import load_clicks
+    from bge_m3_integrations.evaluation.datasets import LabelledPairs, load_dataset
+    from bge_m3_integrations.evaluation.pair_tuning import tune_pairs
+    from bge_m3_integrations.evaluation.tuning import tune as run
+
+    place, name = _saved_as(save)
+    data = load_clicks(dataset) if clicks else load_dataset(dataset, split=split)
+    target = _target(index, model, device=device, dtype=dtype)
+    made: Any
+    if isinstance(data, LabelledPairs):
+        if report is not None:
+            raise typer.BadParameter("labelled pairs have no report; leave it out")
+        made = tune_pairs(target, data)
+    else:
+        made = run(indexed(target, data), data, metric=metric)
+        if report is not None:
+            made.save_report(report)
+    if place is not None:
+        from bge_m3_integrations.core.profile_file import save_profile
+
+        save_profile(made.profile(name), place)
+    print_result(made, as_json=as_json)
+
+
+def _saved_as(save: str | None) -> tuple[str | None, str]:
+    path, found, name = (save or "").rpartition(".toml:")
+    if save is not None and not (found and name):
+        raise typer.BadParameter('--save names a file and a profile: "profiles.toml:my-profile"')
+    return (f"{path}.toml", name) if found else (None, "")
+
+
+def indexed(target: HybridIndex | BGEM3, data: Dataset) -> HybridIndex:
+    """The index, or one in memory of the dataset's own documents."""
+    from bge_m3_integrations.index.index import HybridIndex
+
+    if isinstance(target, HybridIndex):
+        return target
+    if not data.records:
+        raise typer.BadParameter(f"{data.name} has no documents; give --index")
+    made = HybridIndex(target)
+    made.add(data.records)
+    return made
 
 
 def _target(index: Path | None, model: str | None, **options: Unpack[ModelOptions]) -> Any:

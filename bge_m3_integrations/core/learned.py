@@ -26,14 +26,15 @@ class LearnedSum:
     token with it whatever it says: its lexical value is estimated from its other scores.
 
     Attributes:
-        idf: Of the collection; None where it keeps no lexical weights.
+        idf: Of the collection; None where it keeps no lexical weights, and in a profile of a file,
+            which takes that of the index.
         power: Of the idf.
         imputation: Intercept and factors of the dense and the ColBERT score that estimate the
             lexical value across scripts; None where all documents are of one script.
         name: Reported in the hits.
     """
 
-    idf: IdfTable | None = field(repr=False)
+    idf: IdfTable | None = field(default=None, repr=False)
     power: float = 1.0
     imputation: tuple[float, float, float] | None = None
     name: str = "learned_sum"
@@ -105,7 +106,9 @@ class LearnedWeights(WeightProfile):
         seed: Of the sampling.
         gains: DCG@10 of the learned weights, each mode and the presets on the questions; 1 would
             find every rest first.
-        curve: `(w,)`, the DCG@10 of each point of `curve_grid(modes)`.
+        scale: `(m,)`, the deviation of each mode's scores within a question.
+        curve: `(w,)`, the DCG@10 of each point of the simplex in steps of 0.05, of scores that
+            were divided by `scale`: the prior of `tune`.
         null: Ascending values of unrelated pairs of question and document, for percentiles.
         date: Of learning, as YYYY-MM-DD.
     """
@@ -115,6 +118,7 @@ class LearnedWeights(WeightProfile):
     records: int = 0
     seed: int = 0
     gains: Mapping[str, float] = field(default_factory=dict)
+    scale: tuple[float, ...] = ()
     curve: FloatArray | None = field(default=None, repr=False, compare=False)
     null: FloatArray | None = field(default=None, repr=False, compare=False)
     date: str = ""

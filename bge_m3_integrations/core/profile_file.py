@@ -6,17 +6,19 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from bge_m3_integrations.core.fusion import FUSIONS, Fusion, ReciprocalRank
+from bge_m3_integrations.core.learned import LearnedSum
 from bge_m3_integrations.core.scores import PRESETS, Weights
 from bge_m3_integrations.core.weighting import LEARNED, MeasuredOn, WeightProfile
 from bge_m3_integrations.errors import InputError
 
+_FUSIONS: Mapping[str, Callable[[], Fusion]] = {**FUSIONS, LearnedSum().name: LearnedSum}
 _KEYS = ("weights", "fusion", "k", "measured_on", "allow_mismatch")
 _TEXTS = tuple(field.name for field in fields(MeasuredOn))
 
@@ -69,16 +71,18 @@ def save_profile(profile: WeightProfile, path: str | Path) -> None:
         read_profiles(path)
         text = path.read_text("utf-8-sig")
     document = tomlkit.parse(text)
-    document[name] = table
+    weights = tomlkit.inline_table()
+    weights.update(table["weights"])
+    document[name] = {**table, "weights": weights}
     with _replacing(path) as temporary:
         temporary.write_text(tomlkit.dumps(document), "utf-8")
 
 
 def _table(profile: WeightProfile) -> dict[str, Any]:
     fusion = profile.fusion
-    if fusion is not None and type(fusion) not in FUSIONS.values():
+    if fusion is not None and type(fusion) not in _FUSIONS.values():
         raise InputError(
-            f"a profile in a file has one of the fusions {sorted(FUSIONS)}, not {fusion!r}"
+            f"a profile in a file has one of the fusions {sorted(_FUSIONS)}, not {fusion!r}"
         )
     table: dict[str, Any] = {"weights": asdict(profile.weights)}
     if fusion is not None:
@@ -118,10 +122,10 @@ def _fusion(name: Any, k: Any) -> Fusion | None:
         raise InputError(f"k={k!r} is for the fusion {ReciprocalRank().name!r}, not for {name!r}")
     if name is None:
         return None
-    if name not in FUSIONS:
-        raise InputError(f"unknown fusion {name!r}; there are {sorted(FUSIONS)}")
+    if name not in _FUSIONS:
+        raise InputError(f"unknown fusion {name!r}; there are {sorted(_FUSIONS)}")
     if k is None:
-        return FUSIONS[name]()
+        return _FUSIONS[name]()
     if isinstance(k, bool) or not isinstance(k, int | float):
         raise InputError(f"k must be a number above 0, not {k!r}")
     return ReciprocalRank(float(k))
@@ -131,7 +135,7 @@ def _measured_on(table: Any) -> MeasuredOn:
     if not isinstance(table, dict) or not table.keys() <= set(_TEXTS):
         raise InputError(f"measured_on must be a table of {list(_TEXTS)}, not {table!r}")
     for key, value in table.items():
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str):
             raise InputError(f"{key} of measured_on must be a text, not {value!r}")
     return MeasuredOn(**table)
 

@@ -8,17 +8,23 @@ from bge_m3_integrations._internal.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bge_m3_integrations.evaluation.candidates import CandidateScores, score_candidates
+    from bge_m3_integrations.evaluation.clicks import load_clicks
     from bge_m3_integrations.evaluation.datasets import Dataset, LabelledPairs, load_dataset
     from bge_m3_integrations.evaluation.evaluation import Evaluation, evaluate
+    from bge_m3_integrations.evaluation.pair_tuning import PairTuning, tune_pairs
     from bge_m3_integrations.evaluation.pairs import PairEvaluation
     from bge_m3_integrations.evaluation.runs import Comparison, Interval, Run, compare
+    from bge_m3_integrations.evaluation.tuning import Tuning, tune
 
 _HOMES = {
     "candidates": ["CandidateScores", "score_candidates"],
     "datasets": ["Dataset", "LabelledPairs", "load_dataset"],
     "evaluation": ["Evaluation", "evaluate"],
+    "clicks": ["load_clicks"],
+    "pair_tuning": ["PairTuning", "tune_pairs"],
     "pairs": ["PairEvaluation"],
     "runs": ["Comparison", "Interval", "Run", "compare"],
+    "tuning": ["Tuning", "tune"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -30,11 +36,16 @@ __all__ = [
     "Interval",
     "LabelledPairs",
     "PairEvaluation",
+    "PairTuning",
     "Run",
+    "Tuning",
     "compare",
     "evaluate",
+    "load_clicks",
     "load_dataset",
     "score_candidates",
+    "tune",
+    "tune_pairs",
 ]
 
 

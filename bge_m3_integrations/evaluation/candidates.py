@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from bge_m3_integrations.core.embeddings import MODES, FloatArray, IntArray, Mode
 from bge_m3_integrations.core.fusion import Candidates, Fusion, WeightedSum
 from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.core.weighting import WeightsLike
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.datasets import Dataset
 from bge_m3_integrations.evaluation.runs import Run
 from bge_m3_integrations.index.index import HybridIndex
 
+Matrix = NDArray[np.float64]
+_OfRanks = Callable[[IntArray, Matrix, Matrix], Matrix]
 _BATCH = 64
 _ROWS = 64
 """Weightings ranked at once: 64 times 1,400 documents stay in the cache."""
@@ -70,7 +73,7 @@ class CandidateScores:
             parts = Components(
                 **{mode: a for mode, a in held.components.items() if weights.of(mode)}
             )
-            values = rule.rank_values(parts, weights, query_sparse_sum=held.query_sparse_sum)
+            values = replace(held, components=parts).values(rule, weights)
             if weights.modes == {"sparse"} and parts.sparse is not None:
                 values = np.where(parts.sparse > 0, values, -np.inf)
             order = np.argsort(-values, kind="stable")[:depth]
@@ -80,54 +83,62 @@ class CandidateScores:
         return Run(name, rankings, scores, self.qrels)
 
     def tensor(self, *, scaled: bool = False) -> list[FloatArray]:
-        """The component scores of each query as `(n, 3) float32` in the order of `MODES`.
+        """The scores of each query's candidates, `(n, 3) float32` in the order of `MODES`.
 
         Args:
             scaled: Divide lexical scores by the sum of the query's lexical weights, as
                 `ScaledSum` does.
 
         Returns:
-            One array per query; a mode that was not scored is 0.
+            One array per query; a mode that was not scored is 0. Lexical values of learned
+            weights stand in place of lexical scores, where candidates have them.
         """
         out = []
         for held in self.candidates:
             table = np.zeros((len(held.ids), len(MODES)), np.float32)
             for mode, scores in held.components.items():
-                by = held.query_sparse_sum if scaled and mode == "sparse" else 1.0
-                table[:, MODES.index(mode)] = scores / (by if by > 0 else 1.0)
+                table[:, MODES.index(mode)] = scores
+            if held.lexical is not None:
+                table[:, 1] = held.lexical
+            elif scaled and held.query_sparse_sum > 0:
+                table[:, 1] /= held.query_sparse_sum
             out.append(table)
         return out
 
-    def ndcg(
-        self, weightings: NDArray[np.floating], *, k: int = 10, scaled: bool = False
+    def measure(
+        self,
+        weightings: NDArray[np.floating],
+        metric: str = "ndcg@10",
+        *,
+        scaled: bool = False,
     ) -> NDArray[np.float64]:
-        """The nDCG@k of many weightings at once, with linear gains, as `Run.values` has it.
+        """Measure many weightings at once, as `Run.values` measures one.
 
         Args:
             weightings: `(w, 3)`, dense, sparse, colbert.
-            k: Depth.
+            metric: "ndcg@k", "recall@k", "mrr@k" or "hit@k".
             scaled: See `tensor`.
 
         Returns:
             `(w, q) float64`.
+
+        Raises:
+            InputError: Another metric.
         """
+        of_ranks = _metric(metric)
         columns = np.asarray(weightings, np.float32).reshape(-1, len(MODES))
         out = np.zeros((len(columns), len(self.queries)))
-        discounts = 1 / np.log2(np.arange(2, k + 2))
         for i, table in enumerate(self.tensor(scaled=scaled)):
-            gains, relevant = self._gains[i]
-            ideal = float((np.sort(gains)[::-1][:k] * discounts[: len(gains)]).sum())
-            if not len(relevant):
+            every, found = self._gains[i]
+            if not len(found):
                 continue
             for piece in _pieces(len(columns)):
-                values = table @ columns[piece].T
-                found = _ranks(values, relevant[:, 0])
-                weight = np.where(found <= k, discounts[np.minimum(found, k) - 1], 0.0)
-                out[piece, i] = relevant[:, 1] @ weight / ideal
+                ranks = _ranks(table @ columns[piece].T, found[:, 0])
+                out[piece, i] = of_ranks(ranks, found[:, 1], every)
         return out
 
     @cached_property
-    def _gains(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def _gains(self) -> list[tuple[Matrix, Matrix]]:
         """All relevant grades of each query, and `(place, grade)` of those that were found."""
         out = []
         for query, held in zip(self.queries, self.candidates, strict=True):
@@ -146,6 +157,7 @@ def score_candidates(
     *,
     candidates: Mapping[Mode, int] | None = None,
     exact: bool = False,
+    weights: WeightsLike | None = None,
     tell: Callable[[int, int | None], None] | None = None,
 ) -> CandidateScores:
     """Look up and score the candidates of a dataset's judged queries; each is encoded once.
@@ -155,6 +167,7 @@ def score_candidates(
         dataset: Its queries and judgements.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         exact: Score every document instead.
+        weights: Learned weights, for candidates with their lexical values; None scores every mode.
         tell: Is told how many queries are done, and of how many.
 
     Returns:
@@ -168,7 +181,7 @@ def score_candidates(
     found: list[Candidates] = []
     for at in range(0, len(queries), _BATCH):
         texts = [dataset.queries[query] for query in queries[at : at + _BATCH]]
-        batch = index.score_candidates(texts, candidates=candidates, exact=exact)
+        batch = index.score_candidates(texts, candidates=candidates, exact=exact, weights=weights)
         found += map(_sorted, batch)
         if tell is not None:
             tell(len(found), len(queries))
@@ -189,11 +202,53 @@ def _sorted(held: Candidates) -> Candidates:
     """By ascending id and without what is gone, so that stable sorts break ties as searches do."""
     gone = np.any([np.isnan(scores) for _, scores in held.components.items()], axis=0)
     order = [i for i in sorted(range(len(held.ids)), key=held.ids.__getitem__) if not gone[i]]
-    parts = held.components.take(np.array(order, np.int64))
-    return Candidates([held.ids[i] for i in order], parts, held.query_sparse_sum)
+    rows = np.array(order, np.int64)
+    lexical = None if held.lexical is None else held.lexical[rows]
+    ids = [held.ids[i] for i in order]
+    return Candidates(ids, held.components.take(rows), held.query_sparse_sum, lexical)
 
 
-def _ranks(values: FloatArray, places: NDArray[np.float64]) -> IntArray:
+def _metric(metric: str) -> _OfRanks:
+    """The function of a metric: ranks `(r, w)`, their grades and all grades, to `(w,)`."""
+    name, _, depth = metric.partition("@")
+    if name not in _OF_RANKS or not depth.isdigit() or int(depth) < 1:
+        raise InputError(
+            f"weights are tuned by {[f'{known}@k' for known in _OF_RANKS]}, not {metric!r}"
+        )
+    return partial(_OF_RANKS[name], int(depth))
+
+
+def _ndcg(k: int, ranks: IntArray, grades: Matrix, every: Matrix) -> Matrix:
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    best = np.sort(every)[::-1][:k]
+    ideal = float((best * discounts[: len(best)]).sum())
+    share = np.where(ranks <= k, discounts[np.minimum(ranks, k) - 1], 0.0)
+    found: Matrix = grades @ share / ideal
+    return found
+
+
+def _recall(k: int, ranks: IntArray, grades: Matrix, every: Matrix) -> Matrix:
+    del grades
+    found: Matrix = (ranks <= k).sum(axis=0) / len(every)
+    return found
+
+
+def _reciprocal(k: int, ranks: IntArray, grades: Matrix, every: Matrix) -> Matrix:
+    del grades, every
+    first = ranks.min(axis=0)
+    return np.where(first <= k, 1 / first, 0.0)
+
+
+def _hit(k: int, ranks: IntArray, grades: Matrix, every: Matrix) -> Matrix:
+    del grades, every
+    found: Matrix = (ranks.min(axis=0) <= k).astype(np.float64)
+    return found
+
+
+_OF_RANKS = {"ndcg": _ndcg, "recall": _recall, "mrr": _reciprocal, "hit": _hit}
+
+
+def _ranks(values: FloatArray, places: Matrix) -> IntArray:
     """The ranks, from 1, of some rows of `(n, w)` values in each column; ties go to lower rows.
 
     Args:

@@ -174,7 +174,7 @@ def _judgements(path: Path) -> Iterator[tuple[int, tuple[str, str, int] | None]]
     if ".jsonl" in path.suffixes:
         for number, row in _json_lines(path):
             names = ("qid", "query-id"), ("docid", "corpus-id"), ("relevance", "score")
-            cells = [_first(row, group, None) for group in names]
+            cells = [first_of(row, group) for group in names]
             yield number, _judgement(cells)
         return
     with _opened(path) as lines:
@@ -228,7 +228,7 @@ def _query_text(row: Mapping[str, Any], where: str) -> str:
 
 
 def _text(row: Mapping[str, Any], where: str) -> str:
-    text = _first(row, ("text", "contents", "content", "query"), None)
+    text = first_of(row, ("text", "contents", "content", "query"))
     if not isinstance(text, str):
         raise InputError(f'{where}: expected a "text", not {text!r}; there are {sorted(row)}')
     return text
@@ -241,20 +241,17 @@ def _put(into: dict[str, Any], row: Mapping[str, Any], value: Any, where: str) -
 
 
 def _id(row: Mapping[str, Any], where: str) -> str:
-    found = _first(row, _ID, None)
+    found = first_of(row, _ID)
     if found is None or str(found) == "":
         raise InputError(f'{where}: expected an "_id" or "id"')
     return str(found)
 
 
 def _pairs(path: Path) -> LabelledPairs:
-    kind = next((ending for ending in _ENDINGS if ending in path.suffixes), None)
-    if kind is None:
-        raise InputError(f"{path} must be a folder, or a file that ends in {list(_ENDINGS)}")
     pairs: list[tuple[str, str]] = []
     labels: list[int] = []
-    for number, row in _json_lines(path) if kind == ".jsonl" else _table(path, kind):
-        cells = [_first(row, names, None) for names in (_QUERY, _DOCUMENT, _LABEL)]
+    for number, row in table_rows(path):
+        cells = [first_of(row, names) for names in (_QUERY, _DOCUMENT, _LABEL)]
         where = f"{path}, line {number}"
         if not all(isinstance(text, str) and text.strip() for text in cells[:2]):
             raise InputError(
@@ -266,6 +263,14 @@ def _pairs(path: Path) -> LabelledPairs:
     if not pairs:
         raise InputError(f"{path} is empty: expected rows of query, document and label")
     return LabelledPairs(path.name, pairs, labels)
+
+
+def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a .jsonl, .csv or .tsv file, with their line numbers."""
+    kind = next((ending for ending in _ENDINGS if ending in path.suffixes), None)
+    if kind is None:
+        raise InputError(f"{path} must be a folder, or a file that ends in {list(_ENDINGS)}")
+    return _json_lines(path) if kind == ".jsonl" else _table(path, kind)
 
 
 def _label(value: Any, where: str) -> int:
@@ -355,8 +360,9 @@ def _table(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
             raise InputError(f"{path}, line {reader.line_num}: {error}") from error
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str], other: Any) -> Any:
-    return next((row[name] for name in names if row.get(name) is not None), other)
+def first_of(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The value of a row under the first of some names that it has; None without."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -39,6 +39,9 @@ svg .axis { fill: var(--soft); font-size: 11px; }
 svg .grid { stroke: var(--line); }
 svg .bar { fill: var(--other); }
 svg .bar.chosen { fill: var(--main); }
+svg .dot { fill: var(--main); }
+svg .mark { fill: var(--back); stroke: var(--ink); stroke-width: 2.5; }
+svg .named { font-weight: 650; paint-order: stroke; stroke: var(--back); stroke-width: 4px; }
 svg .whisker { stroke: var(--ink); stroke-width: 1.4; }
 details { border: 1px solid var(--line); border-radius: .5rem; padding: .55rem .9rem;
   margin: .5rem 0; background: var(--card); }

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bge_m3_integrations._internal.extras import require
-from bge_m3_integrations.core.embeddings import FloatArray
 from bge_m3_integrations.errors import InputError
 
 DEFAULT_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100", "hit@10")
@@ -208,9 +208,11 @@ class Comparison:
                 f"{better} is better than {worse} by {size} {self.metric}, interval {low:.3f} to "
                 f"{high:.3f} ({self.queries} queries, p = {self.p_value:.4f})"
             )
+        inside = self.difference.low <= 0 <= self.difference.high
+        verdict = "is within chance" if inside else "may be chance"
         return (
-            f"The difference of {size} {self.metric} between {self.a} and {self.b} is within "
-            f"chance: interval {_signed(self.difference.low)} to {_signed(self.difference.high)} "
+            f"The difference of {size} {self.metric} between {self.a} and {self.b} {verdict}: "
+            f"interval {_signed(self.difference.low)} to {_signed(self.difference.high)} "
             f"({self.queries} queries, p = {self.p_value:.3f})"
         )
 
@@ -261,10 +263,35 @@ def compare(a: Run, b: Run, *, metric: str = "ndcg@10", seed: int = 0) -> Compar
         )
     first = np.array([left[query] for query in left])
     second = np.array([right[query] for query in left])
+    return compare_values(a.name, first, b.name, second, metric, seed=seed)
+
+
+def compare_values(
+    a: str,
+    first: NDArray[np.float64],
+    b: str,
+    second: NDArray[np.float64],
+    metric: str,
+    *,
+    seed: int = 0,
+) -> Comparison:
+    """Compare the values that two systems have on the same queries; see `compare`.
+
+    Args:
+        a: Name of the first system.
+        first: `(q,)`.
+        b: Name of the second system.
+        second: `(q,)`.
+        metric: Name of the values.
+        seed: Of the resampling.
+
+    Returns:
+        The comparison.
+    """
     change = second - first
     return Comparison(
-        a.name,
-        b.name,
+        a,
+        b,
         metric,
         float(first.mean()),
         float(second.mean()),
@@ -276,7 +303,7 @@ def compare(a: Run, b: Run, *, metric: str = "ndcg@10", seed: int = 0) -> Compar
     )
 
 
-def interval(values: Sequence[float] | FloatArray, *, seed: int = 0) -> Interval:
+def interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -> Interval:
     """The mean of values and its 95 % bootstrap interval (BCa).
 
     Args:
@@ -305,7 +332,7 @@ def interval(values: Sequence[float] | FloatArray, *, seed: int = 0) -> Interval
     return Interval(mean, float(found.low), float(found.high))
 
 
-def _permutation(change: FloatArray, seed: int) -> float:
+def _permutation(change: NDArray[np.floating], seed: int) -> float:
     """The two-sided p value of the mean of paired differences, by flips of their signs."""
     if not np.any(change):
         return 1.0

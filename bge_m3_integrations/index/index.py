@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack, cast
 
-import numpy as np
-
 from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations._internal.progress import ProgressLike, reporter
 from bge_m3_integrations.core.filters import FilterLike, as_filter
-from bge_m3_integrations.core.learned import LearnedWeights
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.core.validation import check_int
-from bge_m3_integrations.core.weighting import LEARNED
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.config import IndexConfig, IndexOptions
 from bge_m3_integrations.index.ingest import Check, Ingested, Writer
-from bge_m3_integrations.index.learning.file import save_learned
-from bge_m3_integrations.index.learning.learn import LEAST_DOCUMENTS, learn
 from bge_m3_integrations.index.opening import NotBegun, copy_to_folder, open_folder
 from bge_m3_integrations.index.record_inputs import RecordLike
 from bge_m3_integrations.index.reencode import Reencoder
@@ -178,62 +170,6 @@ class HybridIndex(SearchableIndex):
         with reporter(progress, label="ingesting", total=total) as tell, Cuts() as cuts:
             writer = replace(self._writer, cuts=cuts)
             return writer.ingest(records, batch_size=batch_size, tell=tell)
-
-    def learn_weights(
-        self,
-        *,
-        documents: int = 100,
-        seed: int = 0,
-        save: bool = True,
-        progress: ProgressLike = None,
-    ) -> LearnedWeights:
-        """Learn weights from this index's own documents, without labels.
-
-        A sentence, or the title, is taken out of a document and asked as a query; good weights
-        find what is left of it among all documents. Questions and rests are encoded, nothing else,
-        and nothing leaves the machine. Afterwards `weights="learned"` works in every search.
-        `docs/weights.md` tells how well it does.
-
-        Args:
-            documents: Most documents to take questions out of, at least 40. A document that a
-                sentence is to be taken out of has three or more.
-            seed: Of all sampling: the same seed on the same index gives the same weights.
-            save: Keep them in the index's folder, for later processes too. An index in memory
-                keeps them itself.
-            progress: See `add`.
-
-        Returns:
-            The weights; `print` shows them beside each mode and the presets.
-
-        Raises:
-            InputError: Fewer than 40 documents can be split, or the index keeps one mode only.
-            StoreError: The folder cannot be written to.
-        """
-        check_int("documents", documents, least=LEAST_DOCUMENTS)
-        self._prove()
-        searcher, folder = self._searcher, self.path
-        with reporter(progress, label="learning weights", total=5) as tell:
-            lesson = learn(
-                searcher, self._engine, self.modes, documents=documents, seed=seed, tell=tell
-            )
-        learned = LearnedWeights(
-            LEARNED,
-            lesson.weights,
-            lesson.fusion,
-            self._measured_on(searcher),
-            documents=lesson.documents,
-            queries=lesson.queries,
-            records=lesson.records,
-            seed=seed,
-            gains=lesson.gains,
-            curve=lesson.curve.gains.astype(np.float32),
-            null=lesson.null,
-            date=time.strftime("%Y-%m-%d"),
-        )
-        if save and folder is not None:
-            save_learned(learned, folder)
-        self._learned = learned
-        return learned
 
     def delete(self, *, ids: Sequence[str] | None = None, where: FilterLike | None = None) -> int:
         """Delete by ids or by filter, exactly one of them.

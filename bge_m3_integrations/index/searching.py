@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Final, Unpack
+from typing import Unpack
 
 import numpy as np
 
 from bge_m3_integrations._internal.keywords import NoMore, checks_itself, public_class, refuse
-from bge_m3_integrations._internal.warn import in_thread, warn_user
+from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, Mode
 from bge_m3_integrations.core.filters import FilterLike
 from bge_m3_integrations.core.fusion import Candidates, Fusion
-from bge_m3_integrations.core.learned import check_learned
 from bge_m3_integrations.core.mmr import mmr
 from bge_m3_integrations.core.records import Hit, Hits
 from bge_m3_integrations.core.scores import Ranked, Weights
 from bge_m3_integrations.core.validation import as_list, check_int
-from bge_m3_integrations.core.weighting import MeasuredOn, WeightProfile, WeightsLike
-from bge_m3_integrations.engine.profiles import by_profile, resolve
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
+from bge_m3_integrations.engine.profiles import by_profile
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.index.handle import IndexHandle
-from bge_m3_integrations.index.learning.file import load_learned
 from bge_m3_integrations.index.request import (
     SearchOptions,
     SearchRequest,
@@ -32,14 +28,11 @@ from bge_m3_integrations.index.request import (
     search_request,
 )
 from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
-from bge_m3_integrations.index.search import Searcher
-
-_GROWN: Final = 2
-"""An index of twice the documents should learn its weights again."""
+from bge_m3_integrations.index.weighted import WeightedIndex
 
 
 @public_class
-class SearchableIndex(IndexHandle):
+class SearchableIndex(WeightedIndex):
     """An index for reading by query."""
 
     @checks_itself
@@ -315,49 +308,9 @@ class SearchableIndex(IndexHandle):
             searcher=self._searcher,
             kept=self.modes,
             weighting=partial(
-                self._engine.weighting, folder=self.path, learned=self._learned_weights
+                self._engine.weighting, folder=self.path, learned=self._learned_profile
             ),
         )
-
-    @checks_itself
-    def weighting(
-        self, weights: WeightsLike | None = None, query: str | None = None
-    ) -> WeightProfile:
-        """The profile that weights stand for in this index's searches.
-
-        Args:
-            weights: In any form that `search` takes.
-            query: A query's text, for weights that are a function of it.
-
-        Returns:
-            Weights with their fusion; the name "default" for None, none for numbers.
-
-        Raises:
-            InputError: They are malformed, name no profile, or were measured on another model or
-                on token vectors kept in another way.
-        """
-        searcher = self._searcher  # an error where there is no index, before a model is read
-        if weights is None:
-            return WeightProfile("default", Weights().restricted(self.modes))
-        profile = resolve(weights, query=query, folder=self.path, learned=self._learned_weights)
-        profile.check(partial(self._measured_on, searcher))
-        return profile
-
-    def _measured_on(self, searcher: Searcher) -> MeasuredOn:
-        return replace(self._engine.measured_on(), storage=searcher.colbert_kind or "float32")
-
-    def _learned_weights(self) -> WeightProfile:
-        """The weights that the index has learned, read once from its folder."""
-        if self._learned is None and (folder := self.path) is not None:
-            self._learned = load_learned(folder)
-            if self._learned is not None and (now := self._store.count()) >= (
-                _GROWN * self._learned.records
-            ):
-                warn_user(
-                    f"the weights of the index in {folder} were learned when it had "
-                    f"{self._learned.records:,} documents, and it has {now:,} now; learn again"
-                )
-        return check_learned(self._learned, self.path)
 
     def _plan(
         self, queries: Sequence[str], options: SearchOptions

@@ -131,8 +131,16 @@ def measure(index: HybridIndex, folder: Path) -> None:
         print(scores.run("a", Weights(1, 1, 1)).rankings)
     elif isinstance(made, ev.PairEvaluation):
         print(made.auc["dense"].mean)
+    if isinstance(data, ev.Dataset):
+        tuned: ev.Tuning = ev.tune(index, data, metric="mrr@10", prior=index.learned_weights)
+        print(tuned.worth_it, tuned.against_default.difference.low)
+        tuned.save(folder / "profiles.toml", "tuned")
+    print(ev.tune(index, ev.load_clicks(folder / "clicks.csv"), prior=False).weights)
+    print(index.learn_weights(documents=60).gains["learned"])
     pairs = ev.LabelledPairs("pairs", [("query", "document"), ("query", "other")], [1, 0])
     print(ev.evaluate(index, pairs).to_dict())
+    by_pairs: ev.PairTuning = ev.tune_pairs(index, pairs)
+    print(by_pairs.profile("pairs").weights)
 
 
 def search(engine: BGEM3, folder: Path) -> list[Hit]:

@@ -46,6 +46,7 @@ def save_learned(learned: LearnedWeights, folder: Path) -> None:
         "idf": None if idf is None else {"documents": idf.documents, "scripts": list(idf.scripts)},
         **{name: getattr(learned, name) for name in ("documents", "queries", "records", "seed")},
         "gains": dict(learned.gains),
+        "scale": learned.scale,
         "date": learned.date,
     }
     arrays = {} if idf is None else {name: getattr(idf, name) for name in _IDF}
@@ -119,6 +120,7 @@ def _learned(about: dict[str, Any], arrays: dict[str, Any]) -> LearnedWeights:
         records=about["records"],
         seed=about["seed"],
         gains=about["gains"],
+        scale=tuple(about["scale"]),
         curve=arrays.get("curve"),
         null=arrays.get("null"),
         date=about["date"],

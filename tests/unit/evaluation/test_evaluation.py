@@ -88,7 +88,7 @@ def test_every_run_ranks_as_a_search_does(index: HybridIndex, made: Evaluation) 
 def test_many_weightings_at_once_have_the_metric_of_each_run(made: Evaluation) -> None:
     weightings = np.random.default_rng(0).dirichlet([1, 1, 1], 40)
     for scaled in (False, True):
-        table = made.scores.ndcg(weightings, scaled=scaled)
+        table = made.scores.measure(weightings, scaled=scaled)
         assert table.shape == (40, 30)
         for row in (0, 17, 39):
             fusion = ScaledSum() if scaled else None

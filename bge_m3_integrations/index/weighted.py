@@ -1,0 +1,139 @@
+"""The weights of an index: what a name stands for, and those that it learns from its documents."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from bge_m3_integrations._internal.keywords import checks_itself, public_class
+from bge_m3_integrations._internal.progress import ProgressLike, reporter
+from bge_m3_integrations._internal.warn import warn_user
+from bge_m3_integrations.core.learned import LearnedSum, LearnedWeights, check_learned
+from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.validation import check_int
+from bge_m3_integrations.core.weighting import LEARNED, MeasuredOn, WeightProfile, WeightsLike
+from bge_m3_integrations.engine.profiles import resolve
+from bge_m3_integrations.index.handle import IndexHandle
+from bge_m3_integrations.index.learning.file import load_learned, save_learned
+from bge_m3_integrations.index.learning.learn import LEAST_DOCUMENTS, learn
+
+_GROWN: Final = 2
+"""An index of twice the documents should learn its weights again."""
+
+
+@public_class
+class WeightedIndex(IndexHandle):
+    """An index whose weights have names."""
+
+    @checks_itself
+    def weighting(
+        self, weights: WeightsLike | None = None, query: str | None = None
+    ) -> WeightProfile:
+        """The profile that weights stand for in this index's searches.
+
+        Args:
+            weights: In any form that `search` takes.
+            query: A query's text, for weights that are a function of it.
+
+        Returns:
+            Weights with their fusion; the name "default" for None, none for numbers.
+
+        Raises:
+            InputError: They are malformed, name no profile, or were measured on another model or
+                on token vectors kept in another way.
+        """
+        _ = self._searcher  # an error where there is no index, before a model is read
+        if weights is None:
+            return WeightProfile("default", Weights().restricted(self.modes))
+        profile = resolve(weights, query=query, folder=self.path, learned=self._learned_profile)
+        profile.check(self.measured_on)
+        if isinstance(profile.fusion, LearnedSum) and profile.fusion.idf is None:
+            # as a file has it: the collection's own frequencies are the index's
+            profile = replace(profile, fusion=self._learned_profile().fusion)
+        return profile
+
+    def measured_on(self) -> MeasuredOn:
+        """The model and the storage that numbers of this index come from, for profiles."""
+        storage = self._searcher.colbert_kind or "float32"
+        return replace(self._engine.measured_on(), storage=storage)
+
+    @property
+    def learned_weights(self) -> LearnedWeights | None:
+        """The weights that this index has learned, read once from its folder; None without.
+
+        Raises:
+            StoreError: The file is damaged.
+        """
+        if self._learned is None and (folder := self.path) is not None:
+            self._learned = load_learned(folder)
+            if self._learned is not None and (now := self._store.count()) >= (
+                _GROWN * self._learned.records
+            ):
+                warn_user(
+                    f"the weights of the index in {folder} were learned when it had "
+                    f"{self._learned.records:,} documents, and it has {now:,} now; learn again"
+                )
+        return self._learned
+
+    def _learned_profile(self) -> WeightProfile:
+        return check_learned(self.learned_weights, self.path)
+
+    def learn_weights(
+        self,
+        *,
+        documents: int = 100,
+        seed: int = 0,
+        save: bool = True,
+        progress: ProgressLike = None,
+    ) -> LearnedWeights:
+        """Learn weights from this index's own documents, without labels.
+
+        A sentence, or the title, is taken out of a document and asked as a query; good weights
+        find what is left of it among all documents. Questions and rests are encoded, nothing else,
+        and nothing leaves the machine. Afterwards `weights="learned"` works in every search.
+        `docs/weights.md` tells how well it does.
+
+        Args:
+            documents: Most documents to take questions out of, at least 40. A document that a
+                sentence is to be taken out of has three or more.
+            seed: Of all sampling: the same seed on the same index gives the same weights.
+            save: Keep them in the index's folder, for later processes too. An index in memory
+                keeps them itself.
+            progress: See `add`.
+
+        Returns:
+            The weights; `print` shows them beside each mode and the presets.
+
+        Raises:
+            InputError: Fewer than 40 documents can be split, or the index keeps one mode only.
+            StoreError: The folder cannot be written to.
+        """
+        check_int("documents", documents, least=LEAST_DOCUMENTS)
+        self._prove()
+        searcher, folder = self._searcher, self.path
+        with reporter(progress, label="learning weights", total=5) as tell:
+            lesson = learn(
+                searcher, self._engine, self.modes, documents=documents, seed=seed, tell=tell
+            )
+        learned = LearnedWeights(
+            LEARNED,
+            lesson.weights,
+            lesson.fusion,
+            self.measured_on(),
+            documents=lesson.documents,
+            queries=lesson.queries,
+            records=lesson.records,
+            seed=seed,
+            gains=lesson.gains,
+            scale=tuple(lesson.curve.scale.tolist()),
+            curve=lesson.curve.gains.astype(np.float32),
+            null=lesson.null,
+            date=time.strftime("%Y-%m-%d"),
+        )
+        if save and folder is not None:
+            save_learned(learned, folder)
+        self._learned = learned
+        return learned
