@@ -256,19 +256,18 @@ def tune(
     held_out, found = _cross_validated(spaces, tables, grid, folded)
     space = spaces[best]
     point = space.fit(grid, tables[best], np.arange(count))
-    usual = scores.measure(_row(Weights().restricted(modes)), metric)[0]
-    against = compare_values("default", usual, "tuned", held_out, metric, seed=seed)
-    second = None
-    if learned is not None:
-        values = spaces[0].scores.measure(_row(learned.weights), metric)[0]
-        second = compare_values("learned", values, "tuned", held_out, metric, seed=seed)
+
+    def against(name: str, used: Weights, held: CandidateScores) -> Comparison:
+        values = held.measure(np.array([[used.of(mode) for mode in MODES]]), metric)[0]
+        return compare_values(name, values, "tuned", held_out, metric, seed=seed)
+
     return Tuning(
         dataset.name,
         metric,
         Weights(*space.unscaled(point[None])[0].tolist()),
         space.fusion,
-        against,
-        second,
+        against("default", Weights().restricted(modes), scores),
+        None if learned is None else against("learned", learned.weights, spaces[0].scores),
         found,
         space.unscaled(grid),
         tables[best].mean(axis=1),
@@ -336,10 +335,6 @@ def _spaces(scores: CandidateScores, modes: Sequence[Mode], metric: str) -> list
         spread = np.mean([table.var(axis=0) for table in tables if len(table)], axis=0)[columns]
         out.append(_Space(scores, modes, fusion, np.sqrt(spread) + 1e-9, None, metric))
     return out if "sparse" in modes else out[:1]
-
-
-def _row(weights: Weights) -> Matrix:
-    return np.array([[weights.of(mode) for mode in MODES]])
 
 
 def _soft_maximum(points: Matrix, values: Matrix) -> Matrix:
