@@ -245,17 +245,15 @@ def tune(
     learned = index.learned_weights if prior is None else (prior or None)
     with reporter(progress, label="tuning", total=count) as tell:
         scores = score_candidates(index, dataset, tell=tell, **how)
-        if learned is None:
-            spaces = _spaces(scores, modes, metric)
-        else:
-            spaces = [_learned_space(index, dataset, learned, metric, how)]
+    spaces = _spaces(scores, modes, metric)
+    if learned is not None:
+        spaces = [_learned_space(index, dataset, learned, metric, how)]
     folded = np.random.default_rng(seed).permutation(count) % min(folds, count)
     grid = simplex(len(modes))
     tables = [space.table(grid) for space in spaces]
-    best = _best(tables)
+    space, table = spaces[_best(tables)], tables[_best(tables)]
     held_out, found = _cross_validated(spaces, tables, grid, folded)
-    space = spaces[best]
-    point = space.fit(grid, tables[best], np.arange(count))
+    point = space.fit(grid, table, np.arange(count))
 
     def against(name: str, used: Weights, held: CandidateScores) -> Comparison:
         values = held.measure(np.array([[used.of(mode) for mode in MODES]]), metric)[0]
@@ -270,7 +268,7 @@ def tune(
         None if learned is None else against("learned", learned.weights, spaces[0].scores),
         found,
         space.unscaled(grid),
-        tables[best].mean(axis=1),
+        table.mean(axis=1),
         index.measured_on(),
         None if learned is None else learned.weights,
     )
