@@ -184,6 +184,10 @@ class _Space:
         out[:, [MODES.index(mode) for mode in self.modes]] = raw / raw.sum(axis=1, keepdims=True)
         return out
 
+    def weights(self, point: Matrix) -> Weights:
+        """One point as weights."""
+        return Weights(*self.unscaled(point[None])[0].tolist())
+
     def table(self, points: Matrix) -> Matrix:
         """The metric of each point and query, `(w, q)`."""
         weightings = self.unscaled(points)
@@ -201,6 +205,18 @@ class _Space:
         if self.prior is None:
             return mean
         return (queries * mean + _PRIOR_QUERIES * self.prior) / (queries + _PRIOR_QUERIES)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    """A point of a space, with the values of queries by points that were chosen without them."""
+
+    space: _Space
+    grid: Matrix
+    surface: Matrix
+    point: Matrix
+    held_out: Matrix
+    folds: Sequence[Weights]
 
 
 def tune(
@@ -248,27 +264,23 @@ def tune(
     spaces = _spaces(scores, modes, metric)
     if learned is not None:
         spaces = [_learned_space(index, dataset, learned, metric, how)]
-    folded = np.random.default_rng(seed).permutation(count) % min(folds, count)
-    grid = simplex(len(modes))
-    tables = [space.table(grid) for space in spaces]
-    space, table = spaces[_best(tables)], tables[_best(tables)]
-    held_out, found = _cross_validated(spaces, tables, grid, folded)
-    point = space.fit(grid, table, np.arange(count))
+    chosen = _chosen(spaces, count, folds=folds, seed=seed)
+    space = chosen.space
 
     def against(name: str, used: Weights, held: CandidateScores) -> Comparison:
         values = held.measure(np.array([[used.of(mode) for mode in MODES]]), metric)[0]
-        return compare_values(name, values, "tuned", held_out, metric, seed=seed)
+        return compare_values(name, values, "tuned", chosen.held_out, metric, seed=seed)
 
     return Tuning(
         dataset.name,
         metric,
-        Weights(*space.unscaled(point[None])[0].tolist()),
+        space.weights(chosen.point),
         space.fusion,
         against("default", Weights().restricted(modes), scores),
         None if learned is None else against("learned", learned.weights, spaces[0].scores),
-        found,
-        space.unscaled(grid),
-        table.mean(axis=1),
+        chosen.folds,
+        space.unscaled(chosen.grid),
+        chosen.surface,
         index.measured_on(),
         None if learned is None else learned.weights,
     )
@@ -291,20 +303,23 @@ def _best(tables: Sequence[Matrix]) -> int:
     return int(np.argmax([float(table.mean(axis=1).max()) for table in tables]))
 
 
-def _cross_validated(
-    spaces: Sequence[_Space], tables: Sequence[Matrix], grid: Matrix, folded: NDArray[np.int64]
-) -> tuple[Matrix, list[Weights]]:
-    """The metric of each query by weights that were chosen without it, and the folds' weights."""
-    held_out, found = np.zeros(len(folded)), []
+def _chosen(spaces: Sequence[_Space], count: int, *, folds: int, seed: int) -> _Choice:
+    """The best space and point on all queries, and what such choices are worth on held-out ones."""
+    folded = np.random.default_rng(seed).permutation(count) % min(folds, count)
+    grid = simplex(len(spaces[0].modes))
+    tables = [space.table(grid) for space in spaces]
+    held_out, found = np.zeros(count), []
     for fold in range(folded.max() + 1):
         train, test = np.flatnonzero(folded != fold), np.flatnonzero(folded == fold)
         # the fusion is chosen on the training queries too, or the folds would know the others
-        chosen = _best([table[:, train] for table in tables])
-        space = spaces[chosen]
-        point = space.fit(grid, tables[chosen], train)
+        inner = _best([table[:, train] for table in tables])
+        space = spaces[inner]
+        point = space.fit(grid, tables[inner], train)
         held_out[test] = space.table(point[None])[0, test]
-        found.append(Weights(*space.unscaled(point[None])[0].tolist()))
-    return held_out, found
+        found.append(space.weights(point))
+    best = _best(tables)
+    point = spaces[best].fit(grid, tables[best], np.arange(count))
+    return _Choice(spaces[best], grid, tables[best].mean(axis=1), point, held_out, found)
 
 
 def _learned_space(
