@@ -9,18 +9,21 @@ from bge_m3_integrations._internal.lazy import lazy_names
 from bge_m3_integrations._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from bge_m3_integrations.core.calibration import Calibration
     from bge_m3_integrations.core.embeddings import EmbeddingBatch
     from bge_m3_integrations.core.filters import And, Compare, Not, Or
     from bge_m3_integrations.core.fusion import ReciprocalRank, ScaledSum, WeightedSum
     from bge_m3_integrations.core.profile_file import read_profiles, save_profile
     from bge_m3_integrations.core.records import Hit, Record
     from bge_m3_integrations.core.scores import PRESETS, Ranked, Scores, Weights
+    from bge_m3_integrations.core.thresholds import BANDS, Band, Percentile, Probability, band
     from bge_m3_integrations.core.weighting import MeasuredOn, WeightProfile
     from bge_m3_integrations.engine.cache import CacheWarning, EmbeddingCache
     from bge_m3_integrations.engine.cleaning import clean_text
     from bge_m3_integrations.engine.engine import BGEM3
     from bge_m3_integrations.errors import (
         BGEM3Error,
+        CalibrationWarning,
         CheckpointError,
         EncodingError,
         FilterError,
@@ -38,18 +41,21 @@ if TYPE_CHECKING:
     from bge_m3_integrations.stores.memory.store import MemoryStore
 
 _HOMES = {
+    "core.calibration": ["Calibration"],
     "core.embeddings": ["EmbeddingBatch"],
     "core.filters": ["And", "Compare", "Not", "Or"],
     "core.fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
     "core.records": ["Hit", "Record"],
     "core.profile_file": ["read_profiles", "save_profile"],
     "core.scores": ["PRESETS", "Ranked", "Scores", "Weights"],
+    "core.thresholds": ["BANDS", "Band", "Percentile", "Probability", "band"],
     "core.weighting": ["MeasuredOn", "WeightProfile"],
     "engine.cache": ["CacheWarning", "EmbeddingCache"],
     "engine.cleaning": ["clean_text"],
     "engine.engine": ["BGEM3"],
     "errors": [
         "BGEM3Error",
+        "CalibrationWarning",
         "CheckpointError",
         "EncodingError",
         "FilterError",
@@ -69,11 +75,15 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BANDS",
     "BGEM3",
     "PRESETS",
     "And",
     "BGEM3Error",
+    "Band",
     "CacheWarning",
+    "Calibration",
+    "CalibrationWarning",
     "CheckpointError",
     "Compare",
     "EmbeddingBatch",
@@ -90,7 +100,9 @@ __all__ = [
     "MissingExtraError",
     "Not",
     "Or",
+    "Percentile",
     "PoolingWarning",
+    "Probability",
     "Ranked",
     "ReciprocalRank",
     "Record",
@@ -103,6 +115,7 @@ __all__ = [
     "WeightedSum",
     "Weights",
     "WorkerError",
+    "band",
     "clean_text",
     "read_profiles",
     "save_profile",

@@ -72,3 +72,7 @@ class MissingHeadWarning(UserWarning):
 
 class PoolingWarning(UserWarning):
     """An explicit pooling contradicts the checkpoint's own configuration."""
+
+
+class CalibrationWarning(UserWarning):
+    """A calibration rests on little, or the one beside an index is of no use."""

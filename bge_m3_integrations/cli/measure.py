@@ -1,11 +1,11 @@
-"""Commands that measure: bge-m3 evaluate, bge-m3 tune."""
+"""Commands that measure: bge-m3 evaluate, tune, calibrate, ab-report."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 import typer
 
@@ -75,7 +75,8 @@ def evaluate(
     made = run(target, dataset, metrics=metrics, weights=named, exact=exact, split=split)
     if isinstance(made, Evaluation):
         if report is not None:
-            made.save_report(report)
+            held = target.calibration if index is not None else None
+            made.save_report(report, calibration=held)
         if runs is not None:
             made.save_runs(runs)
     elif report is not None or runs is not None:
@@ -146,6 +147,78 @@ def indexed(target: HybridIndex | BGEM3, data: Dataset) -> HybridIndex:
     return made
 
 
+Folder = Annotated[Path, typer.Argument(help="The folder of an index.")]
+Judged = Annotated[
+    str | None,
+    typer.Argument(
+        help="Judged queries in BEIR's or FlagEmbedding's layout; without them there are "
+        "percentiles and no probabilities."
+    ),
+]
+Weighting = Annotated[
+    str | None, typer.Option(help='Of the searches to come: a name, or "0.5,0.2,0.3".')
+]
+Fused = Annotated[str | None, typer.Option(help="weighted_sum, the usual one, or scaled_sum.")]
+Learned = Annotated[
+    Literal["auto", "platt", "isotonic"], typer.Option(help="How probabilities are learned.")
+]
+Grade = Annotated[int, typer.Option(min=1, help="The least grade that is relevant.")]
+Precision = Annotated[float | None, typer.Option(help="Name the threshold for this precision.")]
+Recall = Annotated[float | None, typer.Option(help="Name the threshold for this recall.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing in the index.")]
+Out = Annotated[Path | None, typer.Option(help="Write the calibration here too.")]
+
+
+@app.command()
+def calibrate(
+    *,
+    index: Folder,
+    dataset: Judged = None,
+    weights: Weighting = None,
+    fusion: Fused = None,
+    method: Learned = "auto",
+    min_grade: Grade = 1,
+    split: Split = "test",
+    precision: Precision = None,
+    recall: Recall = None,
+    dry_run: DryRun = False,
+    out: Out = None,
+    report: Report = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what the scores of an index mean, and keep it beside the index."""
+    from bge_m3_integrations.cli.calibrate import calibrated, with_thresholds
+    from bge_m3_integrations.evaluation.datasets import load_dataset
+    from bge_m3_integrations.evaluation.reliability import save_calibration_report
+
+    judged = None if dataset is None else load_dataset(dataset, split=split)
+    options = {"weights": weights, "fusion": fusion}
+    with opened(index, write=not dry_run) as held:
+        made = calibrated(held, judged, method=method, min_grade=min_grade, **options)
+        if not dry_run:
+            held.calibration = made
+    if out is not None:
+        made.save(out)
+    if report is not None:
+        save_calibration_report(made, report)
+    print_result(with_thresholds(made, precision=precision, recall=recall), as_json=as_json)
+
+
+@app.command()
+def ab_report(
+    *,
+    log: Annotated[list[Path], typer.Argument(help="The log of an A/B test, or its parts.")],
+    experiment: Annotated[str | None, typer.Option(help="Which, where there are several.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what the clicks of an A/B test tell, with intervals."""
+    from bge_m3_integrations.evaluation.ab_report import ab_report as reported
+
+    print_result(reported(log, experiment=experiment), as_json=as_json)
+
+
 def _target(index: Path | None, model: str | None, **options: Unpack[ModelOptions]) -> Any:
     """The index in a folder, or an engine."""
     from bge_m3_integrations.engine.engine import BGEM3
@@ -157,12 +230,13 @@ def _target(index: Path | None, model: str | None, **options: Unpack[ModelOption
     return opened(index)
 
 
-def opened(path: Path) -> HybridIndex:
-    """The index in a folder, for reading."""
+def opened(path: Path, *, write: bool = False) -> HybridIndex:
+    """The index in a folder, for reading unless it is to be changed."""
     from bge_m3_integrations.index.config import for_reading
     from bge_m3_integrations.index.index import HybridIndex
 
-    return HybridIndex.open(path, create=False, read_only=for_reading(path).read_only)
+    read_only = not write and for_reading(path).read_only
+    return HybridIndex.open(path, create=False, read_only=read_only)
 
 
 def print_result(made: Any, *, as_json: bool) -> None:

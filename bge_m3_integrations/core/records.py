@@ -141,6 +141,10 @@ class Hit(Shown, ExportedFields):
         weighting: The name of the weight profile or preset; None for weights given as numbers.
         lexical: The lexical value of learned weights, which takes the place of the sparse score in
             `score`; None by other weights.
+        probability: The chance that the document is relevant, from 0 to 1; None unless the index
+            has a calibration with judgements that fits the search.
+        percentile: The share of unrelated pairs with a lower score, in percent, which is no
+            probability; None unless the index has a calibration that fits the search.
     """
 
     record: Record
@@ -153,6 +157,8 @@ class Hit(Shown, ExportedFields):
     max_score: float | None = 1.0
     weighting: str | None = None
     lexical: float | None = None
+    probability: float | None = None
+    percentile: float | None = None
 
     @property
     def id(self) -> str:
@@ -182,8 +188,9 @@ class Hit(Shown, ExportedFields):
 
         Returns:
             "id", "text", "content" and "metadata" of the record; "score", "relevance", "fusion",
-            "hybrid", "components", "weights", "weighting" and "colbert_kind". A score that is not
-            finite is None. The record's payload, an adapter's own, is left out.
+            "hybrid", "components", "weights", "weighting" and "colbert_kind"; where there is a
+            calibration, "probability" and "percentile". A score that is not finite is None. The
+            record's payload, an adapter's own, is left out.
 
         Raises:
             InputError: JSON has no form for something in the metadata.
@@ -202,6 +209,7 @@ class Hit(Shown, ExportedFields):
             "weighting": self.weighting,
             **({} if self.lexical is None else {"lexical": plain_number(self.lexical)}),
             "colbert_kind": self.colbert_kind,
+            **self._calibrated(),
         }
 
     @property
@@ -210,7 +218,7 @@ class Hit(Shown, ExportedFields):
 
         "score", the value ranked by; "fusion", the rule that made it; "hybrid", the raw weighted
         mean; "weighting", the name of the weights or None; "weights", a mapping of the three modes;
-        and each mode's own score by its name.
+        each mode's own score by its name; and "probability" and "percentile" where they are known.
         """
         modes = {str(mode): score for mode, score in self.components.items()}
         return {
@@ -221,7 +229,13 @@ class Hit(Shown, ExportedFields):
             "weights": asdict(self.weights),
             **modes,
             **({} if self.lexical is None else {"lexical": self.lexical}),
+            **self._calibrated(),
         }
+
+    def _calibrated(self) -> dict[str, float | None]:
+        """The readings of a calibration; none without one."""
+        held = {"probability": self.probability, "percentile": self.percentile}
+        return {name: plain_number(value) for name, value in held.items() if value is not None}
 
     @property
     def relevance(self) -> float:

@@ -16,7 +16,8 @@ LEARNED: Final = "learned"
 """The name of the profile that an index has learned itself."""
 PROFILE_FILE: Final = "profiles.toml"
 LEARNED_FILE: Final = "learned_weights.npz"
-COMPANION_FILES: Final = (PROFILE_FILE, LEARNED_FILE)
+CALIBRATION_FILE: Final = "calibration.json"
+COMPANION_FILES: Final = (PROFILE_FILE, LEARNED_FILE, CALIBRATION_FILE)
 """Files in an index's folder that are not the store's, and go along with its backups."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from bge_m3_integrations._internal.progress import ProgressLike, reporter
+from bge_m3_integrations.core.calibration import Calibration
 from bge_m3_integrations.core.embeddings import Mode, ordered_modes
 from bge_m3_integrations.core.fusion import FUSIONS, WeightedSum
 from bge_m3_integrations.core.scores import PRESETS, Weights
@@ -24,6 +25,7 @@ from bge_m3_integrations.evaluation.pairs import (
     evaluate_pairs,
     named_weightings,
 )
+from bge_m3_integrations.evaluation.reliability import reliability
 from bge_m3_integrations.evaluation.report import contrasts, report
 from bge_m3_integrations.evaluation.runs import (
     DEFAULT_METRICS,
@@ -132,10 +134,16 @@ class Evaluation:
             run.save(paths[-1])
         return paths
 
-    def save_report(self, path: str | Path) -> None:
-        """Write one HTML file with plots, the table, and the queries won and lost, with texts."""
+    def save_report(self, path: str | Path, *, calibration: Calibration | None = None) -> None:
+        """Write one HTML file with plots, the table, and the queries won and lost, with texts.
+
+        Args:
+            path: The file.
+            calibration: Its reliability diagram is put below.
+        """
         shown = {"queries": self.queries, "documents": self.documents}
-        text = report(self.name, self.about, self.runs, self.metrics, **shown)
+        more = [] if calibration is None else ["<h2>Calibration</h2>", reliability(calibration)]
+        text = report(self.name, self.about, self.runs, self.metrics, more=more, **shown)
         Path(path).expanduser().write_text(text, "utf-8")
 
 

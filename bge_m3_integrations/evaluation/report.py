@@ -68,6 +68,7 @@ def report(
     *,
     queries: Mapping[str, str],
     documents: Mapping[str, str],
+    more: Sequence[str] = (),
 ) -> str:
     """Write the whole file.
 
@@ -78,6 +79,7 @@ def report(
         metrics: The first decides.
         queries: Texts by id.
         documents: Texts of the documents that are shown, by id.
+        more: HTML that stands below.
 
     Returns:
         HTML without scripts; nothing is loaded from elsewhere.
@@ -107,7 +109,7 @@ def report(
     ]
     if found is not None:
         parts += _queries(found, queries, documents)
-    return page(f"Search quality on {name}", "\n".join(parts))
+    return page(f"Search quality on {name}", "\n".join([*parts, *more]))
 
 
 def _queries(

@@ -9,10 +9,12 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from bge_m3_integrations._internal.keywords import public_class
+from bge_m3_integrations.core.calibration import Calibration
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import (
     Mode,
@@ -24,6 +26,7 @@ from bge_m3_integrations.core.learned import LearnedWeights
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
+from bge_m3_integrations.index.calibrated import CalibrationFile, check_own, index_key
 from bge_m3_integrations.index.opening import (
     NotBegun,
     check_own_model,
@@ -75,6 +78,8 @@ class IndexHandle:
         reencoder = Reencoder(engine) if reencode else None
         kept = MemoryStore(modes=modes) if store is None else store
         self._held = Searcher(kept, reencoder, check_int("pooling", pooling))
+        self._calibration: Calibration | None = None
+        self._calibration_file: CalibrationFile | None = None
         self._beginning = threading.Lock()
         self._learned: LearnedWeights | None = None
         self._unproved = False
@@ -123,6 +128,34 @@ class IndexHandle:
     def reencodes(self) -> bool:
         """Whether candidates are encoded again, since no token vectors are kept."""
         return self._known.reencoder is not None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration that reads the scores of this index's searches; None where there is none.
+
+        Hits of a search by its weights and its fusion carry `percentile` and, if it was made with
+        judgements, `probability`; `score_threshold` may be a `Percentile` or a `Probability`. It is
+        kept in the folder of the index, where searches of all its handles see a change at once; of
+        an index in memory, with this object. `evaluation.calibrate` makes it, None removes it.
+
+        Raises:
+            InputError: It was measured on another model, other storage of token vectors or another
+                query instruction; both sides are named.
+            StoreError: The index is read only, or its folder cannot be written to.
+        """
+        _ = self._searcher.store.capabilities  # a closed index is an error, a new folder is opened
+        file = self._calibration_file
+        return self._calibration if file is None else file.now()
+
+    @calibration.setter
+    def calibration(self, value: Calibration | None) -> None:
+        searcher = self._searcher
+        key = partial(index_key, self._engine, searcher.store, searcher.colbert_kind)
+        check_own(value, key, searcher.store)
+        if self._calibration_file is None:
+            self._calibration = value
+        else:
+            self._calibration_file.replace(value)
 
     def flush(self) -> None:
         """Make everything written so far durable, where the store is."""
@@ -269,6 +302,9 @@ class IndexHandle:
         self._held = Searcher(store, Reencoder(self._engine) if again else None, held.pooling)
         if _LOG.isEnabledFor(logging.INFO):  # to count asks the store
             _LOG.info("opened the index in %s: %d documents", store.path, store.count())
+        self._calibration_file = CalibrationFile(
+            store.path, partial(index_key, self._engine, store, self._held.colbert_kind)
+        )
         self._unclosed = weakref.finalize(self, store.forget)
         self._unclosed.atexit = False
 

@@ -11,6 +11,8 @@ from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations._internal.progress import ProgressLike, reporter
 from bge_m3_integrations.core.filters import FilterLike, as_filter
 from bge_m3_integrations.core.records import Record
+from bge_m3_integrations.core.validation import as_path
+from bge_m3_integrations.core.weighting import CALIBRATION_FILE
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
@@ -242,6 +244,9 @@ class HybridIndex(SearchableIndex):
             colbert=colbert,
             pooling=self.pooling,
         )
+        held = self.calibration
+        if held is not None and held.measured.storage == colbert and self.pooling == 1:
+            held.save(as_path(path) / CALIBRATION_FILE)
 
     @staticmethod
     def restore(backup: str | Path, path: str | Path) -> None:

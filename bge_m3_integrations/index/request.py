@@ -11,13 +11,16 @@ from typing import TypedDict
 import numpy as np
 
 from bge_m3_integrations.core import scoring
+from bge_m3_integrations.core.calibration import Calibration
 from bge_m3_integrations.core.embeddings import Mode, Modes, ordered_modes
 from bge_m3_integrations.core.filters import Filter, FilterLike, as_filter
 from bge_m3_integrations.core.fusion import Candidates, Fusion, WeightedSum
 from bge_m3_integrations.core.scores import Weights
-from bge_m3_integrations.core.validation import check_finite, check_int
+from bge_m3_integrations.core.thresholds import Threshold, as_threshold
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.index.calibrated import fitting
 
 USUAL_CANDIDATES: Mapping[Mode, int] = {"dense": 100, "sparse": 100}
 COLBERT_CANDIDATES: Mapping[Mode, int] = {"colbert": 100}
@@ -47,7 +50,7 @@ class SearchOptions(TypedDict, total=False):
     candidates: Mapping[Mode, int] | None
     fusion: Fusion | None
     where: FilterLike | None
-    score_threshold: float | None
+    score_threshold: Threshold | None
     exact: bool
     observe: Callable[[Stage], None] | None
 
@@ -62,9 +65,10 @@ class SearchRequest:
         candidates: How many each mode looks up; None scores every matching document.
         fusion: How scores become one ranking value.
         where: Which documents may be found.
-        score_threshold: The least ranking value of a hit.
+        score_threshold: The least ranking value, probability or percentile of a hit.
         observe: Is told of each finished step.
         weighting: The name of the weights' profile; None for numbers.
+        calibration: Reads the ranking values; None where none fits the search.
     """
 
     limit: int
@@ -72,9 +76,10 @@ class SearchRequest:
     candidates: Mapping[Mode, int] | None
     fusion: Fusion
     where: Filter | None
-    score_threshold: float | None
+    score_threshold: Threshold | None
     observe: Callable[[Stage], None] | None = None
     weighting: str | None = None
+    calibration: Calibration | None = None
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, int]]:
@@ -106,6 +111,8 @@ class Scored:
         hybrid: The raw weighted mean of the components.
         components: The score of each weighted mode.
         lexical: The lexical value of learned weights; None otherwise.
+        probability: See `Hit.probability`.
+        percentile: See `Hit.percentile`.
     """
 
     id: str
@@ -113,10 +120,17 @@ class Scored:
     hybrid: float
     components: Mapping[Mode, float]
     lexical: float | None = None
+    probability: float | None = None
+    percentile: float | None = None
 
 
 def search_request(
-    options: SearchOptions, profile: WeightProfile, *, modes: Modes, findable: Modes
+    options: SearchOptions,
+    profile: WeightProfile,
+    *,
+    modes: Modes,
+    findable: Modes,
+    calibration: Calibration | None = None,
 ) -> SearchRequest:
     """Check the options of a search and put the defaults in.
 
@@ -125,33 +139,39 @@ def search_request(
         profile: The profile that their weights stand for.
         modes: The modes that the index keeps.
         findable: Those of them that its store can look up by.
+        calibration: The index's.
 
     Returns:
         The request.
 
     Raises:
-        InputError: A mode that the index lacks, or a number out of range.
+        InputError: A mode that the index lacks, a number out of range, or a threshold that needs a
+            calibration which the index lacks.
         FilterError: The filter is malformed.
     """
     limit, observe = options.get("limit", 10), options.get("observe")
     candidates, exact = options.get("candidates"), options.get("exact", False)
     threshold = options.get("score_threshold")
     if threshold is not None:
-        check_finite("score_threshold", threshold)
+        threshold = as_threshold(threshold)
     if exact and candidates is not None:
         raise InputError(f"exact search has no candidates, but was given {candidates!r}")
     if observe is not None and not callable(observe):
         raise InputError(f"observe must be a function of a step, not {observe!r}")
     limit = check_int("limit", limit)
+    weights, fusion = _checked(profile.weights, modes), _fusion(options.get("fusion"), profile)
+    if calibration is not None or threshold is not None:
+        calibration = fitting(calibration, weights, fusion, threshold)
     return SearchRequest(
         limit=limit,
-        weights=_checked(profile.weights, modes),
+        weights=weights,
         candidates=None if exact else _candidates(candidates, limit, findable),
-        fusion=_fusion(options.get("fusion"), profile),
+        fusion=fusion,
         where=as_filter(options.get("where")),
         score_threshold=threshold,
         observe=observe,
         weighting=profile.name,
+        calibration=calibration,
     )
 
 
@@ -190,9 +210,15 @@ def ranking(candidates: Candidates, request: SearchRequest) -> list[Scored]:
     held, left = [ids[i] for i in alive.tolist()], parts.take(alive)
     lexical = None if candidates.lexical is None else candidates.lexical[alive]
     rest = Candidates(held, left, candidates.query_sparse_sum, lexical)
-    values = rest.values(request.fusion, request.weights).tolist()
-    least = -np.inf if request.score_threshold is None else request.score_threshold
-    kept = [(-value, held[i], i) for i, value in enumerate(values) if value >= least]
+    scores = np.asarray(rest.values(request.fusion, request.weights), np.float64)
+    values, threshold = scores.tolist(), request.score_threshold
+    if request.calibration is None:
+        readings = None
+        passed = scores >= (threshold if isinstance(threshold, float) else -np.inf)
+    else:
+        readings = request.calibration.read(scores)
+        passed = readings.passed(scores, threshold)
+    kept = [(-values[i], held[i], i) for i in np.flatnonzero(passed).tolist()]
     kept.sort()
     rows = [i for _, _, i in kept[: request.limit]]
     best = left.take(rows)
@@ -203,10 +229,11 @@ def ranking(candidates: Candidates, request: SearchRequest) -> list[Scored]:
             held[i],
             values[i],
             mean,
-            dict(zip(modes, scores, strict=True)),
+            dict(zip(modes, parts_of, strict=True)),
             None if lexical is None else float(lexical[i]),
+            *(() if readings is None else readings.of(i)),
         )
-        for i, mean, scores in zip(rows, hybrid, table, strict=True)
+        for i, mean, parts_of in zip(rows, hybrid, table, strict=True)
     ]
 
 

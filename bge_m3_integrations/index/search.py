@@ -201,6 +201,8 @@ class Searcher:
                     max_score,
                     request.weighting,
                     scored.lexical,
+                    scored.probability,
+                    scored.percentile,
                 )
                 for scored in row
                 if (record := records[scored.id]) is not None

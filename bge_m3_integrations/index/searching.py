@@ -16,17 +16,13 @@ from bge_m3_integrations.core.fusion import Candidates, Fusion
 from bge_m3_integrations.core.mmr import mmr
 from bge_m3_integrations.core.records import Hit, Hits
 from bge_m3_integrations.core.scores import Ranked, Weights
+from bge_m3_integrations.core.thresholds import Threshold
 from bge_m3_integrations.core.validation import as_list, check_int
 from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.engine.profiles import by_profile
 from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError, StoreError
-from bge_m3_integrations.index.request import (
-    SearchOptions,
-    SearchRequest,
-    Stage,
-    search_request,
-)
+from bge_m3_integrations.index.request import SearchOptions, SearchRequest, Stage, search_request
 from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
 from bge_m3_integrations.index.weighted import WeightedIndex
 
@@ -45,7 +41,7 @@ class SearchableIndex(WeightedIndex):
         candidates: Mapping[Mode, int] | None = None,
         fusion: Fusion | None = None,
         where: FilterLike | None = None,
-        score_threshold: float | None = None,
+        score_threshold: Threshold | None = None,
         exact: bool = False,
         observe: Callable[[Stage], None] | None = None,
         **unknown: Unpack[NoMore],
@@ -66,7 +62,8 @@ class SearchableIndex(WeightedIndex):
                 colbert where the index has neither.
             fusion: How scores become one ranking value; None is `WeightedSum()`.
             where: Which documents may be found: a dict, a function over metadata, or a filter.
-            score_threshold: Hits with a lower ranking value are left out.
+            score_threshold: Hits with a lower ranking value are left out; `Probability(0.8)` and
+                `Percentile(99)` are about the calibrated scale, see `calibration`.
             exact: Score every matching document instead of candidates, also those that share no
                 token with the query.
             observe: Is told of each finished step of the search.
@@ -76,7 +73,8 @@ class SearchableIndex(WeightedIndex):
             Hits, best first, ties by ascending id.
 
         Raises:
-            InputError: A mode that the index lacks, or a number out of range.
+            InputError: A mode that the index lacks, a number out of range, or a threshold on the
+                calibrated scale without a calibration of this search.
             FilterError: The filter is malformed.
         """
         if unknown:
@@ -326,7 +324,10 @@ class SearchableIndex(WeightedIndex):
             refuse(sorted(unknown), SearchOptions.__annotations__)
         findable = self._searcher.store.capabilities.find & self.modes  # no model is read in vain
         self._prove()
-        return search_request(options, profile, modes=self.modes, findable=findable)
+        file = self._calibration_file
+        held = self._calibration if file is None else file.now()
+        known = {"modes": self.modes, "findable": findable}
+        return search_request(options, profile, calibration=held, **known)
 
     def _run(
         self, embeddings: EmbeddingBatch, plan: Sequence[tuple[SearchRequest, list[int]]]

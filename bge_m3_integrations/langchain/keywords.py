@@ -13,6 +13,7 @@ from bge_m3_integrations._internal.progress import ProgressLike
 from bge_m3_integrations.core.embeddings import MODES, Mode, Modes
 from bge_m3_integrations.core.filters import Filter
 from bge_m3_integrations.core.fusion import Fusion
+from bge_m3_integrations.core.thresholds import Threshold
 from bge_m3_integrations.core.weighting import WeightsLike
 from bge_m3_integrations.encoders.placement import TorchDevice, TorchDtype
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike
@@ -41,7 +42,7 @@ class RetrieverOptions(TypedDict, total=False):
     k: int
     weights: WeightsLike | None
     filter: DocumentFilter | None
-    score_threshold: float | None
+    score_threshold: Threshold | None
     candidates: Mapping[Mode, int] | None
     fusion: FusionLike | None
     include_scores: bool
@@ -120,7 +121,7 @@ class VectorKeywords(TypedDict, total=False):
     """Arguments of a search by a dense vector; None is the store's own value."""
 
     filter: DocumentFilter | None
-    score_threshold: float | None
+    score_threshold: Threshold | None
     include_scores: bool
 
 
@@ -154,4 +155,4 @@ class CallOptions(TypedDict, total=False):
     filter: DocumentFilter | None
     weights: WeightsLike | None
     modes: Modes | Mode | None
-    score_threshold: float | None
+    score_threshold: Threshold | None

@@ -13,7 +13,15 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.load.serializable import SerializedConstructor, SerializedNotImplemented
 from langchain_core.retrievers import LangSmithRetrieverParams
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PlainValidator,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.progress import ProgressLike
@@ -21,6 +29,7 @@ from bge_m3_integrations._internal.pydantic_fields import CheckedCopies, refuse_
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.core.records import Hit
+from bge_m3_integrations.core.thresholds import Percentile, Probability, threshold_of_json
 from bge_m3_integrations.core.weighting import WeightsLike, as_weights
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.profiles import check_name
@@ -101,7 +110,8 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
         weights: How much each mode counts; None is the default preset.
         filter: Which documents may be found: a dict such as `{"year": {"$gte": 2020}}`, a
             function over a `Document`, or a filter tree.
-        score_threshold: Documents with a lower ranking value are left out.
+        score_threshold: Documents with a lower ranking value are left out; `Probability(0.8)` and
+            `Percentile(99)` are about the calibrated scale, see `HybridIndex.calibration`.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         fusion: How scores become one ranking value, also by name; None is the weighted sum.
         include_scores: Put each document's scores and the weights used, `Hit.score_details`, in its
@@ -122,7 +132,10 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
     k: int = Field(default=4, ge=1)
     weights: Annotated[WeightsLike | None, PlainValidator(as_weights)] = None
     filter: Annotated[DocumentFilter | None, PlainValidator(document_filter)] = None
-    score_threshold: float | None = Field(default=None, allow_inf_nan=False)
+    score_threshold: Annotated[
+        FiniteFloat | SkipJsonSchema[Probability] | SkipJsonSchema[Percentile] | None,
+        BeforeValidator(threshold_of_json),
+    ] = None
     candidates: Annotated[Mapping[Mode, int] | None, BeforeValidator(checked_candidates)] = None
     fusion: Annotated[FusionLike | None, PlainValidator(checked_fusion)] = None
     include_scores: bool = False
@@ -176,6 +189,7 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
                 weights=self.weights,
                 where=document_filter(self.filter),
                 fusion=checked_fusion(self.fusion),
+                threshold=self.score_threshold,
             )
             check_json(made["kwargs"])
         except NotJsonError:

@@ -10,6 +10,7 @@ from typing import Any
 from bge_m3_integrations.core.filters import And, Compare, Filter, Not, Or, parse
 from bge_m3_integrations.core.fusion import FUSIONS, Fusion
 from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.thresholds import Threshold, threshold_as_json
 from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.errors import FilterError
 from bge_m3_integrations.langchain.lazy_index import IndexSource
@@ -25,6 +26,7 @@ def as_json(
     weights: WeightsLike | None,
     where: Filter | None,
     fusion: Fusion | None,
+    threshold: Threshold | None = None,
 ) -> dict[str, Any]:
     """The fields that need another form, by the names that the constructor knows.
 
@@ -33,6 +35,7 @@ def as_json(
         weights: Become a mapping of the three modes; a name stays one.
         where: Becomes its dict form.
         fusion: Becomes a mapping of its name and parameters.
+        threshold: On a calibrated scale it becomes a mapping of its kind and value.
 
     Returns:
         JSON values; None is left out.
@@ -46,6 +49,7 @@ def as_json(
         "weights": None if weights is None else _weights(weights),
         "filter": None if where is None else filter_as_json(where),
         "fusion": None if fusion is None else _fusion(fusion),
+        "score_threshold": threshold_as_json(threshold),
     }
     return {name: form for name, form in forms.items() if form is not None}
 

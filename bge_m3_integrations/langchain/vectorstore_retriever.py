@@ -12,10 +12,11 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations.core.thresholds import Percentile, Probability
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.langchain.batches import BatchRetriever
@@ -58,6 +59,17 @@ class BGEM3VectorStoreRetriever(BatchRetriever, VectorStoreRetriever):
             refuse_unknown(options.get("search_kwargs", {}), AnySearch)
         fields: dict[str, Any] = {"vectorstore": vectorstore, **options}
         super().__init__(**fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def validate_search_type(cls, values: dict[str, Any]) -> Any:
+        """Check the search type as LangChain does, which knows thresholds as floats only."""
+        check: Any = super().validate_search_type
+        asked = values.get("search_kwargs", {})
+        if not isinstance(asked.get("score_threshold"), Probability | Percentile):
+            return check(values)
+        check({**values, "search_kwargs": {**asked, "score_threshold": 0.0}})
+        return values
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any

@@ -18,6 +18,7 @@ from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import MODES, Mode
 from bge_m3_integrations.core.fusion import WeightedSum
 from bge_m3_integrations.core.records import Hit, relevance
+from bge_m3_integrations.core.thresholds import Percentile, Probability
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.langchain.documents import to_document, with_scores
@@ -132,13 +133,17 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
     def similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **options: Unpack[SearchKeywords]
     ) -> list[tuple[Document, float]]:
-        """The best documents with `Hit.relevance`, in [0, 1]; the threshold is of that, too."""
+        """The best documents with `Hit.relevance`, in [0, 1]; a number as threshold is of that."""
+        if isinstance(options.get("score_threshold"), Probability | Percentile):
+            return self._similarity_search_with_relevance_scores(query, k, **options)
         return super().similarity_search_with_relevance_scores(query, k, **options)
 
     async def asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **options: Unpack[SearchKeywords]
     ) -> list[tuple[Document, float]]:
         """See `similarity_search_with_relevance_scores`."""
+        if isinstance(options.get("score_threshold"), Probability | Percentile):
+            return await self._asimilarity_search_with_relevance_scores(query, k, **options)
         return await super().asimilarity_search_with_relevance_scores(query, k, **options)
 
     def similarity_search_by_vector(

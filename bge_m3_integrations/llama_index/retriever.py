@@ -29,6 +29,7 @@ from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.core.filters import And, Filter, FilterLike, Ids
 from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.records import Hit
+from bge_m3_integrations.core.thresholds import Threshold
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.core.weighting import WeightsLike, as_weights, modes_of
 from bge_m3_integrations.engine.engine import BGEM3
@@ -61,7 +62,7 @@ class RetrieverOptions(TypedDict, total=False):
     filters: MetadataFilters | FilterLike | None
     node_ids: Sequence[str] | None
     doc_ids: Sequence[str] | None
-    score_threshold: float | None
+    score_threshold: Threshold | None
     candidates: Mapping[Mode, int] | None
     fusion: Fusion | None
     include_scores: bool
@@ -93,7 +94,8 @@ class BGEM3Retriever(BaseRetriever):
         node_ids: The nodes that may be found; None and, as everywhere in LlamaIndex, an empty
             list are all.
         doc_ids: The source documents whose nodes may be found; None and an empty list are all.
-        score_threshold: Nodes with a lower score are left out.
+        score_threshold: Nodes with a lower score are left out; `Probability(0.8)` and
+            `Percentile(99)` are about the calibrated scale, see `HybridIndex.calibration`.
         candidates: How many nodes each mode looks up.
         fusion: How component scores become the score.
         include_scores: Write the scores and the weights used, `Hit.score_details`, into the
@@ -119,7 +121,7 @@ class BGEM3Retriever(BaseRetriever):
         filters: MetadataFilters | FilterLike | None = None,
         node_ids: Sequence[str] | None = None,
         doc_ids: Sequence[str] | None = None,
-        score_threshold: float | None = None,
+        score_threshold: Threshold | None = None,
         candidates: Mapping[Mode, int] | None = None,
         fusion: Fusion | None = None,
         include_scores: bool = False,

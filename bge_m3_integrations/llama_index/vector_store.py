@@ -72,7 +72,8 @@ class BGEM3VectorStore(PersistedStore):
       looks at relevance alone, 0 at unlikeness alone, None is 0.5.
 
     `sparse_top_k` is how many nodes the lexical lookup brings, `hybrid_top_k` how many come back.
-    `vector_store_kwargs` take `weights`, `mmr_threshold` and `mmr_prefetch_k`.
+    `vector_store_kwargs` take `weights`, `score_threshold`, `mmr_threshold` and
+    `mmr_prefetch_k`.
 
     The text of a query is encoded here, once, in all modes. An embedding that comes with it, or
     with a node, is compared with the engine's own (cosine 0.99) and not kept. So take
@@ -295,7 +296,8 @@ class BGEM3VectorStore(PersistedStore):
 
         Args:
             query: With a text, an embedding or both.
-            **kwargs: `weights`, `mmr_threshold`, `mmr_prefetch_k`; see `QueryOptions`.
+            **kwargs: `weights`, `mmr_threshold`, `mmr_prefetch_k`, `score_threshold`; see
+                `QueryOptions`.
 
         Returns:
             New nodes, their scores and ids. There are fewer than asked for where fewer match the

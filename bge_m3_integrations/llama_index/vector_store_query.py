@@ -17,6 +17,7 @@ from bge_m3_integrations._internal.keywords import refuse
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, Mode, Modes
 from bge_m3_integrations.core.filters import And, Filter, Ids
 from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.thresholds import Threshold
 from bge_m3_integrations.core.validation import check_fraction, check_int
 from bge_m3_integrations.core.weighting import WeightsLike, as_weights
 from bge_m3_integrations.errors import InputError
@@ -58,11 +59,14 @@ class QueryOptions:
         weights: How much each mode counts, for this query.
         mmr_threshold: As in the query, where LlamaIndex's retriever has no place for it.
         mmr_prefetch_k: How many of the best nodes MMR chooses from.
+        score_threshold: Nodes with a lower score are left out; a `Probability` or a `Percentile` is
+            about the calibrated scale, see `HybridIndex.calibration`.
     """
 
     weights: WeightsLike | None = None
     mmr_threshold: float | None = None
     mmr_prefetch_k: int | None = None
+    score_threshold: Threshold | None = None
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Self:
@@ -145,6 +149,7 @@ def read_query(
             **by,
             "limit": limit if relevant is None else max(limit, _fetch(options)),
             "where": _where(query),
+            "score_threshold": options.score_threshold,
         },
         limit,
         relevant,

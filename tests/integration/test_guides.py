@@ -25,6 +25,7 @@ PAGES = [
     "langchain-stores.md",
     "scale.md",
     "scores.md",
+    "thresholds.md",
     "tutorial-langchain.md",
     "tutorial-llama-index.md",
     "weight-profiles.md",

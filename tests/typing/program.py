@@ -9,11 +9,15 @@ from langchain_core.documents import Document
 from llama_index.core.schema import TextNode
 
 from bge_m3_integrations import (
+    BANDS,
     BGEM3,
     PRESETS,
     And,
+    Band,
     BGEM3Error,
     CacheWarning,
+    Calibration,
+    CalibrationWarning,
     CheckpointError,
     Compare,
     EmbeddingBatch,
@@ -30,7 +34,9 @@ from bge_m3_integrations import (
     MissingExtraError,
     Not,
     Or,
+    Percentile,
     PoolingWarning,
+    Probability,
     Ranked,
     ReciprocalRank,
     Record,
@@ -43,6 +49,7 @@ from bge_m3_integrations import (
     WeightProfile,
     Weights,
     WorkerError,
+    band,
     clean_text,
     read_profiles,
     save_profile,
@@ -66,6 +73,7 @@ ERRORS: tuple[type[Exception], ...] = (
 )
 WARNINGS: tuple[type[Warning], ...] = (
     CacheWarning,
+    CalibrationWarning,
     FilterWarning,
     PoolingWarning,
     TruncationWarning,
@@ -141,6 +149,31 @@ def measure(index: HybridIndex, folder: Path) -> None:
     print(ev.evaluate(index, pairs).to_dict())
     by_pairs: ev.PairTuning = ev.tune_pairs(index, pairs)
     print(by_pairs.profile("pairs").weights)
+
+
+def calibrate(index: HybridIndex, folder: Path) -> None:
+    """Calibrations, thresholds on their scale, and A/B tests."""
+    data = ev.load_dataset(folder)
+    if isinstance(data, ev.Dataset):
+        made: Calibration = ev.calibrate(index, data, weights="keyword", fusion=ScaledSum())
+        index.calibration = made
+        chosen: Probability = made.threshold(precision=0.8)
+        hit = index.search("query", weights="keyword", score_threshold=chosen)[0]
+        if hit.probability is not None and hit.percentile is not None:
+            found: Band = band(hit.probability)
+            print(found.name, found.meaning, hit.percentile / 100, BANDS[0].least)
+        made.save(folder / "calibration.json")
+        ev.save_calibration_report(Calibration.load(folder / "calibration.json"), "report.html")
+        print(made, made.measured.collection, json.dumps(made.to_dict()))
+    print(index.search("query", score_threshold=Percentile(99)))
+    index.calibration = None
+    test = ev.ABTest(index, {"a": "default", "b": (1, 0, 1)}, log=folder / "log.jsonl", name="w")
+    answer: ev.ABAnswer = test.search("query", key="user", limit=5)
+    test.feedback(answer.id, [answer.hits[0].id])
+    print(answer.arm, test.arm_of("user"), ev.assign("user", {"a": 1, "b": 2}, experiment="w"))
+    report: ev.ABReport = ev.ab_report(folder / "log.jsonl")
+    one: ev.ABComparison = report.comparisons[0]
+    print(report, one.difference, one.interval, one.sentence, json.dumps(report.to_dict()))
 
 
 def search(engine: BGEM3, folder: Path) -> list[Hit]:
