@@ -57,8 +57,8 @@ def unrelated_pairs(
         About 20,000 values; fewer in an index so small that there are no more pairs.
 
     Raises:
-        InputError: There are too few documents, or the fusion's value of a document depends on
-            the others that were found.
+        InputError: There are too few documents, or the fusion's values are not finite or depend on
+            the other documents that were found.
     """
     chosen = random.Random(seed)
     groups = _by_script(_sampled(index, chosen), chosen)
@@ -76,7 +76,13 @@ def unrelated_pairs(
             _check_independent(index, options, block[0].text, targets)
         values += _values(index, options, block, targets)
         tell(len(values), None)
-    return Unrelated.from_values(np.array(values), queries=queries)
+    held = np.array(values)
+    if not held.size or not np.isfinite(held).all():
+        raise InputError(
+            f"of {held.size:,} unrelated pairs {np.isfinite(held).sum():,} have a finite value by "
+            f"{options.get('fusion') or options.get('weights')}; calibration needs all of them"
+        )
+    return Unrelated.from_values(held, queries=queries)
 
 
 def _sampled(index: HybridIndex, chosen: random.Random) -> list[Record]:

@@ -7,7 +7,7 @@ import random
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,30 @@ def test_the_calibration_of_an_index_changes_nothing_in_the_next_one(index: Hybr
 def test_ranks_have_no_level_to_calibrate(index: HybridIndex) -> None:
     with pytest.raises(InputError, match=r"ReciprocalRank.*depends on the others"):
         calibrate(index, fusion=ReciprocalRank())
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A fusion of a user's that gives every document one value."""
+
+    value: float
+    name: str = "constant"
+
+    def rank_values(self, parts: Any, weights: Any, *, query_sparse_sum: float) -> Any:
+        return np.full(parts.shape, self.value, np.float32)
+
+    def max_score(self, weights: Any) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_fusion_of_the_users_must_give_finite_values(index: HybridIndex, value: float) -> None:
+    with pytest.raises(InputError, match=r"0 have a finite value by Constant"):
+        calibrate(index, fusion=Constant(value))
+
+
+def test_a_fusion_of_the_users_is_calibrated_like_others(index: HybridIndex) -> None:
+    assert calibrate(index, fusion=Constant(0.5)).unrelated.levels.tolist() == [0.5]
 
 
 @pytest.mark.parametrize(

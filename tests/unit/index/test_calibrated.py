@@ -322,3 +322,11 @@ def test_a_calibration_can_be_taken_from_file_to_index(index: HybridIndex, tmp_p
     calibration(index).save(tmp_path / "mine.json")
     index.calibration = Calibration.load(tmp_path / "mine.json")
     assert index.search(QUERY)[0].percentile is not None
+
+
+def test_an_index_that_was_emptied_finds_nothing(index: HybridIndex) -> None:
+    index.calibration = calibration(index)
+    index.delete(ids=[hit.id for hit in index.search(QUERY, limit=100, exact=True)])
+    assert index.search(QUERY) == index.search(QUERY, score_threshold=Probability(0.5)) == []
+    index.add(["ships"])
+    assert index.search(QUERY)[0].percentile is not None
