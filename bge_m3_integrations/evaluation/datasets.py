@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+import numpy as np
 
 from bge_m3_integrations._internal.extras import require
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.evaluation.files import kind_of, read_lines, read_objects, read_table
 
 _QUERY = ("query", "question", "sentence1")
 _DOCUMENT = ("document", "passage", "text", "answer", "sentence2")
 _LABEL = ("label", "score", "relevance")
 _ID = ("_id", "id", "docid", "query-id", "corpus-id")
-_ENDINGS = (".jsonl", ".csv", ".tsv")
+_LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_FILES = (".jsonl", ".csv", ".tsv", ".json", ".txt", ".parquet", ".zip")
+_HEADER = re.compile(r"score|rel(evance)?|label|grade|judge?ment|qrel", re.IGNORECASE)
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +47,41 @@ class Dataset:
     def __post_init__(self) -> None:
         if not self.queries:
             raise InputError(f"the dataset {self.name} has no queries")
-        if not self.judged:
-            raise InputError(
-                f"the dataset {self.name} has no query with a relevant document: "
-                f"{len(self.queries)} queries, {len(self.qrels)} of them judged"
-            )
+        self._check_values()
         if unknown := [query for query in self.qrels if query not in self.queries]:
             raise InputError(
                 f"the dataset {self.name} judges queries that it does not hold: {_some(unknown)}"
-                f"{self._where(unknown[0])}; take them out, or add them to the queries"
+                f"{self._where(unknown[0])}; take them out, or add them to the queries, whose ids "
+                f"are {_some(list(self.queries))}"
+            )
+        if not self.judged:
+            raise InputError(
+                f"the dataset {self.name} has no query with a relevant document: "
+                f"{len(self.queries)} queries, {len(self.qrels)} of them judged; a relevant "
+                "document has a grade above 0"
             )
         if self.records:
             self.check_documents({record.id for record in self.records})
+
+    def _check_values(self) -> None:
+        """Refuse what type checkers would: a notebook has none."""
+        if not isinstance(self.queries, Mapping) or not isinstance(self.qrels, Mapping):
+            raise InputError("queries must be a dict of texts by id, qrels one of grades by query")
+        for query, text in self.queries.items():
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"the text of query {query!r} must not be empty, and is {text!r}")
+        for query, grades in self.qrels.items():
+            if not isinstance(grades, Mapping) or not all(
+                isinstance(grade, int | np.integer) for grade in grades.values()
+            ):
+                raise InputError(
+                    f"the judgements of query {query!r} must be whole numbers by document id, such "
+                    f'as {{"a": 1, "b": 0}}, not {grades!r}'
+                )
+        if not isinstance(self.records, Sequence) or not all(
+            isinstance(record, Record) for record in self.records
+        ):
+            raise InputError('records must be a list of Record, such as Record("id", "text")')
 
     @property
     def judged(self) -> list[str]:
@@ -104,6 +132,9 @@ class LabelledPairs:
     def __post_init__(self) -> None:
         if len(self.pairs) != len(self.labels):
             raise InputError(f"{len(self.pairs)} pairs came with {len(self.labels)} labels")
+        for pair, label in zip(self.pairs, self.labels, strict=True):
+            if label not in (0, 1):
+                raise InputError(f"the label of {pair!r} must be 0 or 1, not {label!r}")
         if len(set(self.labels)) < 2:
             held = f"all {len(self.labels)} labels are {self.labels[0]}" if self.labels else "empty"
             raise InputError(
@@ -130,13 +161,19 @@ def load_dataset(source: str | Path, *, split: str = "test") -> Dataset | Labell
         InputError: Something is missing or malformed; the message has the file, the line and the
             fix.
     """
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise InputError(f"a dataset is a folder, a file, or a hub's name, not {source!r}")
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path, split)
     if path.is_file():
         return _pairs(path)
-    if isinstance(source, Path) or str(source).startswith((".", "/", "~")) or path.suffix:
-        raise InputError(f"there is no data set at {path}: no folder, and no file")
+    named = isinstance(source, str) and _HUB_NAME.fullmatch(source) and source[0] != "."
+    if not named or kind_of(path) in _FILES or path.parent.is_dir():
+        raise InputError(
+            f"there is no data set at {path}: no folder, no file, and no name of a hub, which has "
+            'the form "organisation/name"'
+        )
     return _hub(str(source), split)
 
 
@@ -171,21 +208,18 @@ def read_qrels(path: Path) -> tuple[dict[str, dict[str, int]], dict[tuple[str, s
 
 
 def _judgements(path: Path) -> Iterator[tuple[int, tuple[str, str, int] | None]]:
-    if ".jsonl" in path.suffixes:
-        for number, row in _json_lines(path):
+    if kind_of(path) == ".jsonl":
+        for number, row in read_objects(path):
             names = ("qid", "query-id"), ("docid", "corpus-id"), ("relevance", "score")
-            cells = [first_of(row, group) for group in names]
-            yield number, _judgement(cells)
+            yield number, _judgement([first_of(row, group) for group in names])
         return
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            cells = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
-            found = _judgement([cells[0], *cells[2:]] if len(cells) == 4 else cells)
-            if found is None and number == 1:
-                continue  # a header
-            yield number, found
+    begun = False
+    for number, line in read_lines(path):
+        cells = line.strip("\r\n").split("\t") if "\t" in line else line.split()
+        cells = [cell.strip() for cell in cells]
+        if begun or not _HEADER.fullmatch(cells[-1]):
+            yield number, _judgement([cells[0], *cells[2:]] if len(cells) == 4 else cells)
+        begun = True
 
 
 def _judgement(cells: Sequence[Any]) -> tuple[str, str, int] | None:
@@ -193,7 +227,7 @@ def _judgement(cells: Sequence[Any]) -> tuple[str, str, int] | None:
         return None
     try:
         grade = float(cells[2])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return (str(cells[0]), str(cells[1]), int(grade)) if grade.is_integer() else None
 
@@ -203,12 +237,12 @@ def _folder(path: Path, split: str) -> Dataset:
     judged = _found(path, f"qrels/{split}.tsv", "qrels.tsv", f"{split}_qrels.jsonl")
     qrels, places = read_qrels(judged)
     texts: dict[str, str] = {}
-    for number, row in _json_lines(queries):
+    for number, row in read_objects(queries):
         where = f"{queries}, line {number}"
         _put(texts, row, _query_text(row, where), where)
     corpus = _found(path, "corpus.jsonl", required=False)
     records: dict[str, Record] = {}
-    for number, row in [] if corpus is None else _json_lines(corpus):
+    for number, row in [] if corpus is None else read_objects(corpus):
         where = f"{corpus}, line {number}"
         _put(records, row, _record(row, where), where)
     return Dataset(path.name, texts, qrels, list(records.values()), places)
@@ -217,6 +251,8 @@ def _folder(path: Path, split: str) -> Dataset:
 def _record(row: Mapping[str, Any], where: str) -> Record:
     """A document; collections have some without a text."""
     title = row.get("title") or ""
+    if not isinstance(title, str):
+        raise InputError(f"{where}: a title must be a text, not {title!r}")
     text = f"{title} {_text(row, where)}".strip()
     return Record(_id(row, where), text, {"title": title} if title else {})
 
@@ -242,8 +278,11 @@ def _put(into: dict[str, Any], row: Mapping[str, Any], value: Any, where: str) -
 
 def _id(row: Mapping[str, Any], where: str) -> str:
     found = first_of(row, _ID)
-    if found is None or str(found) == "":
-        raise InputError(f'{where}: expected an "_id" or "id"')
+    if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+        raise InputError(
+            f'{where}: expected an "_id" or "id" that is a text or a whole number, not {found!r}; '
+            f"there are {sorted(row)}"
+        )
     return str(found)
 
 
@@ -256,7 +295,7 @@ def _pairs(path: Path) -> LabelledPairs:
         if not all(isinstance(text, str) and text.strip() for text in cells[:2]):
             raise InputError(
                 f"{where}: expected texts as query and document, under one of {list(_QUERY)} and "
-                f"one of {list(_DOCUMENT)}; there are {sorted(map(str, row))}"
+                f"one of {list(_DOCUMENT)}; there are {sorted(row)}"
             )
         pairs.append((cells[0], cells[1]))
         labels.append(_label(cells[2], where))
@@ -267,20 +306,21 @@ def _pairs(path: Path) -> LabelledPairs:
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a .jsonl, .csv or .tsv file, with their line numbers."""
-    kind = next((ending for ending in _ENDINGS if ending in path.suffixes), None)
-    if kind is None:
-        raise InputError(f"{path} must be a folder, or a file that ends in {list(_ENDINGS)}")
-    return _json_lines(path) if kind == ".jsonl" else _table(path, kind)
+    kind = kind_of(path)
+    if kind == ".jsonl":
+        return read_objects(path)
+    if kind not in _SEPARATORS:
+        raise InputError(
+            f"{path} must be a folder, or a file that ends in {['.jsonl', *_SEPARATORS]}"
+        )
+    return read_table(path, _SEPARATORS[kind])
 
 
 def _label(value: Any, where: str) -> int:
-    try:
-        label = float(value)
-    except (TypeError, ValueError):
-        label = -1.0
-    if label not in (0.0, 1.0):
+    label = _LABELS.get(str(value).strip().lower())
+    if label is None:
         raise InputError(f"{where}: the label must be 0 or 1, under one of {_LABEL}, not {value!r}")
-    return int(label)
+    return label
 
 
 def _hub(name: str, split: str) -> Dataset:
@@ -298,8 +338,14 @@ def _hub(name: str, split: str) -> Dataset:
         for n, row in enumerate(asked, 1)
     }
     qrels: dict[str, dict[str, int]] = {}
-    for row in judged:
-        qrels.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row["score"])
+    for number, row in enumerate(judged, 1):
+        found = _judgement([row.get(cell) for cell in ("query-id", "corpus-id", "score")])
+        if found is None:
+            raise InputError(
+                f"{name}, judgements, row {number}: expected a query-id, a corpus-id and a whole "
+                f"number as score, not {dict(row)}"
+            )
+        qrels.setdefault(found[0], {})[found[1]] = found[2]
     return Dataset(name, queries, qrels, records)
 
 
@@ -328,36 +374,6 @@ def _found(folder: Path, *names: str, required: bool = True) -> Any:
     if required:
         raise InputError(f"{folder} has none of {list(names)}; `load_dataset` tells the layouts")
     return None
-
-
-def _opened(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}, line {number} is no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number}: expected an object, not {line[:60]!r}")
-            yield number, row
-
-
-def _table(path: Path, kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _opened(path) as lines:
-        reader = csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",", strict=True)
-        try:
-            for row in reader:
-                yield reader.line_num, {name.strip().lower(): v for name, v in row.items() if name}
-        except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def first_of(row: Mapping[str, Any], names: Sequence[str]) -> Any:

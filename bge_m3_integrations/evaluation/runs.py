@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,23 +15,22 @@ from numpy.typing import NDArray
 
 from bge_m3_integrations._internal.extras import require
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.evaluation.files import read_lines, write_file
+from bge_m3_integrations.evaluation.metrics import measure_of
 
 DEFAULT_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100", "hit@10")
-_METRICS = {
-    "ndcg": "nDCG",
-    "recall": "R",
-    "mrr": "RR",
-    "map": "AP",
-    "hit": "Success",
-    "precision": "P",
-}
 _RESAMPLES = 9_999
 _LEVEL = 0.95
+_BOOTSTRAPPED = 2_000
+"""More values than these have a normal mean: the interval differs by less than 0.001, and BCa's
+jackknife would take their square in time."""
+_NUMBERS = 1 << 22
+"""Resampled at once: 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval (BCa, Efron 1987).
+    """A mean with its 95 % interval, see `interval`.
 
     Attributes:
         mean: Over queries.
@@ -63,6 +63,19 @@ class Run:
     scores: Mapping[str, Sequence[float]] = field(repr=False)
     qrels: Mapping[str, Mapping[str, int]] = field(repr=False)
     _values: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
+    _means: dict[str, Interval] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for query, held in self.rankings.items():
+            if len(set(held)) < len(held):
+                twice = next(one for one in held if list(held).count(one) > 1)
+                raise InputError(f"{self.name} ranks document {twice!r} twice for query {query!r}")
+        if self.rankings and not self.rankings.keys() & self.qrels.keys():
+            raise InputError(
+                f"{self.name} ranks none of the judged queries: its first query is "
+                f"{next(iter(self.rankings))!r}, the first judged one "
+                f"{next(iter(self.qrels), None)!r}; take the judgements of the same dataset"
+            )
 
     def values(self, metric: str) -> Mapping[str, float]:
         """The metric of each query, by ir-measures; ties are broken by our order.
@@ -75,12 +88,14 @@ class Run:
             A value in [0, 1] for each query with a relevant document.
 
         Raises:
-            InputError: The metric is unknown.
+            InputError: The metric is unknown, or no query has a relevant document.
         """
         if metric not in self._values:
-            measure = _measure(metric)
+            measure = measure_of(metric)
             measures = require("ir_measures", extra="eval")
             asked = [q for q, grades in self.qrels.items() if any(g > 0 for g in grades.values())]
+            if not asked:
+                raise InputError(f"{self.name}: no query has a relevant document, of a grade > 0")
             qrels = {query: dict(self.qrels[query]) for query in asked}
             # by rank and not by score, so that equal scores cannot be sorted another way
             ranked = {
@@ -94,7 +109,9 @@ class Run:
 
     def measure(self, metric: str) -> Interval:
         """The mean over queries, with its interval; see `values` for metrics."""
-        return interval(list(self.values(metric).values()))
+        if metric not in self._means:
+            self._means[metric] = interval(list(self.values(metric).values()))
+        return self._means[metric]
 
     def save(self, path: str | Path) -> None:
         """Write a TREC run file: query, Q0, document, rank, score and name, by spaces.
@@ -102,7 +119,7 @@ class Run:
         Scores fall strictly, so that every tool reads the order that is ours.
 
         Args:
-            path: The file.
+            path: The file; its folder is made.
 
         Raises:
             InputError: An id has a space, which the format cannot hold.
@@ -117,7 +134,7 @@ class Run:
                     )
                 name = re.sub(r"\s+", "-", self.name) or "run"
                 lines.append(f"{query} Q0 {document} {rank} {len(held) - rank + 1} {name}\n")
-        Path(path).expanduser().write_text("".join(lines), "utf-8")
+        write_file(path, "".join(lines))
 
     @classmethod
     def load(cls, path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> Run:
@@ -131,31 +148,34 @@ class Run:
             The run, each query by falling score, equal scores by rank.
 
         Raises:
-            InputError: A line is malformed.
+            InputError: The file is not there or empty, a line is malformed, a score is no number,
+                a document comes twice, or the file ranks none of the judged queries.
         """
-        held: dict[str, list[tuple[float, int, str]]] = {}
+        held: dict[str, dict[str, tuple[float, int]]] = {}
         name = Path(path).stem
-        for number, line in enumerate(
-            Path(path).expanduser().read_text("utf-8-sig").splitlines(), 1
-        ):
-            cells = line.split()
-            if not cells:
-                continue
+        for number, line in read_lines(Path(path).expanduser()):
             try:
-                query, _, document, rank, score, name = cells
-                held.setdefault(query, []).append((-float(score), int(rank), document))
-            except ValueError as error:
+                query, _, document, rank, score, name = line.split()
+                place = -float(score), int(rank)
+            except ValueError:
+                place = math.nan, 0
+            if math.isnan(place[0]):
                 raise InputError(
                     f"{path}, line {number}: expected query, Q0, document, rank, score and name, "
-                    f"not {line[:80]!r}"
-                ) from error
-        rows = {query: sorted(found) for query, found in held.items()}
-        return cls(
-            name,
-            {query: [document for *_, document in found] for query, found in rows.items()},
-            {query: [-score for score, *_ in found] for query, found in rows.items()},
-            qrels,
-        )
+                    f"by spaces, not {line.strip()[:80]!r}"
+                )
+            if held.setdefault(query, {}).setdefault(document, place) is not place:
+                raise InputError(
+                    f"{path}, line {number}: document {document!r} was there before for query "
+                    f"{query!r}; keep one of the lines"
+                )
+        if not held:
+            raise InputError(f"{path} is empty: expected query, Q0, document, rank, score and name")
+        rankings = {
+            query: sorted(found, key=lambda d: (found[d], d)) for query, found in held.items()
+        }
+        scores = {q: [-held[q][document][0] for document in found] for q, found in rankings.items()}
+        return cls(name, rankings, scores, qrels)
 
     def to_dict(self) -> dict[str, Any]:
         """The run as plain Python, which `json.dumps` takes."""
@@ -200,10 +220,13 @@ class Comparison:
         return self.p_value < 0.05 and not self.difference.low <= 0 <= self.difference.high
 
     def __str__(self) -> str:
+        first, second = self.a, self.b
+        if first == second:
+            first, second = f"the first {first}", f"the second {second}"
         low, high = sorted((abs(self.difference.low), abs(self.difference.high)))
         size = f"{abs(self.difference.mean):.3f}"
         if self.significant:
-            better, worse = (self.b, self.a) if self.difference.mean > 0 else (self.a, self.b)
+            better, worse = (second, first) if self.difference.mean > 0 else (first, second)
             return (
                 f"{better} is better than {worse} by {size} {self.metric}, interval {low:.3f} to "
                 f"{high:.3f} ({self.queries} queries, p = {self.p_value:.4f})"
@@ -211,7 +234,7 @@ class Comparison:
         inside = self.difference.low <= 0 <= self.difference.high
         verdict = "is within chance" if inside else "may be chance"
         return (
-            f"The difference of {size} {self.metric} between {self.a} and {self.b} {verdict}: "
+            f"The difference of {size} {self.metric} between {first} and {second} {verdict}: "
             f"interval {_signed(self.difference.low)} to {_signed(self.difference.high)} "
             f"({self.queries} queries, p = {self.p_value:.3f})"
         )
@@ -253,14 +276,25 @@ def compare(a: Run, b: Run, *, metric: str = "ndcg@10", seed: int = 0) -> Compar
         The comparison; `str` of it is a plain sentence.
 
     Raises:
-        InputError: The runs were judged on different queries.
+        InputError: The runs were judged on different queries or by different judgements.
     """
+    if not isinstance(a, Run) or not isinstance(b, Run):
+        raise InputError(
+            f"compare takes two runs, such as result['default'], not {type(a).__name__} and "
+            f"{type(b).__name__}"
+        )
     left, right = a.values(metric), b.values(metric)
     if left.keys() != right.keys():
         raise InputError(
             f"{a.name} was judged on {len(left)} queries and {b.name} on {len(right)}, "
             f"{len(left.keys() & right.keys())} of them the same; compare runs of one dataset"
         )
+    for query in left:
+        if a.qrels[query] != b.qrels[query]:
+            raise InputError(
+                f"{a.name} and {b.name} have different judgements of query {query!r}, so their "
+                "numbers cannot be compared; take runs of one dataset"
+            )
     first = np.array([left[query] for query in left])
     second = np.array([right[query] for query in left])
     return compare_values(a.name, first, b.name, second, metric, seed=seed)
@@ -304,7 +338,10 @@ def compare_values(
 
 
 def interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -> Interval:
-    """The mean of values and its 95 % bootstrap interval (BCa).
+    """The mean of values and its 95 % interval.
+
+    The interval is the bootstrap's (BCa, Efron 1987), and that of a normal mean where there are
+    more than 2,000 values.
 
     Args:
         values: One per query, at least one.
@@ -312,21 +349,32 @@ def interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -
 
     Returns:
         The interval; the mean itself where all values are equal.
+
+    Raises:
+        InputError: There are no values, or one is not finite.
     """
     array = np.asarray(values, np.float64)
+    if not len(array) or not np.isfinite(array).all():
+        raise InputError(f"an interval needs finite values, and at least one; there are {array}")
     mean = float(array.mean())
     if len(array) < 2 or np.ptp(array) == 0:
         return Interval(mean, mean, mean)
     stats = require("scipy.stats", extra="eval")
+    if len(array) > _BOOTSTRAPPED:
+        low, high = stats.norm.interval(_LEVEL, mean, stats.sem(array))
+        return Interval(mean, float(low), float(high))
     for method in ("BCa", "percentile"):  # a few values may leave BCa without an answer
-        found = stats.bootstrap(
-            (array,),
-            np.mean,
-            n_resamples=_RESAMPLES,
-            confidence_level=_LEVEL,
-            method=method,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            found = stats.bootstrap(
+                (array,),
+                np.mean,
+                n_resamples=_RESAMPLES,
+                batch=_NUMBERS // len(array),
+                confidence_level=_LEVEL,
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
         if math.isfinite(found.low) and math.isfinite(found.high):
             break
     return Interval(mean, float(found.low), float(found.high))
@@ -334,7 +382,7 @@ def interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -
 
 def _permutation(change: NDArray[np.floating], seed: int) -> float:
     """The two-sided p value of the mean of paired differences, by flips of their signs."""
-    if not np.any(change):
+    if len(change) < 2 or not np.any(change):
         return 1.0
     stats = require("scipy.stats", extra="eval")
     found = stats.permutation_test(
@@ -343,6 +391,7 @@ def _permutation(change: NDArray[np.floating], seed: int) -> float:
         permutation_type="samples",
         vectorized=True,
         n_resamples=_RESAMPLES,
+        batch=max(1, _NUMBERS // len(change)),
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)
@@ -353,17 +402,4 @@ def check_metrics(metrics: Sequence[str]) -> None:
     if isinstance(metrics, str) or not metrics:
         raise InputError(f"metrics must be a list of names such as ['ndcg@10'], not {metrics!r}")
     for metric in metrics:
-        _measure(metric)
-
-
-def _measure(metric: str) -> Any:
-    name, _, depth = metric.strip().lower().partition("@")
-    if name not in _METRICS or (depth and not (depth.isdigit() and int(depth) > 0)):
-        raise InputError(
-            f"unknown metric {metric!r}; there are {sorted(_METRICS)}, each with @ and a depth, "
-            'such as "ndcg@10"'
-        )
-    measure = getattr(require("ir_measures", extra="eval"), _METRICS[name])
-    if not depth and name in ("recall", "hit", "precision"):
-        raise InputError(f"{metric!r} needs a depth, such as {metric}@10")
-    return measure @ int(depth) if depth else measure
+        measure_of(metric)

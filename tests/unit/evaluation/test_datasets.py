@@ -91,7 +91,10 @@ def test_labelled_pairs_of_a_file(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("qrels", "message"),
     [
-        ("1\ta\tgood\n2\tb\t1\nx\n", r"test.tsv, line 3: expected a query id, a document id"),
+        ("1\ta\tgood\n2\tb\t1\n", r"test.tsv, line 1: expected a query id, a document id"),
+        ("1\ta\t0.5\n2\tb\t1\n", r"test.tsv, line 1: expected .* whole number"),
+        ("q\td\trel\n2\tb\t1\nx\n", r"test.tsv, line 3: expected a query id, a document id"),
+        ("1,a,1\n", r"test.tsv, line 1: expected .* separated by tabs"),
         ("1\ta\t1\n1\ta\t0.5\n", r"line 2: expected .* whole number"),
         ("1\ta\t1\n1\ta\t2\n", r"line 2: query '1' and .*'a' are judged 2, and 1 in .*line 1"),
         ("1\ta\t1\n9\ta\t1\n", r"judges queries that it does not hold: '9' \(.*line 2\)"),
@@ -110,6 +113,17 @@ def test_malformed_judgements_are_errors_with_file_line_and_fix(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        (
+            "corpus.jsonl",
+            '{"_id": "a", "title": NaN, "text": ""}\n',
+            r"line 1: a title must be a text",
+        ),
+        (
+            "corpus.jsonl",
+            '{"_id": 1.5, "text": ""}\n',
+            r"line 1: expected an .* whole number, not 1.5",
+        ),
+        ("corpus.jsonl", "[" * 100_000, r"corpus.jsonl, line 1 is no JSON"),
         ("corpus.jsonl", '{"_id": "a"}\n', r"corpus.jsonl, line 1: expected a \"text\", not None"),
         ("corpus.jsonl", '{"text": "a"}\n', r"corpus.jsonl, line 1: expected an \"_id\" or \"id\""),
         ("corpus.jsonl", lines(CORPUS[:1] * 2), r"line 2: the id 'a' was there before"),
@@ -139,6 +153,13 @@ def test_malformed_rows_are_errors_with_file_and_line(
         ("p.csv", "", r"is empty"),
         ("p.jsonl", '{"query": "q"}\n', r"line 1: expected texts"),
         ("p.txt", "q", r"must be a folder, or a file that ends in"),
+        ("p.csv.bak", "query,document,label\nq,d,1\n", "a file that ends in"),
+        ("p.csv", "label,query,document\n1,q,one, two\n", r"line 2: 4 cells under 3 names"),
+        ("p.csv", "query,document,label\nq,d\n", r"line 2: 2 cells under 3 names"),
+        ("p.csv", "query;document;label\nq;d;1\n", r"line 1: expected the names of columns"),
+        ("p.csv", "query,text,Query,label\nq,d,r,1\n", r"the columns \['query'\] come twice"),
+        ("p.tsv", 'query\tdocument\tlabel\nq\t"a" b\t1\n', r"line 2: .* double quotes"),
+        ("p.jsonl", '{"query": "q", "text": "d", "label": 1%s}\n' % ("0" * 400), "must be 0 or 1"),
     ],
 )  # fmt: skip
 def test_malformed_pairs_are_errors_with_file_line_and_fix(
@@ -150,7 +171,9 @@ def test_malformed_pairs_are_errors_with_file_line_and_fix(
 
 
 def test_a_place_that_is_not_there_is_no_name_of_a_hub(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no data set at .*: no folder, and no file"):
+    with pytest.raises(
+        InputError, match=r"no data set at .*: no folder, no file, and no name of a hub"
+    ):
         load_dataset(tmp_path / "nowhere")
 
 
@@ -182,3 +205,84 @@ def test_a_data_set_of_a_hub(monkeypatch: pytest.MonkeyPatch, layout: str) -> No
     assert len(made.records) == 3
     with pytest.raises(InputError, match=r"was not loaded from a hub: .*no such config"):
         load_dataset("BeIR/y")
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/test.tsv"])
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16"])
+def test_a_file_in_another_encoding_is_an_error_with_its_line(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
+    path = beir(tmp_path, "1\ta\t1\n") / name
+    text = path.read_text("utf-8") + "汉字\n"
+    path.write_bytes(text.encode(encoding))
+    foreign = (i for i, line in enumerate(text.splitlines(), 1) if not line.isascii())
+    line = 1 if encoding == "utf-16" else next(foreign)
+    with pytest.raises(InputError, match=rf"{path.name}, line {line} is not UTF-8.*save"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-12], lambda data: b"not" + data])
+def test_a_damaged_compressed_file_is_an_error_that_names_it(tmp_path: Path, damage: Any) -> None:
+    plain = beir(tmp_path, "1\ta\t1\n") / "corpus.jsonl"
+    (tmp_path / "corpus.jsonl.gz").write_bytes(damage(gzip.compress(plain.read_bytes())))
+    plain.unlink()
+    with pytest.raises(
+        InputError, match=r"corpus.jsonl.gz: the compressed file is damaged after [02] lines"
+    ):
+        load_dataset(tmp_path)
+
+
+def test_labels_as_table_programs_write_them_and_names_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "P.CSV").write_text("Query,Document,Label\nq,d,True\n\nq,e,FALSE\n")
+    made = load_dataset(tmp_path / "P.CSV")
+    assert isinstance(made, LabelledPairs)
+    assert made.labels == [1, 0]
+
+
+@pytest.mark.parametrize("source", ["my-data", "", "C:\\data\\x", "a/b/c", None, 7])
+def test_what_is_no_name_of_a_hub_is_never_asked_for(
+    monkeypatch: pytest.MonkeyPatch, source: Any
+) -> None:
+    monkeypatch.setattr("bge_m3_integrations.evaluation.datasets._hub", None)
+    with pytest.raises(InputError, match=r"no data set at|a dataset is a folder, a file"):
+        load_dataset(source)
+
+
+def test_a_path_under_a_folder_that_is_there_is_no_name_of_a_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(InputError, match=r"no data set at data/cranfeld: no folder"):
+        load_dataset("data/cranfeld")
+
+
+ONE = {"q": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("queries", "qrels", "records", "message"),
+    [
+        ({"q": "x"}, {"q": ["a"]}, (), r"of query 'q' must be whole numbers by document id"),
+        ({"q": "x"}, {"q": {"a": "1"}}, (), r"of query 'q' must be whole numbers"),
+        ({"q": "x"}, {"q": {"a": float("nan")}}, (), r"of query 'q' must be whole numbers"),
+        ({"1": "x"}, {1: {"a": 1}}, (), r"queries that it does not hold: 1; .* whose ids are '1'"),
+        (["x"], ONE, (), r"queries must be a dict of texts by id"),
+        ({"q": None}, ONE, (), r"text of query 'q' must not be empty, and is None"),
+        ({"q": " "}, ONE, (), r"text of query 'q' must not be empty"),
+        ({"q": "x"}, ONE, ["text"], r"records must be a list of Record"),
+        ({"q": "x"}, ONE, iter([Record("a", "x")]), r"records must be a list of Record"),
+        ({"q": "x"}, ONE, [Record("b", "x")], r"documents that the collection lacks: 'a'"),
+    ],
+)  # fmt: skip
+def test_a_dataset_refuses_what_a_notebook_may_put_in(
+    queries: Any, qrels: Any, records: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Dataset("d", queries, qrels, records)
+
+
+@pytest.mark.parametrize("labels", [[0, 2], ["0", "1"], [float("nan"), 1], [1, -1]])
+def test_labels_that_are_not_0_or_1_are_refused(labels: Any) -> None:
+    with pytest.raises(InputError, match=r"label of \('a', 'b'\) must be 0 or 1"):
+        LabelledPairs("p", [("a", "b")] * 2, labels)
