@@ -65,23 +65,26 @@ def evaluate(
 ) -> None:
     """Measure searches on judged queries: each mode, fusion and weighting, with intervals."""
     from bge_m3_integrations.cli.score import read_weights
+    from bge_m3_integrations.evaluation.datasets import LabelledPairs, load_dataset
     from bge_m3_integrations.evaluation.evaluation import Evaluation
     from bge_m3_integrations.evaluation.evaluation import evaluate as run
     from bge_m3_integrations.evaluation.runs import DEFAULT_METRICS
 
+    data = load_dataset(dataset, split=split)
+    if isinstance(data, LabelledPairs) and (report or runs or metric or exact):
+        raise typer.BadParameter(
+            "labelled pairs are measured by AUC; leave out --report, --runs, --metric and --exact"
+        )
     target = _target(index, model, max_length=max_length, device=device, dtype=dtype)
     named = {value: read_weights(value) or value for value in weights or []}
-    metrics = tuple(metric or DEFAULT_METRICS)
-    made = run(target, dataset, metrics=metrics, weights=named, exact=exact, split=split)
+    made = run(target, data, metrics=tuple(metric or DEFAULT_METRICS), weights=named, exact=exact)
+    print_result(made, as_json=as_json)  # first: a folder may turn out to be read-only
     if isinstance(made, Evaluation):
         if report is not None:
             held = target.calibration if index is not None else None
             made.save_report(report, calibration=held)
         if runs is not None:
             made.save_runs(runs)
-    elif report is not None or runs is not None:
-        raise typer.BadParameter("labelled pairs have no report and no runs; leave these out")
-    print_result(made, as_json=as_json)
 
 
 @app.command()

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from bge_m3_integrations.evaluation.calibration import calibrate
     from bge_m3_integrations.evaluation.candidates import CandidateScores, score_candidates
     from bge_m3_integrations.evaluation.clicks import load_clicks
+    from bge_m3_integrations.evaluation.comparison import Comparison, compare
     from bge_m3_integrations.evaluation.datasets import Dataset, LabelledPairs, load_dataset
     from bge_m3_integrations.evaluation.evaluation import Evaluation, evaluate
     from bge_m3_integrations.evaluation.pair_tuning import PairTuning, tune_pairs
     from bge_m3_integrations.evaluation.pairs import PairEvaluation
     from bge_m3_integrations.evaluation.reliability import save_calibration_report
-    from bge_m3_integrations.evaluation.runs import Comparison, Interval, Run, compare
+    from bge_m3_integrations.evaluation.runs import Interval, Run
     from bge_m3_integrations.evaluation.tuning import Tuning, tune
 
 _HOMES = {
@@ -30,8 +31,9 @@ _HOMES = {
     "clicks": ["load_clicks"],
     "pair_tuning": ["PairTuning", "tune_pairs"],
     "pairs": ["PairEvaluation"],
+    "comparison": ["Comparison", "compare"],
     "reliability": ["save_calibration_report"],
-    "runs": ["Comparison", "Interval", "Run", "compare"],
+    "runs": ["Interval", "Run"],
     "tuning": ["Tuning", "tune"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

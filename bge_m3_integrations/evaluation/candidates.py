@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from bge_m3_integrations.core.embeddings import MODES, FloatArray, IntArray, Mode
 from bge_m3_integrations.core.fusion import Candidates, Fusion, WeightedSum
 from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.core.weighting import WeightsLike
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.datasets import Dataset
+from bge_m3_integrations.evaluation.metrics import metric_depth
 from bge_m3_integrations.evaluation.runs import Run
 from bge_m3_integrations.index.index import HybridIndex
+from bge_m3_integrations.index.request import SearchOptions
 
 Matrix = NDArray[np.float64]
 _OfRanks = Callable[[IntArray, Matrix, Matrix], Matrix]
@@ -66,6 +69,7 @@ class CandidateScores:
             InputError: A weighted mode was not scored.
         """
         rule = fusion or WeightedSum()
+        depth = check_int("depth", depth)
         if missing := weights.modes - self.modes:
             raise InputError(f"weights {weights} need {sorted(missing)}, which were not scored")
         rankings, scores = {}, {}
@@ -81,6 +85,11 @@ class CandidateScores:
             rankings[query] = [held.ids[i] for i in order.tolist()]
             scores[query] = values[order].tolist()
         return Run(name, rankings, scores, self.qrels)
+
+    def only(self, rows: Sequence[int]) -> CandidateScores:
+        """The queries of some places, in this order."""
+        queries = [self.queries[row] for row in rows]
+        return replace(self, queries=queries, candidates=[self.candidates[row] for row in rows])
 
     def tensor(self, *, scaled: bool = False) -> list[FloatArray]:
         """The scores of each query's candidates, `(n, 3) float32` in the order of `MODES`.
@@ -115,7 +124,7 @@ class CandidateScores:
         """Measure many weightings at once, as `Run.values` measures one.
 
         Args:
-            weightings: `(w, 3)`, dense, sparse, colbert.
+            weightings: `(w, 3)`, dense, sparse, colbert; not negative, no row all 0.
             metric: "ndcg@k", "recall@k", "mrr@k" or "hit@k".
             scaled: See `tensor`.
 
@@ -123,18 +132,22 @@ class CandidateScores:
             `(w, q) float64`.
 
         Raises:
-            InputError: Another metric.
+            InputError: Another metric, or the weightings have another shape or are no weights.
         """
-        of_ranks = _metric(metric)
-        columns = np.asarray(weightings, np.float32).reshape(-1, len(MODES))
+        of_ranks, columns = _metric(metric), _columns(weightings)
+        alone = (columns[:, [0, 2]] == 0).all(axis=1)
         out = np.zeros((len(columns), len(self.queries)))
         for i, table in enumerate(self.tensor(scaled=scaled)):
             every, found = self._gains[i]
             if not len(found):
                 continue
+            sparse = self.candidates[i].components.sparse
+            apart = np.zeros(len(table), bool) if sparse is None else sparse <= 0
             for piece in _pieces(len(columns)):
-                ranks = _ranks(table @ columns[piece].T, found[:, 0])
-                out[piece, i] = of_ranks(ranks, found[:, 1], every)
+                values = table @ columns[piece].T
+                # as in searches: by lexical scores alone, what shares no token is not found
+                values[np.ix_(apart, alone[piece])] = -np.inf
+                out[piece, i] = of_ranks(_ranks(values, found[:, 0]), found[:, 1], every)
         return out
 
     @cached_property
@@ -157,6 +170,7 @@ def score_candidates(
     *,
     candidates: Mapping[Mode, int] | None = None,
     exact: bool = False,
+    depth: int = 10,
     weights: WeightsLike | None = None,
     tell: Callable[[int, int | None], None] | None = None,
 ) -> CandidateScores:
@@ -167,7 +181,8 @@ def score_candidates(
         dataset: Its queries and judgements.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         exact: Score every document instead.
-        weights: Learned weights, for candidates with their lexical values; None scores every mode.
+        depth: Most documents that will be ranked: the usual number of candidates is no less.
+        weights: Look up as searches by these weights do; None scores every mode of the index.
         tell: Is told how many queries are done, and of how many.
 
     Returns:
@@ -178,10 +193,13 @@ def score_candidates(
     """
     _check_judged(index, dataset)
     queries = dataset.judged
+    options: SearchOptions = {"candidates": candidates, "exact": exact, "weights": weights}
+    if candidates is None:
+        options["limit"] = depth
     found: list[Candidates] = []
     for at in range(0, len(queries), _BATCH):
         texts = [dataset.queries[query] for query in queries[at : at + _BATCH]]
-        batch = index.score_candidates(texts, candidates=candidates, exact=exact, weights=weights)
+        batch = index.score_candidates(texts, **options)
         found += map(_sorted, batch)
         if tell is not None:
             tell(len(found), len(queries))
@@ -208,14 +226,30 @@ def _sorted(held: Candidates) -> Candidates:
     return Candidates(ids, held.components.take(rows), held.query_sparse_sum, lexical)
 
 
+def _columns(weightings: NDArray[np.floating]) -> FloatArray:
+    columns = np.asarray(weightings, np.float32)
+    if columns.ndim != 2 or columns.shape[1] != len(MODES):
+        raise InputError(
+            f"weightings must be an array of shape (w, 3), {list(MODES)}, not {columns.shape}"
+        )
+    bad = ~np.isfinite(columns).all(1) | (columns < 0).any(1) | ~(columns > 0).any(1)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise InputError(
+            f"weighting {row} is {columns[row].tolist()}; weights are finite, not negative, and "
+            "not all 0"
+        )
+    return columns
+
+
 def _metric(metric: str) -> _OfRanks:
     """The function of a metric: ranks `(r, w)`, their grades and all grades, to `(w,)`."""
-    name, _, depth = metric.partition("@")
-    if name not in _OF_RANKS or not depth.isdigit() or int(depth) < 1:
+    name, depth = metric.partition("@")[0], metric_depth(metric)
+    if name not in _OF_RANKS or not depth:
         raise InputError(
             f"weights are tuned by {[f'{known}@k' for known in _OF_RANKS]}, not {metric!r}"
         )
-    return partial(_OF_RANKS[name], int(depth))
+    return partial(_OF_RANKS[name], depth)
 
 
 def _ndcg(k: int, ranks: IntArray, grades: Matrix, every: Matrix) -> Matrix:
@@ -252,7 +286,7 @@ def _ranks(values: FloatArray, places: Matrix) -> IntArray:
     """The ranks, from 1, of some rows of `(n, w)` values in each column; ties go to lower rows.
 
     Args:
-        values: A column per weighting.
+        values: A column per weighting; minus infinity is not found.
         places: Rows, `(r,)`.
 
     Returns:
@@ -262,6 +296,7 @@ def _ranks(values: FloatArray, places: Matrix) -> IntArray:
     for row, place in enumerate(places.astype(np.int64).tolist()):
         own = values[place]
         out[row] = 1 + (values[:place] >= own).sum(0) + (values[place + 1 :] > own).sum(0)
+        out[row, np.isneginf(own)] = np.iinfo(np.int64).max
     return out
 
 

@@ -132,9 +132,9 @@ class LabelledPairs:
     def __post_init__(self) -> None:
         if len(self.pairs) != len(self.labels):
             raise InputError(f"{len(self.pairs)} pairs came with {len(self.labels)} labels")
-        for pair, label in zip(self.pairs, self.labels, strict=True):
+        for i, label in enumerate(self.labels):
             if label not in (0, 1):
-                raise InputError(f"the label of {pair!r} must be 0 or 1, not {label!r}")
+                raise InputError(f"label {i} of {self.name} must be 0 or 1, not {label!r}")
         if len(set(self.labels)) < 2:
             held = f"all {len(self.labels)} labels are {self.labels[0]}" if self.labels else "empty"
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -13,11 +14,16 @@ from bge_m3_integrations.core.calibration import Calibration
 from bge_m3_integrations.core.embeddings import Mode, ordered_modes
 from bge_m3_integrations.core.fusion import FUSIONS, WeightedSum
 from bge_m3_integrations.core.scores import PRESETS, Weights
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.engine.profiles import by_profile
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.candidates import CandidateScores, score_candidates
+from bge_m3_integrations.evaluation.comparison import Comparison, compare
 from bge_m3_integrations.evaluation.datasets import Dataset, LabelledPairs, load_dataset
+from bge_m3_integrations.evaluation.files import write_file
+from bge_m3_integrations.evaluation.metrics import metric_depth
 from bge_m3_integrations.evaluation.pairs import (
     DEFAULT,
     PairEvaluation,
@@ -27,14 +33,7 @@ from bge_m3_integrations.evaluation.pairs import (
 )
 from bge_m3_integrations.evaluation.reliability import reliability
 from bge_m3_integrations.evaluation.report import contrasts, report
-from bge_m3_integrations.evaluation.runs import (
-    DEFAULT_METRICS,
-    Comparison,
-    Interval,
-    Run,
-    check_metrics,
-    compare,
-)
+from bge_m3_integrations.evaluation.runs import DEFAULT_METRICS, Interval, Run, check_metrics
 from bge_m3_integrations.index.index import HybridIndex
 
 
@@ -115,23 +114,27 @@ class Evaluation:
     def save_json(self, path: str | Path) -> None:
         """Write `to_dict` to a file."""
         text = json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
-        Path(path).expanduser().write_text(text + "\n", "utf-8")
+        write_file(path, text + "\n")
 
     def save_runs(self, folder: str | Path) -> list[Path]:
         """Write a TREC run file for each run.
 
         Args:
-            folder: Is made.
+            folder: Is made if it is not there.
 
         Returns:
             The files.
         """
-        place = Path(folder).expanduser()
-        place.mkdir(parents=True, exist_ok=True)
-        paths = []
+        paths: list[Path] = []
         for run in self.runs:
-            paths.append(place / f"{run.name.replace('/', '-').replace(' ', '-')}.trec")
-            run.save(paths[-1])
+            name = re.sub(r"[^\w.+-]+", "-", run.name)[:60].strip(".-") or "run"
+            path = Path(folder).expanduser() / f"{name}.trec"
+            for number in range(2, len(self.runs) + 2):
+                if path not in paths:
+                    break
+                path = path.with_name(f"{name}-{number}.trec")
+            run.save(path)
+            paths.append(path)
         return paths
 
     def save_report(self, path: str | Path, *, calibration: Calibration | None = None) -> None:
@@ -144,7 +147,7 @@ class Evaluation:
         shown = {"queries": self.queries, "documents": self.documents}
         more = [] if calibration is None else ["<h2>Calibration</h2>", reliability(calibration)]
         text = report(self.name, self.about, self.runs, self.metrics, more=more, **shown)
-        Path(path).expanduser().write_text(text, "utf-8")
+        write_file(path, text)
 
 
 def evaluate(
@@ -168,10 +171,11 @@ def evaluate(
             into an index in memory.
         dataset: A `Dataset`, `LabelledPairs`, or what `load_dataset` takes.
         metrics: See `Run.values`; the first is the one that decides.
-        weights: More weightings, by name or as names of profiles.
+        weights: More weightings: a mapping by names, or a list of numbers, profiles, their names,
+            and functions of a query.
         candidates: How many documents each mode looks up; see `HybridIndex.search`.
         exact: Score every document instead.
-        depth: Most documents ranked for a query.
+        depth: Most documents ranked for a query; more where a metric looks at more.
         split: See `load_dataset`.
         progress: See `HybridIndex.add`.
 
@@ -182,15 +186,20 @@ def evaluate(
         InputError: The dataset is malformed or fits the index not, or a metric is unknown.
         MissingExtraError: ir-measures or scipy is not installed.
     """
-    data = load_dataset(dataset, split=split) if isinstance(dataset, str | Path) else dataset
+    if not isinstance(target, HybridIndex | BGEM3):
+        raise InputError(f"evaluate takes a HybridIndex or a BGEM3, not {type(target).__name__}")
     check_metrics(metrics)
+    data = load_dataset(dataset, split=split) if isinstance(dataset, str | Path) else dataset
+    if not isinstance(data, Dataset | LabelledPairs):
+        raise InputError(
+            "a dataset is a Dataset, LabelledPairs, or a path or name for load_dataset, not "
+            f"{type(data).__name__}"
+        )
     if isinstance(data, LabelledPairs):
         return evaluate_pairs(target, data, weights)
     how: Any = {"candidates": candidates, "exact": exact, "depth": depth, "progress": progress}
     if isinstance(target, HybridIndex):
         return _evaluated(target, data, metrics, weights, **how)
-    if not isinstance(target, BGEM3):
-        raise InputError(f"evaluate takes a HybridIndex or a BGEM3, not {type(target).__name__}")
     if not data.records:
         raise InputError(f"the dataset {data.name} has no documents; give the index that has them")
     with HybridIndex(target) as index:
@@ -210,21 +219,25 @@ def _evaluated(
     progress: ProgressLike,
 ) -> Evaluation:
     total = len(data.judged)
+    depth = max(check_int("depth", depth), *map(metric_depth, metrics))
+    named = named_weightings(weights, usual=_usual(index))
+    for value in named.values():
+        if not callable(value):
+            index.weighting(value)  # an error before anything is encoded
+    looked: Any = {"depth": depth, "candidates": candidates, "exact": exact}
     with reporter(progress, label="evaluating", total=total) as tell:
-        scores = score_candidates(index, data, candidates=candidates, exact=exact, tell=tell)
-    runs = [
-        _run(index, scores, name, value, depth)
-        for name, value in {**_usual(index), **named_weightings(weights)}.items()
-    ]
+        scores = score_candidates(index, data, tell=tell, **looked)
+    searches = _Searches(index, data, scores, **looked)
+    runs = [searches.run(name, value) for name, value in named.items()]
     unjudged = len(data.queries) - total
     left_out = f" ({unjudged:,} without a relevant document left out)" if unjudged else ""
-    looked = "every document" if exact else f"candidates {dict(candidates or {}) or 'as usual'}"
+    how = "every document" if exact else f"candidates {dict(candidates or {}) or 'as usual'}"
     about = {
         "model": PurePath(index.engine.name).name,
         "documents": f"{index.count():,}",
         "queries": f"{len(scores.queries):,}{left_out}",
         "modes": "+".join(ordered_modes(index.modes)),
-        "looked up": looked,
+        "looked up": how,
     }
     made = Evaluation(data.name, about, runs, tuple(metrics), data.queries, {}, scores)
     return replace(made, documents=_texts(index, made))
@@ -246,23 +259,51 @@ def _usual(index: HybridIndex) -> dict[str, WeightsLike]:
     return out
 
 
-def _run(
-    index: HybridIndex, scores: CandidateScores, name: str, weights: WeightsLike, depth: int
-) -> Run:
-    """A run of one weighting: by arithmetic where that is all, else by searches."""
-    if not callable(weights):
-        profile = index.weighting(weights)
+@dataclass(frozen=True, slots=True)
+class _Searches:
+    """The searches that are measured: an index, queries, and how far they look.
+
+    Attributes:
+        index: Holds the documents.
+        data: The queries.
+        scores: In every mode, for all weightings that are arithmetic on them.
+        depth: Most documents ranked for a query.
+        candidates: See `HybridIndex.search`.
+        exact: Score every document instead.
+    """
+
+    index: HybridIndex
+    data: Dataset
+    scores: CandidateScores
+    depth: int
+    candidates: Mapping[Mode, int] | None
+    exact: bool
+
+    def run(self, name: str, weights: WeightsLike) -> Run:
+        """The run of one weighting; of a function of the query, by the weights of each query."""
+        texts = [self.scores.texts[query] for query in self.scores.queries]
+        rankings: dict[str, Sequence[str]] = {}
+        scores: dict[str, Sequence[float]] = {}
+        for profile, rows in by_profile(texts, weights, self.index.weighting):
+            held = self._scores(profile).only(rows)
+            part = held.run(name, profile.weights, profile.fusion, depth=self.depth)
+            rankings |= part.rankings
+            scores |= part.scores
+        order = self.scores.queries
+        return Run(name, {q: rankings[q] for q in order}, scores, self.scores.qrels)
+
+    def _scores(self, profile: WeightProfile) -> CandidateScores:
+        """The scores that a profile ranks; learned weights look up other candidates."""
         if profile.fusion is None or type(profile.fusion) in FUSIONS.values():
-            return scores.run(name, profile.weights, profile.fusion, depth=depth)
-    texts = [scores.texts[query] for query in scores.queries]
-    found = index.search_batch(texts, limit=depth, weights=weights)
-    rows = dict(zip(scores.queries, found, strict=True))
-    return Run(
-        name,
-        {query: [hit.id for hit in hits] for query, hits in rows.items()},
-        {query: [hit.score for hit in hits] for query, hits in rows.items()},
-        scores.qrels,
-    )
+            return self.scores
+        return score_candidates(
+            self.index,
+            self.data,
+            candidates=self.candidates,
+            exact=self.exact,
+            depth=self.depth,
+            weights=profile,
+        )
 
 
 def _texts(index: HybridIndex, made: Evaluation) -> dict[str, str]:
@@ -274,7 +315,7 @@ def _texts(index: HybridIndex, made: Evaluation) -> dict[str, str]:
         document
         for query in [*found.wins, *found.losses]
         for run in (found.base, found.other)
-        for document in run.rankings[query][:3]
+        for document in run.rankings.get(query, ())[:3]
     }
     held = list(ids)
     records = index.get(held)

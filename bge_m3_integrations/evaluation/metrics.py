@@ -45,5 +45,6 @@ def measure_of(metric: str) -> Any:
 
 
 def metric_depth(metric: str) -> int:
-    """The number of documents that a metric looks at; 0 is all that there are."""
-    return int(metric.partition("@")[2] or 0)
+    """The number of documents that a metric looks at; 0 for none that is named."""
+    depth = str(metric).partition("@")[2].strip()
+    return int(depth) if _DEPTH.fullmatch(depth) else 0

@@ -15,8 +15,8 @@ from bge_m3_integrations.core.scores import Components, Weights
 from bge_m3_integrations.core.weighting import MeasuredOn, WeightProfile
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.evaluation.comparison import Comparison, compare_values
 from bge_m3_integrations.evaluation.datasets import LabelledPairs
-from bge_m3_integrations.evaluation.runs import Comparison, compare_values
 from bge_m3_integrations.index.index import HybridIndex
 
 LEAST_OF_A_KIND: Final = 10

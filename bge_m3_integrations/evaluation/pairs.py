@@ -10,15 +10,16 @@ import numpy as np
 
 from bge_m3_integrations._internal.extras import require
 from bge_m3_integrations.core import scoring
-from bge_m3_integrations.core.embeddings import MODES, FloatArray
-from bge_m3_integrations.core.scores import Components, Weights
-from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
+from bge_m3_integrations.core.embeddings import MODES, FloatArray, ordered_modes
+from bge_m3_integrations.core.scores import PRESETS, Components, Weights
+from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike, as_weights
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.datasets import LabelledPairs
 from bge_m3_integrations.evaluation.runs import Interval, interval
 from bge_m3_integrations.index.index import HybridIndex
 
-Weightings = Mapping[str, WeightsLike] | Sequence[WeightsLike]
+Weightings = Mapping[str, WeightsLike] | Sequence[WeightsLike] | WeightsLike | None
 DEFAULT = "default"
 
 
@@ -61,11 +62,16 @@ def evaluate_pairs(
     """Measure how well scores tell labelled pairs apart; see `evaluate`."""
     engine = target.engine if isinstance(target, HybridIndex) else target
     every = Weights(1, 1, 1).restricted(engine.modes)
+    usual: dict[str, WeightsLike] = {
+        mode: Weights.only(mode) for mode in ordered_modes(every.modes)
+    }
+    usual[DEFAULT] = Weights().restricted(engine.modes)
+    named = named_weightings(weights, usual=usual)
+    if isinstance(target, HybridIndex):  # whose folder may have profiles
+        named = {n: w if callable(w) else target.weighting(w) for n, w in named.items()}
+    chosen = {name: engine.weights(value) for name, value in named.items()}
     parts = engine.score_pairs(data.pairs, weights=every).components
-    values: dict[str, FloatArray] = {str(mode): scores for mode, scores in parts.items()}
-    named = {DEFAULT: Weights().restricted(engine.modes), **named_weightings(weights)}
-    for name, value in named.items():
-        values[name] = scoring.hybrid(parts, engine.weights(value)).hybrid
+    values = {name: scoring.hybrid(parts, value).hybrid for name, value in chosen.items()}
     auc = {name: _auc(data.labels, scores) for name, scores in values.items()}
     return PairEvaluation(data.name, auc, data.labels, parts)
 
@@ -90,22 +96,55 @@ def _placements(own: Any, other: Any) -> Any:
     return (below + equal / 2) / len(ordered)
 
 
-def named_weightings(weights: Weightings) -> dict[str, WeightsLike]:
-    """Weightings by names: those given, or their own."""
-    if isinstance(weights, Mapping):
-        return dict(weights)
-    if isinstance(weights, str):
-        weights = [weights]
-    out: dict[str, WeightsLike] = {}
-    for value in weights:
-        if isinstance(value, WeightProfile):
-            name = value.name or str(value.weights)
-        elif isinstance(value, str):
-            name = value
-        elif callable(value):
-            name = getattr(value, "__name__", repr(value))
-        else:
-            parsed = Weights.parse(value)
-            name = "/".join(f"{parsed.of(mode):g}" for mode in MODES)
-        out[name] = value
+def named_weightings(
+    weights: Weightings, *, usual: Mapping[str, WeightsLike]
+) -> dict[str, WeightsLike]:
+    """The weightings to measure, by names.
+
+    Args:
+        weights: More of them: by names, or a list of them, or one.
+        usual: Those that are always measured.
+
+    Returns:
+        The usual ones and then the others.
+
+    Raises:
+        InputError: Two weightings have one name.
+    """
+    out = dict(usual)
+    for name, given in _listed(weights):
+        value = as_weights(given)
+        if value is None or out.setdefault(name, value) in (value, PRESETS.get(str(value))):
+            continue
+        raise InputError(
+            f"two weightings have the name {name!r}, which would hide one of them; give them "
+            "names of your own: weights={'mine': ...}"
+        )
     return out
+
+
+def _listed(weights: Any) -> list[tuple[str, WeightsLike]]:
+    """Names and weightings, of one or of many."""
+    if weights is None:
+        return []
+    numbers = weights.values() if isinstance(weights, Mapping) else weights
+    if (
+        isinstance(weights, str | Weights | WeightProfile)
+        or callable(weights)
+        or (numbers and all(isinstance(number, int | float) for number in numbers))
+    ):
+        return [(_name(weights), weights)]
+    if isinstance(weights, Mapping):
+        return list(weights.items())
+    return [(_name(value), value) for value in weights]
+
+
+def _name(value: WeightsLike) -> str:
+    if isinstance(value, WeightProfile):
+        return value.name or str(value.weights)
+    if isinstance(value, str):
+        return value
+    if callable(value):
+        return getattr(value, "__name__", repr(value))
+    parsed = Weights.parse(value)
+    return "/".join(f"{parsed.of(mode):g}" for mode in MODES)

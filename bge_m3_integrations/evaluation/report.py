@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bge_m3_integrations.evaluation.comparison import Comparison, compare
 from bge_m3_integrations.evaluation.page import bars, escaped, facts, page, table
-from bge_m3_integrations.evaluation.runs import Comparison, Run, compare
+from bge_m3_integrations.evaluation.runs import Run
 
 _LENGTH = 220
 _SHOWN = 8
@@ -148,7 +149,7 @@ def _query(
 
 def _ranking(run: Run, metric: str, query: str, documents: Mapping[str, str]) -> str:
     items = []
-    for document in run.rankings[query][:_DOCUMENTS]:
+    for document in run.rankings.get(query, ())[:_DOCUMENTS]:
         text = documents.get(document, "")
         short = text if len(text) <= _LENGTH else f"{text[:_LENGTH]}…"
         grade = run.qrels[query].get(document, 0)

@@ -19,13 +19,13 @@ from bge_m3_integrations.evaluation.files import read_lines, write_file
 from bge_m3_integrations.evaluation.metrics import measure_of
 
 DEFAULT_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100", "hit@10")
-_RESAMPLES = 9_999
+RESAMPLES = 9_999
 _LEVEL = 0.95
 _BOOTSTRAPPED = 2_000
 """More values than these have a normal mean: the interval differs by less than 0.001, and BCa's
 jackknife would take their square in time."""
-_NUMBERS = 1 << 22
-"""Resampled at once: 32 MiB."""
+NUMBERS = 1 << 20
+"""Resampled at once: 8 MiB, of which scipy keeps several copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,157 +186,6 @@ class Run:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two runs on the same queries: the difference, its interval, and whether it may be chance.
-
-    Attributes:
-        a: Name of the first run.
-        b: Name of the second run.
-        metric: What was compared.
-        mean_a: Of the first.
-        mean_b: Of the second.
-        difference: Mean of b minus a over queries, with its 95 % interval.
-        p_value: Of a paired permutation test of 9,999 sign flips, two-sided.
-        queries: How many were compared.
-        wins: Queries on which b is better.
-        losses: Queries on which a is better.
-    """
-
-    a: str
-    b: str
-    metric: str
-    mean_a: float
-    mean_b: float
-    difference: Interval
-    p_value: float
-    queries: int
-    wins: int
-    losses: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether chance alone is an unlikely reason: p below 0.05 and 0 outside the interval."""
-        return self.p_value < 0.05 and not self.difference.low <= 0 <= self.difference.high
-
-    def __str__(self) -> str:
-        first, second = self.a, self.b
-        if first == second:
-            first, second = f"the first {first}", f"the second {second}"
-        low, high = sorted((abs(self.difference.low), abs(self.difference.high)))
-        size = f"{abs(self.difference.mean):.3f}"
-        if self.significant:
-            better, worse = (second, first) if self.difference.mean > 0 else (first, second)
-            return (
-                f"{better} is better than {worse} by {size} {self.metric}, interval {low:.3f} to "
-                f"{high:.3f} ({self.queries} queries, p = {self.p_value:.4f})"
-            )
-        inside = self.difference.low <= 0 <= self.difference.high
-        verdict = "is within chance" if inside else "may be chance"
-        return (
-            f"The difference of {size} {self.metric} between {first} and {second} {verdict}: "
-            f"interval {_signed(self.difference.low)} to {_signed(self.difference.high)} "
-            f"({self.queries} queries, p = {self.p_value:.3f})"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain Python, with its sentence."""
-        return {
-            "a": self.a,
-            "b": self.b,
-            "metric": self.metric,
-            "mean_a": self.mean_a,
-            "mean_b": self.mean_b,
-            "difference": self.difference.mean,
-            "interval": [self.difference.low, self.difference.high],
-            "p_value": self.p_value,
-            "queries": self.queries,
-            "wins": self.wins,
-            "losses": self.losses,
-            "significant": self.significant,
-            "sentence": str(self),
-        }
-
-
-def _signed(value: float) -> str:
-    """With three places; with four where three would hide the sign."""
-    return f"{value:+.3f}" if abs(value) >= 0.0005 else f"{value:+.4f}"
-
-
-def compare(a: Run, b: Run, *, metric: str = "ndcg@10", seed: int = 0) -> Comparison:
-    """Compare two runs on the same queries.
-
-    Args:
-        a: A run, usually the one in use.
-        b: Another run.
-        metric: See `Run.values`.
-        seed: Of the resampling.
-
-    Returns:
-        The comparison; `str` of it is a plain sentence.
-
-    Raises:
-        InputError: The runs were judged on different queries or by different judgements.
-    """
-    if not isinstance(a, Run) or not isinstance(b, Run):
-        raise InputError(
-            f"compare takes two runs, such as result['default'], not {type(a).__name__} and "
-            f"{type(b).__name__}"
-        )
-    left, right = a.values(metric), b.values(metric)
-    if left.keys() != right.keys():
-        raise InputError(
-            f"{a.name} was judged on {len(left)} queries and {b.name} on {len(right)}, "
-            f"{len(left.keys() & right.keys())} of them the same; compare runs of one dataset"
-        )
-    for query in left:
-        if a.qrels[query] != b.qrels[query]:
-            raise InputError(
-                f"{a.name} and {b.name} have different judgements of query {query!r}, so their "
-                "numbers cannot be compared; take runs of one dataset"
-            )
-    first = np.array([left[query] for query in left])
-    second = np.array([right[query] for query in left])
-    return compare_values(a.name, first, b.name, second, metric, seed=seed)
-
-
-def compare_values(
-    a: str,
-    first: NDArray[np.float64],
-    b: str,
-    second: NDArray[np.float64],
-    metric: str,
-    *,
-    seed: int = 0,
-) -> Comparison:
-    """Compare the values that two systems have on the same queries; see `compare`.
-
-    Args:
-        a: Name of the first system.
-        first: `(q,)`.
-        b: Name of the second system.
-        second: `(q,)`.
-        metric: Name of the values.
-        seed: Of the resampling.
-
-    Returns:
-        The comparison.
-    """
-    change = second - first
-    return Comparison(
-        a,
-        b,
-        metric,
-        float(first.mean()),
-        float(second.mean()),
-        interval(change, seed=seed),
-        _permutation(change, seed),
-        len(change),
-        int((change > 0).sum()),
-        int((change < 0).sum()),
-    )
-
-
 def interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -> Interval:
     """The mean of values and its 95 % interval.
 
@@ -369,8 +218,8 @@ def interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -
             found = stats.bootstrap(
                 (array,),
                 np.mean,
-                n_resamples=_RESAMPLES,
-                batch=_NUMBERS // len(array),
+                n_resamples=RESAMPLES,
+                batch=NUMBERS // len(array),
                 confidence_level=_LEVEL,
                 method=method,
                 rng=np.random.default_rng(seed),
@@ -378,23 +227,6 @@ def interval(values: Sequence[float] | NDArray[np.floating], *, seed: int = 0) -
         if math.isfinite(found.low) and math.isfinite(found.high):
             break
     return Interval(mean, float(found.low), float(found.high))
-
-
-def _permutation(change: NDArray[np.floating], seed: int) -> float:
-    """The two-sided p value of the mean of paired differences, by flips of their signs."""
-    if len(change) < 2 or not np.any(change):
-        return 1.0
-    stats = require("scipy.stats", extra="eval")
-    found = stats.permutation_test(
-        (change,),
-        lambda x, axis: np.mean(x, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        batch=max(1, _NUMBERS // len(change)),
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.pvalue)
 
 
 def check_metrics(metrics: Sequence[str]) -> None:

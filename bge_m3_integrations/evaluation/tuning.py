@@ -19,8 +19,8 @@ from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.core.weighting import MeasuredOn, WeightProfile
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.candidates import CandidateScores, score_candidates
+from bge_m3_integrations.evaluation.comparison import Comparison, compare_values
 from bge_m3_integrations.evaluation.datasets import Dataset
-from bge_m3_integrations.evaluation.runs import Comparison, compare_values
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.learning.curve import STEPS, simplex
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from bge_m3_integrations.core.embeddings import MODES
 from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.evaluation.comparison import Comparison
 from bge_m3_integrations.evaluation.page import escaped, page, table
-from bge_m3_integrations.evaluation.runs import Comparison
 
 Matrix = NDArray[np.float64]
 _CORNERS = ((390.0, 30.0), (60.0, 600.0), (720.0, 600.0))

@@ -284,5 +284,5 @@ def test_a_dataset_refuses_what_a_notebook_may_put_in(
 
 @pytest.mark.parametrize("labels", [[0, 2], ["0", "1"], [float("nan"), 1], [1, -1]])
 def test_labels_that_are_not_0_or_1_are_refused(labels: Any) -> None:
-    with pytest.raises(InputError, match=r"label of \('a', 'b'\) must be 0 or 1"):
+    with pytest.raises(InputError, match=r"label [01] of p must be 0 or 1, not"):
         LabelledPairs("p", [("a", "b")] * 2, labels)

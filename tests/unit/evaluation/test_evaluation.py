@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bge_m3_integrations import BGEM3, HybridIndex, InputError, ScaledSum, WeightProfile, Weights
 from bge_m3_integrations.cli.main import app
+from bge_m3_integrations.core.fusion import Candidates
+from bge_m3_integrations.core.scores import Components
 from bge_m3_integrations.demo import checkpoint_path, load_corpus, load_questions
 from bge_m3_integrations.evaluation import (
+    CandidateScores,
     Dataset,
     Evaluation,
     LabelledPairs,
     PairEvaluation,
+    Run,
     evaluate,
     score_candidates,
 )
@@ -137,6 +144,147 @@ def test_a_report_escapes_what_users_wrote(made: Evaluation, tmp_path: Path) -> 
     assert "<script" not in (tmp_path / "r.html").read_text("utf-8")
 
 
+def test_a_function_of_the_query_looks_up_what_the_others_do(index: HybridIndex) -> None:
+    def router(query: str) -> tuple[float, float, float]:
+        return (1, 1, 1) if len(query) % 2 else (0, 1, 0)
+
+    weights: dict[str, Any] = {"router": router, "fixed": (1, 1, 1)}
+    for options in ({"candidates": {"dense": 5}}, {"exact": True}):
+        found = evaluate(index, dataset(), weights=weights, metrics=["ndcg@10"], **options)
+        assert isinstance(found, Evaluation)
+        for query, text in found.queries.items():
+            rule = "fixed" if len(text) % 2 else "sparse"
+            assert found["router"].rankings[query] == found[rule].rankings[query]
+        assert list(found["router"].rankings) == found.scores.queries
+
+
+def test_learned_weights_are_measured_as_they_search(engine: BGEM3) -> None:
+    with HybridIndex(engine) as index:
+        index.add(RECORDS)
+        profile = index.learn_weights(documents=45, progress=False)
+        found = evaluate(index, dataset(10), weights=["learned"], metrics=["ndcg@10"])
+        assert isinstance(found, Evaluation)
+        for query, text in found.queries.items():
+            hits = index.search(text, weights=profile, limit=100)
+            assert found["learned"].rankings[query] == [hit.id for hit in hits]
+            assert found["learned"].scores[query] == pytest.approx([hit.score for hit in hits])
+        few = evaluate(index, dataset(10), weights=["learned"], candidates={"dense": 12})
+        assert isinstance(few, Evaluation)
+        assert {len(ranked) for ranked in few["learned"].rankings.values()} == {12}
+
+
+def test_a_deep_metric_has_runs_as_deep(index: HybridIndex) -> None:
+    found = evaluate(index, dataset(3), metrics=["recall@1000"])
+    assert isinstance(found, Evaluation)
+    assert found["dense"].measure("recall@1000").mean == 1.0
+    assert {len(ranked) for ranked in found["dense"].rankings.values()} == {len(RECORDS)}
+    for depth in (0, -1, "x", None):
+        with pytest.raises(InputError, match="depth must be a whole number of at least 1"):
+            evaluate(index, dataset(3), depth=depth)  # type: ignore[arg-type]
+
+
+def test_a_name_stands_for_one_weighting(index: HybridIndex) -> None:
+    wrong: list[Any] = [
+        {"default": (0, 0, 1)},
+        {"dense": (0, 1, 0)},
+        [lambda query: (1, 0, 0), lambda query: (0, 1, 0)],
+    ]
+    for weights in wrong:
+        with pytest.raises(InputError, match=r"two weightings have the name '(default|dense|<lam)"):
+            evaluate(index, dataset(3), weights=weights)
+    one: list[Any] = [(1, 2, 1), Weights(1, 2, 1), {"dense": 1, "sparse": 2, "colbert": 1}]
+    for weights in one:
+        found = evaluate(index, dataset(3), weights=weights, metrics=["ndcg@10"])
+        assert isinstance(found, Evaluation)
+        assert found.runs[-1].name == "1/2/1"
+    found = evaluate(index, dataset(3), weights=["keyword", "keyword"], metrics=["ndcg@10"])
+    assert isinstance(found, Evaluation)
+    assert [run.name for run in found.runs].count("keyword") == 1
+
+
+def test_files_of_runs_have_names_that_every_system_takes(made: Evaluation, tmp_path: Path) -> None:
+    names = ["a/b", "a b", "../../evil", "x" * 300, 'con:|?*"', "权重", "..."]
+    runs = [replace(made.runs[0], name=name) for name in names]
+    paths = replace(made, runs=runs).save_runs(tmp_path / "runs")
+    assert len({path.name.lower() for path in paths}) == len(names)
+    assert all(path.parent == tmp_path / "runs" and path.is_file() for path in paths)
+    assert [path.name for path in paths[:3]] == ["a-b.trec", "a-b-2.trec", "evil.trec"]
+
+
+def test_one_judged_query_has_all_outputs(engine: BGEM3, tmp_path: Path) -> None:
+    found = evaluate(engine, dataset(1), progress=False)
+    assert isinstance(found, Evaluation)
+    found.save_report(tmp_path / "new" / "r.html")
+    assert found.to_dict()["comparison"]["p_value"] == 1.0
+    assert "chance" in (tmp_path / "new" / "r.html").read_text("utf-8")
+
+
+def test_a_run_of_another_tool_joins_the_report(made: Evaluation, tmp_path: Path) -> None:
+    (tmp_path / "theirs.trec").write_text("0 Q0 en/pooling 1 1.0 theirs\n")
+    theirs = Run.load(tmp_path / "theirs.trec", made.scores.qrels)
+    replace(made, runs=[made["default"], theirs]).save_report(tmp_path / "r.html")
+    assert "nothing found" in (tmp_path / "r.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("target", "data", "message"),
+    [
+        ("folder", None, r"takes a HybridIndex or a BGEM3, not str"),
+        ("folder", LabelledPairs("p", [("a", "b")] * 2, [0, 1]), r"takes a HybridIndex or a BGEM3"),
+        (BGEM3(FakeEncoder()), {"q": "x"}, r"a dataset is a Dataset, LabelledPairs, .*not dict"),
+    ],
+)
+def test_other_targets_and_datasets_are_errors(target: Any, data: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(target, data or dataset(3))
+
+
+@pytest.mark.parametrize(
+    "weightings",
+    [np.ones((6, 2)), [1, 1, 1], [[np.nan, 1, 1]], [[-1, 0, 0]], [[1, 1, 1], [0, 0, 0]]],
+)
+def test_weightings_that_are_none_are_refused(made: Evaluation, weightings: Any) -> None:
+    with pytest.raises(InputError, match=r"shape \(w, 3\)|weighting [01] is .*not negative"):
+        made.scores.measure(weightings)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_ties_and_lexical_zeros_rank_alike_one_by_one_and_all_at_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kinds = rng.random((4, 3)).astype(np.float32)
+    kinds[:, 1] *= rng.random(4) < 0.5
+    table = kinds[rng.integers(0, 4, 60)]
+    ids = sorted(map(str, range(60)))
+    qrels = {"q": {ids[i]: int(rng.integers(0, 3)) for i in rng.integers(0, 60, 9)} | {ids[0]: 1}}
+    held = Candidates(ids, Components(*table.T), 1.7)
+    scores = CandidateScores("s", ["q"], [held], qrels, {"q": "text"})
+    weightings = [*rng.dirichlet([1, 1, 1], 3), (1, 0, 0), (0, 1, 0), (0, 0.5, 0.5)]
+    for scaled in (False, True):
+        found = scores.measure(np.array(weightings), scaled=scaled)[:, 0]
+        for value, weights in zip(found, weightings, strict=True):
+            run = scores.run("r", Weights(*map(float, weights)), ScaledSum() if scaled else None)
+            assert value == pytest.approx(run.values("ndcg@10")["q"], abs=1e-9)
+
+
+def test_evaluations_in_threads_while_documents_come_and_go(engine: BGEM3) -> None:
+    data = dataset(8)
+    judged = {document for grades in data.qrels.values() for document in grades}
+    others = [record for record in RECORDS if record.id not in judged]
+    with HybridIndex(engine) as index, ThreadPoolExecutor(3) as pool:
+        index.add(RECORDS)
+        found = [pool.submit(evaluate, index, data, metrics=["ndcg@10"]) for _ in range(3)]
+        while not all(future.done() for future in found):
+            index.delete(ids=[record.id for record in others])
+            index.add(others)
+        for future in found:
+            made = future.result()
+            assert isinstance(made, Evaluation)
+            assert made["default"].measure("ndcg@10").mean > 0.5
+            for run in made.runs:
+                assert all(np.isfinite(list(s)).all() for s in run.scores.values())
+
+
 def test_an_engine_indexes_the_documents_itself(engine: BGEM3, made: Evaluation) -> None:
     found = evaluate(engine, dataset(), metrics=["recall@5"], progress=False)
     assert isinstance(found, Evaluation)
@@ -205,6 +353,10 @@ def test_the_command_prints_a_table_or_json_and_writes_files(tmp_path: Path) -> 
     result = CliRunner().invoke(app, ["evaluate", str(data), *options])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["about"]["documents"] == str(len(RECORDS))
+    (tmp_path / "p.csv").write_text("query,document,label\nq,d,1\nq,e,0\n")
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "p.csv"), "--report", "r.html"])
+    assert result.exit_code == 2
+    assert "labelled pairs are measured by AUC" in result.output
     result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "nowhere")])
     assert result.exit_code == 1
     assert "no data set at" in result.output

@@ -178,7 +178,7 @@ def test_one_query_tells_nothing_and_two_runs_of_one_name_are_told_apart() -> No
     found = compare(run({"1": ["b", "a"]}, "default", one), run({"1": ["a"]}, "default", one))
     assert found.p_value == 1.0
     assert not found.significant
-    assert "between the first default and the second default is within chance" in str(found)
+    assert "between the first default and the second default may be chance" in str(found)
     old, new = many(0.1)
     found = compare(replace(old, name="default"), replace(new, name="default"), metric="recall@20")
     assert str(found).startswith("the second default is better than the first default by 0.")
@@ -193,7 +193,7 @@ def test_many_queries_need_memory_for_few() -> None:
         qrels = {str(i): {"a": 1} for i in range(3_000)}
         wins = {query: ["a"] if i % 3 else [] for i, query in enumerate(qrels)}
         assert compare(run({}, "none", qrels), run(wins, "some", qrels), metric="mrr@1").significant
-        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+        assert tracemalloc.get_traced_memory()[1] < 128 << 20
     finally:
         tracemalloc.stop()
     assert found.low < 0.5 < found.high
