@@ -1,4 +1,4 @@
-"""Between FlagEmbedding's forms of texts, pairs and lexical weights and this package's."""
+"""Between FlagEmbedding's arguments, texts, pairs and lexical weights and this package's."""
 
 from __future__ import annotations
 
@@ -19,23 +19,40 @@ from bge_m3_integrations.core.embeddings import (
     offsets_of,
 )
 from bge_m3_integrations.core.scores import Components, Weights
+from bge_m3_integrations.encoders.placement import TorchDevice
 from bge_m3_integrations.errors import InputError
 
 _Row = Mapping[str, float]
 _SMALLEST_NORM = 1e-12
 
 
+def one_device(devices: str | int | TorchDevice | list[str] | list[int] | None) -> str:
+    """The engine's name for FlagEmbedding's devices."""
+    if isinstance(devices, list):
+        if len(devices) != 1:
+            raise InputError(
+                f"devices={devices!r}: one engine computes on one device; give one, or run one "
+                "process per device"
+            )
+        return one_device(devices[0])
+    if devices is None:
+        return "auto"
+    return f"cuda:{devices}" if isinstance(devices, int) else str(devices)
+
+
+def dtype_name(device: str, *, use_fp16: bool, use_bf16: bool) -> str:
+    """The engine's dtype for FlagEmbedding's two flags."""
+    if use_bf16:
+        return "auto"  # bfloat16 where it is native: naming it would emulate it elsewhere
+    if not use_fp16:
+        return "float32"
+    from bge_m3_integrations.encoders.torch.devices import pick_device
+
+    return "float32" if pick_device(device).type == "cpu" else "float16"
+
+
 def instructed(texts: list[str], instruction: str | None, form: str) -> list[str]:
-    """Put an instruction around each text.
-
-    Args:
-        texts: The texts.
-        instruction: The instruction; None leaves the texts as they are.
-        form: A format of two fields, instruction and text. A typed backslash-n is a line break.
-
-    Returns:
-        The texts to encode.
-    """
+    """Put an instruction around each text; in the format, a typed backslash-n is a line break."""
     if instruction is None:
         return texts
     form = form.replace("\\n", "\n")
@@ -54,15 +71,7 @@ def lexical_dicts(rows: SparseRows) -> list[dict[str, Any]]:
 
 
 def lexical_matrix(left: Sequence[_Row], right: Sequence[_Row]) -> FloatArray:
-    """Dot products over shared keys, whatever the keys are: ids or tokens.
-
-    Args:
-        left: `n` rows of weights.
-        right: `m` rows of weights.
-
-    Returns:
-        `(n, m) float32`.
-    """
+    """Dot products over shared keys, ids or tokens: of `n` and `m` rows `(n, m) float32`."""
     places = {key: i for i, key in enumerate({key: 0 for row in (*left, *right) for key in row})}
     return scoring.lexical(_packed(left, places), _packed(right, places))
 
@@ -78,17 +87,7 @@ def shortened(rows: NDArray[np.floating[Any]], dim: int | None) -> NDArray[np.fl
 
 
 def as_pairs(value: Any) -> tuple[list[tuple[str, str]], bool]:
-    """Read the pairs that FlagEmbedding takes.
-
-    Args:
-        value: One pair of strings, or a sequence of them.
-
-    Returns:
-        The pairs, and whether it was one pair alone.
-
-    Raises:
-        InputError: An item is not a pair of strings.
-    """
+    """One pair or several as FlagEmbedding takes them, and whether it was one pair alone."""
     alone = isinstance(value, tuple | list) and bool(value) and isinstance(value[0], str)
     pairs = [value] if alone or isinstance(value, str) else list(value)
     for i, pair in enumerate(pairs):
@@ -98,15 +97,7 @@ def as_pairs(value: Any) -> tuple[list[tuple[str, str]], bool]:
 
 
 def pairwise(queries: EmbeddingBatch, documents: EmbeddingBatch) -> Components:
-    """The three scores of row i against row i.
-
-    Args:
-        queries: `n` texts that hold all modes.
-        documents: `n` texts that hold all modes.
-
-    Returns:
-        Arrays of shape `(n,)`.
-    """
+    """The three scores of row i against row i, `(n,)` each, of `n` texts that hold all modes."""
     scores = {mode: np.zeros(len(queries), np.float32) for mode in MODES}
     for i in range(len(queries)):
         part = scoring.components(queries.take([i]), documents.take([i]), ALL_MODES)
@@ -116,15 +107,9 @@ def pairwise(queries: EmbeddingBatch, documents: EmbeddingBatch) -> Components:
 
 
 def five_scores(parts: Components, weights: Weights) -> dict[str, list[float]]:
-    """FlagEmbedding's five lists of scores.
+    """FlagEmbedding's five lists of `n` scores, of components `(n,)` by its names in its order.
 
-    Args:
-        parts: All three components, of shape `(n,)`.
-        weights: The weights of both sums. Where dense and sparse weigh nothing, "sparse+dense" is
-            their plain mean.
-
-    Returns:
-        Lists of `n` floats under FlagEmbedding's names, in its order.
+    Where dense and sparse weigh nothing, "sparse+dense" is their plain mean.
     """
     two = (weights.dense, weights.sparse) if weights.dense + weights.sparse > 0 else (1.0, 1.0)
     scores = {

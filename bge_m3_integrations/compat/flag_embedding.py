@@ -11,7 +11,6 @@ import numpy as np
 
 from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations.compat import conversions
-from bge_m3_integrations.compat.arguments import dtype_name, one_device
 from bge_m3_integrations.core import scoring
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import (
@@ -118,7 +117,7 @@ class BGEM3FlagModel:
         self.truncate_dim = (
             None if truncate_dim is None else check_int("truncate_dim", truncate_dim)
         )
-        self._device, self._cache_dir = one_device(devices), cache_dir
+        self._device, self._cache_dir = conversions.one_device(devices), cache_dir
         self._colbert_dim, self._trust_remote_code = colbert_dim, trust_remote_code
         self.return_colbert_vecs = return_colbert_vecs
 
@@ -132,7 +131,9 @@ class BGEM3FlagModel:
         return BGEM3(
             self.model_name_or_path,
             device=self._device,
-            dtype=dtype_name(self._device, use_fp16=self.use_fp16, use_bf16=self.use_bf16),
+            dtype=conversions.dtype_name(
+                self._device, use_fp16=self.use_fp16, use_bf16=self.use_bf16
+            ),
             pooling=self.pooling_method,
             trust_remote_code=self._trust_remote_code,
             cache_dir=self._cache_dir,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -134,25 +134,20 @@ class BGEM3EmbeddingFunction:
         if isinstance(texts, str):
             raise InputError(f"texts must be a list of strings, not one string {texts!r}")
         # before the forward pass: a missing extra must not cost one
-        scipy_sparse = require("scipy.sparse", extra=_EXTRA) if self.model.return_sparse else None
+        sparse = self.model.return_sparse
+        scipy_sparse = require("scipy.sparse", extra="milvus-compat") if sparse else None
         output = encode(list(texts))
         result: dict[str, Any] = {}
         if output["dense_vecs"] is not None:
             result["dense"] = list(output["dense_vecs"])
         if scipy_sparse is not None:
-            rows = _sparse_rows(output["lexical_weights"])
+            rows = SparseRows.from_dicts(
+                {int(token_id): weight for token_id, weight in row.items()}
+                for row in output["lexical_weights"]
+            )
             result["sparse"] = scipy_sparse.csr_array(
                 (rows.weights, rows.token_ids, rows.indptr), shape=(len(rows), self.dim["sparse"])
             )
         if output["colbert_vecs"] is not None:
             result["colbert_vecs"] = output["colbert_vecs"]
         return result
-
-
-_EXTRA = "milvus-compat"
-
-
-def _sparse_rows(lexical_weights: Sequence[Mapping[str, float]]) -> SparseRows:
-    return SparseRows.from_dicts(
-        {int(token_id): weight for token_id, weight in row.items()} for row in lexical_weights
-    )

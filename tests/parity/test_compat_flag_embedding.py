@@ -25,7 +25,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from bge_m3_integrations import CheckpointError, InputError, TruncationWarning
 from bge_m3_integrations.compat import BGEM3FlagModel
-from bge_m3_integrations.compat.arguments import dtype_name
+from bge_m3_integrations.compat.conversions import dtype_name
 from bge_m3_integrations.encoders.torch.devices import pick_dtype
 from tests.checkpoints import HIDDEN, POSITIONS, WORDS
 from tests.counting import counted_packs
