@@ -1,30 +1,22 @@
 """LlamaIndex's dense embedding slot over the engine."""
 
 # no postponed annotations: pydantic reads them
-from typing import Any, Unpack
+from typing import Unpack
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.loading import RECOGNIZED_EMBEDDINGS
-from pydantic import Field
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
-from bge_m3_integrations._internal.pydantic_fields import refuse_fields
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
-from bge_m3_integrations.encoders.config import DEFAULT_MODEL
-from bge_m3_integrations.index.arguments import EngineLike, engine_of
-from bge_m3_integrations.llama_index.engine_fields import (
-    EngineOptions,
-    PathText,
-    engine_fields,
-    new_engine,
-)
+from bge_m3_integrations.index.arguments import EngineLike
+from bge_m3_integrations.llama_index.engine_fields import EmbeddingOptions
 from bge_m3_integrations.llama_index.keywords import EmbeddingFields
 
 ROLE = "llama_index.embedding"
 
 
 @public_class
-class BGEM3Embedding(EngineOptions, BaseEmbedding):
+class BGEM3Embedding(EmbeddingOptions, BaseEmbedding):
     """BGE-M3's dense vectors for LlamaIndex's own indexes and pipelines.
 
     The slot takes one vector per text. `BGEM3Retriever` uses all three representations.
@@ -39,34 +31,15 @@ class BGEM3Embedding(EngineOptions, BaseEmbedding):
         InputError: A field contradicts the given engine.
     """
 
-    model_name: PathText = Field(
-        default=DEFAULT_MODEL, frozen=True, description="Hub id or folder of the checkpoint."
-    )
-    embed_batch_size: int = Field(
-        default=32, gt=0, le=2048, description="Texts per call; the engine packs them by length."
-    )
-
     @checks_itself
     def __init__(self, engine: EngineLike | None = None, **fields: Unpack[EmbeddingFields]) -> None:
-        refuse_fields(type(self), fields, more=["engine"])
-        given = None if engine is None else engine_of(engine)
-        super().__init__(**engine_fields(given, {**fields}, model="model_name"))
-        self._engine = new_engine(self, self.model_name) if given is None else given
+        super().__init__(engine, {**fields})
         self._engine.declare(ROLE, query={"dense"})
 
     @classmethod
     def class_name(cls) -> str:
         """The name that LlamaIndex serializes by."""
         return "BGEM3Embedding"
-
-    def to_payload(self) -> dict[str, Any]:
-        """Describe the model for events and traces, without secrets."""
-        return {
-            **super().to_payload(),
-            "device": self.device,
-            "dtype": self.dtype,
-            "max_length": self.max_length,
-        }
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return _rows(self._engine.encode_queries([query], modes={"dense"}))[0]

@@ -1,4 +1,4 @@
-"""The common part of the serializable adapters: an engine, and the fields to rebuild it."""
+"""The common parts of the serializable adapters: an engine, and the fields to rebuild it."""
 
 # no postponed annotations: pydantic reads them
 from collections.abc import Collection, Iterator, Mapping
@@ -10,29 +10,20 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     PrivateAttr,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
 
+from bge_m3_integrations._internal.pydantic_fields import refuse_fields
+from bge_m3_integrations.core.weighting import WeightsLike, as_weights
+from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.encoders.placement import as_devices, as_dtype
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
-
-_FIELDS = (
-    "device",
-    "dtype",
-    "pooling",
-    "max_length",
-    "query_instruction",
-    "document_instruction",
-    "revision",
-    "cache_dir",
-    "offline",
-    "trust_remote_code",
-    "clean",
-)
+from bge_m3_integrations.index.arguments import EngineLike, engine_of
 
 _MODEL = ("model", "model_name")
 """The adapters' names for the checkpoint."""
@@ -47,6 +38,14 @@ PathText = Annotated[str, BeforeValidator(_as_text)]
 Dtype = Annotated[str, BeforeValidator(as_dtype)]
 Devices = Annotated[str | tuple[str, ...], BeforeValidator(as_devices)]
 """One device or several; JSON brings a tuple back as a list."""
+ParsedWeights = Annotated[
+    WeightsLike | None,
+    PlainValidator(as_weights),
+    Field(
+        frozen=True,
+        description="A preset's name, three numbers or a mapping; None is the default preset.",
+    ),
+]
 
 
 class EngineOptions(BaseComponent):
@@ -86,6 +85,15 @@ class EngineOptions(BaseComponent):
     )
 
     _engine: BGEM3 = PrivateAttr()
+
+    def __init__(self, engine: EngineLike | None, fields: dict[str, Any]) -> None:
+        held = None if engine is None else engine_of(engine)
+        model = next(name for name in _MODEL if name in type(self).model_fields)
+        super().__init__(**_described(held, fields, model=model))
+        if held is None:
+            options = {option: getattr(self, option) for option in _FIELDS}
+            held = BGEM3(getattr(self, model), **options)
+        self._engine = held
 
     @property
     def engine(self) -> BGEM3:
@@ -130,6 +138,29 @@ class EngineOptions(BaseComponent):
         type(self).__init__(self, **engine, **state["__dict__"])
 
 
+_FIELDS = EngineOptions.model_fields.keys() - {"engine_fingerprint"}
+
+
+class EmbeddingOptions(EngineOptions):
+    """The fields of an embedding, dense or sparse."""
+
+    model_name: PathText = Field(
+        default=DEFAULT_MODEL, frozen=True, description="Hub id or folder of the checkpoint."
+    )
+    embed_batch_size: int = Field(
+        default=32, gt=0, le=2048, description="Texts per call; the engine packs them by length."
+    )
+
+    def __init__(self, engine: EngineLike | None, fields: dict[str, Any]) -> None:
+        refuse_fields(type(self), fields, more=["engine"])
+        super().__init__(engine, fields)
+
+    def to_payload(self) -> dict[str, Any]:
+        """Describe the model for events and traces, without secrets."""
+        about: dict[str, Any] = super().to_payload()  # type: ignore[misc]  # LlamaIndex's class
+        return {**about, **{n: getattr(self, n) for n in ("device", "dtype", "max_length")}}
+
+
 def own_choices(held: BaseComponent, *, hidden: Collection[str]) -> Iterator[tuple[str, Any]]:
     """The fields of a component that are not as they are by default, for its `repr`."""
     for name, field in type(held).model_fields.items():
@@ -138,20 +169,8 @@ def own_choices(held: BaseComponent, *, hidden: Collection[str]) -> Iterator[tup
             yield name, value
 
 
-def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) -> dict[str, Any]:
-    """Constructor fields that describe the engine.
-
-    Args:
-        engine: The given engine, or None.
-        given: The fields that the caller wrote.
-        model: The name of the field that holds the model's name.
-
-    Returns:
-        The fields to construct with.
-
-    Raises:
-        InputError: A field contradicts the engine, or a fingerprint comes without its engine.
-    """
+def _described(engine: BGEM3 | None, given: dict[str, Any], *, model: str) -> dict[str, Any]:
+    """The fields that a caller wrote, with those that describe the engine that came with them."""
     fingerprint = given.get("engine_fingerprint")
     if engine is None:
         if fingerprint is not None:
@@ -160,11 +179,10 @@ def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) ->
                 "cannot be rebuilt from fields; give it: from_dict(data, engine=BGEM3(encoder))"
             )
         return given
-    if not isinstance(engine, BGEM3):
-        raise InputError(
-            f"engine must be a BGEM3, not {type(engine).__name__}; write engine=BGEM3(...)"
-        )
-    held = _description(engine, model=model)
+    options = {name: _as_text(value) for name, value in engine.options.items() if name in _FIELDS}
+    if engine.over_encoder:
+        options["max_length"] = engine.encoder.max_length
+    held = {model: engine.name, **options}
     for name, value in held.items():
         if name in given and _comparable(name, given[name]) != _comparable(name, value):
             raise InputError(
@@ -178,21 +196,9 @@ def engine_fields(engine: BGEM3 | None, given: dict[str, Any], *, model: str) ->
     return {**given, **held}
 
 
-def new_engine(fields: EngineOptions, name: str) -> BGEM3:
-    """An engine made from an adapter's fields; nothing is loaded yet."""
-    return BGEM3(name, **{option: getattr(fields, option) for option in _FIELDS})
-
-
 def _comparable(name: str, value: Any) -> Any:
     if name == "device":
         return as_devices(value)
     if name.endswith("_instruction"):
         return value or ""  # both are none, unless the checkpoint has a prompt
     return as_dtype(value) if name == "dtype" else _as_text(value)
-
-
-def _description(engine: BGEM3, *, model: str) -> dict[str, Any]:
-    options = {name: _as_text(value) for name, value in engine.options.items() if name in _FIELDS}
-    if engine.over_encoder:
-        options["max_length"] = engine.encoder.max_length
-    return {model: engine.name, **options}

@@ -4,21 +4,21 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
-from typing import Annotated, Any, Self, Unpack
+from typing import Any, Self, Unpack
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, QueryBundle, QueryType
 from llama_index_instrumentation import get_dispatcher
-from pydantic import Field, PlainValidator, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.scores import Ranked
 from bge_m3_integrations.core.validation import as_list
-from bge_m3_integrations.core.weighting import WeightsLike, as_weights, modes_of
+from bge_m3_integrations.core.weighting import modes_of
 from bge_m3_integrations.encoders.config import DEFAULT_MODEL
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.profiles import check_name
@@ -35,12 +35,7 @@ from bge_m3_integrations.index.config import for_reading
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import reserve
 from bge_m3_integrations.index.rerank import RerankDocument, ranked_batch
-from bge_m3_integrations.llama_index.engine_fields import (
-    EngineOptions,
-    PathText,
-    engine_fields,
-    new_engine,
-)
+from bge_m3_integrations.llama_index.engine_fields import EngineOptions, ParsedWeights, PathText
 from bge_m3_integrations.llama_index.keywords import RerankerFields
 from bge_m3_integrations.llama_index.nodes import (
     SCORES_KEY,
@@ -88,11 +83,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         default=DEFAULT_MODEL, frozen=True, description="Hub id or folder of the checkpoint."
     )
     top_n: int | None = Field(default=3, ge=1, description="Most nodes returned; None is all.")
-    weights: Annotated[WeightsLike | None, PlainValidator(as_weights)] = Field(
-        default=None,
-        frozen=True,
-        description="A preset's name, three numbers or a mapping; None is the default preset.",
-    )
+    weights: ParsedWeights = None
     score_threshold: float | None = Field(
         default=None, description="Nodes with a lower hybrid score are left out."
     )
@@ -122,8 +113,7 @@ class BGEM3Reranker(EngineOptions, BaseNodePostprocessor):
         refuse_fields(type(self), options, more=["engine", "index"])
         given, held = _given(engine, index)
         fields: dict[str, Any] = {**options} if held is None else _with_path(held, {**options})
-        super().__init__(**engine_fields(given, fields, model="model"))
-        self._engine = new_engine(self, self.model) if given is None else given
+        super().__init__(given, fields)
         self._index = held
         folder = None if held is None else held.path
         if held is None and self.index_path is not None:

@@ -1,22 +1,14 @@
 """LlamaIndex's sparse embedding slot over the engine."""
 
 # no postponed annotations: pydantic reads them
-from typing import Any, Unpack
+from typing import Unpack
 
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
-from pydantic import Field
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
-from bge_m3_integrations._internal.pydantic_fields import refuse_fields
 from bge_m3_integrations.core.embeddings import EmbeddingBatch
-from bge_m3_integrations.encoders.config import DEFAULT_MODEL
-from bge_m3_integrations.index.arguments import EngineLike, engine_of
-from bge_m3_integrations.llama_index.engine_fields import (
-    EngineOptions,
-    PathText,
-    engine_fields,
-    new_engine,
-)
+from bge_m3_integrations.index.arguments import EngineLike
+from bge_m3_integrations.llama_index.engine_fields import EmbeddingOptions
 from bge_m3_integrations.llama_index.keywords import SparseEmbeddingFields
 from bge_m3_integrations.llama_index.sparse_handover import TokenWeights, taken
 
@@ -27,7 +19,7 @@ IndicesAndValues = tuple[list[list[int]], list[list[float]]]
 
 
 @public_class
-class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[misc]  # serializers
+class BGEM3SparseEmbedding(EmbeddingOptions, BaseSparseEmbedding):  # type: ignore[misc]  # serializers
     """BGE-M3's lexical weights for LlamaIndex; `similarity` is the dot product.
 
     Over the engine of a `BGEM3Embedding`, a text costs one forward pass for both. For vector
@@ -42,36 +34,17 @@ class BGEM3SparseEmbedding(EngineOptions, BaseSparseEmbedding):  # type: ignore[
         InputError: A field contradicts the given engine.
     """
 
-    model_name: PathText = Field(
-        default=DEFAULT_MODEL, frozen=True, description="Hub id or folder of the checkpoint."
-    )
-    embed_batch_size: int = Field(
-        default=32, gt=0, le=2048, description="Texts per call; the engine packs them by length."
-    )
-
     @checks_itself
     def __init__(
         self, engine: EngineLike | None = None, **fields: Unpack[SparseEmbeddingFields]
     ) -> None:
-        refuse_fields(type(self), fields, more=["engine"])
-        given = None if engine is None else engine_of(engine)
-        super().__init__(**engine_fields(given, {**fields}, model="model_name"))
-        self._engine = new_engine(self, self.model_name) if given is None else given
+        super().__init__(engine, {**fields})
         self._engine.declare(ROLE, query={"sparse"}, document={"sparse"})
 
     @classmethod
     def class_name(cls) -> str:
         """The name that LlamaIndex serializes by."""
         return "BGEM3SparseEmbedding"
-
-    def to_payload(self) -> dict[str, Any]:
-        """Describe the model for events and traces, without secrets."""
-        return {
-            **super().to_payload(),
-            "device": self.device,
-            "dtype": self.dtype,
-            "max_length": self.max_length,
-        }
 
     def similarity(self, embedding1: TokenWeights, embedding2: TokenWeights) -> float:
         """The lexical score: the dot product over shared tokens, 0 and up; no cosine."""

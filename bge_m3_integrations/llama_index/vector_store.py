@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self, Unpack
+from typing import Any, Self, Unpack
 
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
@@ -12,12 +12,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQuery,
     VectorStoreQueryResult,
 )
-from pydantic import (
-    ConfigDict,
-    Field,
-    PlainValidator,
-    PrivateAttr,
-)
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from bge_m3_integrations._internal.keywords import checks_itself, public_class, refuse
 from bge_m3_integrations._internal.pydantic_fields import refuse_fields
@@ -25,7 +20,6 @@ from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import Mode, Modes
 from bge_m3_integrations.core.filters import And, Filter, Ids
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.core.weighting import WeightsLike, as_weights
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.engine.profiles import check_name
 from bge_m3_integrations.engine.truncation import Cuts
@@ -36,7 +30,7 @@ from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import NotBegun
 from bge_m3_integrations.llama_index.document_hashes import Origin
 from bge_m3_integrations.llama_index.duplicates import warn_of_doubles
-from bge_m3_integrations.llama_index.engine_fields import own_choices
+from bge_m3_integrations.llama_index.engine_fields import ParsedWeights, own_choices
 from bge_m3_integrations.llama_index.filters import chooses, to_filter
 from bge_m3_integrations.llama_index.given_vectors import add_compared
 from bge_m3_integrations.llama_index.keywords import StoreFields
@@ -108,11 +102,7 @@ class BGEM3VectorStore(PersistedStore):
         default=True,
         description="False: a VectorStoreIndex gives the text alone, and nothing is compared.",
     )
-    weights: Annotated[WeightsLike | None, PlainValidator(as_weights)] = Field(
-        default=None,
-        frozen=True,
-        description="A preset's name, three numbers or a mapping; None is the default preset.",
-    )
+    weights: ParsedWeights = None
     candidates: Mapping[Mode, int] | None = Field(
         default=None,
         frozen=True,
