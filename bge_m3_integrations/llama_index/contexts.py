@@ -31,19 +31,11 @@ _TWICE = "the first argument and {}="
 def with_ours(
     given: StorageContext | None, vector_store: BGEM3VectorStore | None, engine: BGEM3 | None
 ) -> StorageContext:
-    """A storage context whose default vector store is ours.
+    """The given storage context, or a new one, with our vector store as its default one.
 
-    Args:
-        given: What the caller has, and what comes back: the store is put into it, so that its
-            `persist` writes what the index holds. An empty `SimpleVectorStore` in it is replaced.
-        vector_store: Ours; None is the context's, or a new one in memory.
-        engine: Encodes; None is the vector store's, or `BGEM3()`.
-
-    Returns:
-        A context.
-
-    Raises:
-        InputError: They contradict each other.
+    The store is put into it so that its `persist` writes what the index holds; an empty
+    `SimpleVectorStore` there is replaced. Without a store there is a new one in memory, over the
+    engine or `BGEM3()`. Arguments that contradict each other are an `InputError`.
     """
     if given is not None and not isinstance(given, StorageContext):
         raise InputError(
@@ -81,16 +73,7 @@ def parted(
 ) -> tuple[Sequence[BaseNode] | None, BGEM3 | None, BGEM3VectorStore | None]:
     """Nodes, the engine and the vector store, where either of the latter may come first.
 
-    Args:
-        nodes: The first argument.
-        engine: What came as `engine=`.
-        vector_store: What came as `vector_store=`: one of ours, or what one can be made over.
-
-    Returns:
-        The three.
-
-    Raises:
-        InputError: Engine or vector store come twice.
+    What a vector store can be made over stands for one; `InputError` where one of both comes twice.
     """
     first: Any = nodes
     if has_index(first):
@@ -116,19 +99,7 @@ def store_of(context: StorageContext) -> BGEM3VectorStore:
 
 
 def struct_of(context: StorageContext, index_id: str | None, persist_dir: str | Path) -> IndexDict:
-    """LlamaIndex's own description of one index.
-
-    Args:
-        context: What was loaded.
-        index_id: Which index; None is the only one.
-        persist_dir: Where from, for the message.
-
-    Returns:
-        The description.
-
-    Raises:
-        StoreError: There is none of that id, or several and no id.
-    """
+    """LlamaIndex's own description of one index that was loaded; no id means the only one there."""
     held = {struct.index_id: struct for struct in context.index_store.index_structs()}
     if index_id is None and len(held) == 1:
         index_id = next(iter(held))

@@ -33,24 +33,22 @@ class Origin:
     hash: str
     nodes: int
 
-    def put_in(self, record: Record) -> Record:
-        """The record, remembering this."""
-        return replace(record, payload={**(record.payload or {}), ORIGIN_KEY: asdict(self)})
-
 
 Held = Mapping[str, Counter[Origin | None]]
 """How many records of each document remember which origin; None is an added or edited node's."""
 
 
+def remembering(record: Record, origin: Origin | None) -> Record:
+    """The record with an origin in its payload; None leaves it as it is."""
+    if origin is None:
+        return record
+    return replace(record, payload={**(record.payload or {}), ORIGIN_KEY: asdict(origin)})
+
+
 def origins_of(hashes: Mapping[str, str], nodes: Sequence[BaseNode]) -> dict[str, Origin]:
-    """The origins of nodes.
+    """The origins of all nodes of some documents, whose hashes are given, by document id.
 
-    Args:
-        hashes: Of the documents before any transformation, by their ids.
-        nodes: All that was made of these documents.
-
-    Returns:
-        Origin by document id; none of a document that no node names as its source.
+    A document that no node names as its source has none.
     """
     ids: defaultdict[str, set[str]] = defaultdict(set)
     for node in nodes:
@@ -64,14 +62,7 @@ def document_id(node: BaseNode) -> str:
 
 
 def held_of(records: Iterable[Record]) -> Held:
-    """Count records by document and origin.
-
-    Args:
-        records: All that is kept of some documents.
-
-    Returns:
-        The counts; a document without records is not there.
-    """
+    """Count all records of some documents; a document without records is not there."""
     held: defaultdict[str, Counter[Origin | None]] = defaultdict(Counter)
     for record in records:
         data = (record.payload or {}).get(ORIGIN_KEY)
@@ -81,15 +72,10 @@ def held_of(records: Iterable[Record]) -> Held:
 
 
 def hash_held(records: Counter[Origin | None], noted: str | None) -> str:
-    """The hash of the document that records hold.
+    """The hash of the one document that records hold, which at least one record is of.
 
-    Args:
-        records: Of one document, at least one.
-        noted: What the document store knows.
-
-    Returns:
-        The hash, or `NO_HASH` where records of the document are missing or of several insertions.
-        Where none remembers an origin, what is noted holds.
+    It is `NO_HASH` where records of the document are missing or of several insertions. Where none
+    remembers an origin, what the document store has noted holds.
     """
     origins = [origin for origin in records if origin is not None]
     if not origins:

@@ -16,12 +16,7 @@ _SAMPLE = 1000
 
 
 def warn_of_doubles(index: HybridIndex, nodes: Sequence[BaseNode]) -> None:
-    """Warn where half of the nodes or more seem to be kept already, under other ids.
-
-    Args:
-        index: Where they are about to be added; nothing of it is encoded.
-        nodes: Of distinct ids.
-    """
+    """Warn where half of the nodes or more, of distinct ids, seem to be kept under other ids."""
     if isinstance(index.store, NotBegun) or not nodes:
         return
     held = {record.text: record.id for record in index.scroll(limit=_SAMPLE).records}

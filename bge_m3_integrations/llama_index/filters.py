@@ -9,7 +9,7 @@ source document, as in LlamaIndex's other stores, where the metadata have no suc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from llama_index.core.vector_stores.types import (
@@ -26,6 +26,7 @@ from bge_m3_integrations.core.filters import (
     Compare,
     Filter,
     FilterLike,
+    Ids,
     Not,
     Or,
     Predicate,
@@ -33,7 +34,7 @@ from bge_m3_integrations.core.filters import (
 )
 from bge_m3_integrations.core.metadata import brief
 from bge_m3_integrations.errors import FilterError
-from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY
+from bge_m3_integrations.llama_index.nodes import REF_DOC_KEY, of_documents
 
 _SOURCE_KEYS = ("ref_doc_id", "doc_id", "document_id")
 _ORDERINGS = {
@@ -65,6 +66,19 @@ def to_filter(value: MetadataFilters | FilterLike | None) -> Filter | None:
         return as_filter(value)
     check_levels(value, _inside)
     return _group(value)
+
+
+def restriction(
+    filters: MetadataFilters | FilterLike | None,
+    node_ids: Sequence[str] | None,
+    doc_ids: Sequence[str] | None,
+) -> Filter | None:
+    """All that restricts a query; LlamaIndex's retriever always gives ids, and none mean all."""
+    parts = [to_filter(filters)]
+    parts += [Ids(node_ids)] if node_ids else []
+    parts += [of_documents(doc_ids)] if doc_ids else []
+    held = [part for part in parts if part is not None]
+    return And(held) if len(held) > 1 else next(iter(held), None)
 
 
 def _without_group(value: object) -> bool:

@@ -12,7 +12,7 @@ from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.llama_index.document_hashes import Origin, document_id
+from bge_m3_integrations.llama_index.document_hashes import Origin, document_id, remembering
 from bge_m3_integrations.llama_index.nodes import embedded_text, node_to_record
 
 FIX = "embed with BGEM3Embedding(engine=vector_store.engine), which shares the forward pass too"
@@ -27,20 +27,10 @@ LEAST_COSINE = 0.99
 def vector_of(
     given: Sequence[float], *, dim: int, name: str, model: str, zero: str = FIX
 ) -> FloatArray:
-    """A vector that came with a node or a query, of norm 1.
+    """A vector that came with a node or a query, `(dim,) float32` of norm 1.
 
-    Args:
-        given: The numbers.
-        dim: The width of the engine's vectors.
-        name: What the message calls the vector.
-        model: What the engine's model is called.
-        zero: What to do about a vector of zeros.
-
-    Returns:
-        `(dim,) float32`.
-
-    Raises:
-        InputError: It has another width, or no direction.
+    An `InputError` for another width or no direction calls it by `name`, and the engine's by
+    `model`; `zero` is what to do about a vector of zeros.
     """
     vector = np.asarray(given, np.float32)
     if vector.shape != (dim,):
@@ -55,21 +45,8 @@ def vector_of(
     return vector / np.float32(norm)
 
 
-def check_agrees(
-    vector: FloatArray, ours: FloatArray, *, name: str, model: str, fix: str = FIX
-) -> None:
-    """Refuse a vector that another model made.
-
-    Args:
-        vector: `(dim,)`, of norm 1.
-        ours: `(dim,)`, the engine's vector of the same text.
-        name: What the message calls the vector.
-        model: What the engine's model is called.
-        fix: The way to mend it.
-
-    Raises:
-        InputError: Their cosine is below `LEAST_COSINE`.
-    """
+def check_agrees(vector: FloatArray, ours: FloatArray, *, name: str, model: str, fix: str) -> None:
+    """Refuse a vector whose cosine to the engine's own of that text is below `LEAST_COSINE`."""
     cosine = float(vector @ ours)
     if not cosine >= LEAST_COSINE:
         raise InputError(
@@ -81,17 +58,12 @@ def check_agrees(
 def add_compared(
     index: HybridIndex, nodes: Sequence[BaseNode], origins: Mapping[str, Origin]
 ) -> None:
-    """Add nodes; each embedding that one carries is compared before its batch is written.
+    """Add nodes of distinct ids, whose records remember the origins of their documents.
 
-    Args:
-        index: Where to.
-        nodes: Of distinct ids.
-        origins: What their records are to remember, by the ids of their documents.
-
-    Raises:
-        InputError: An embedding was made by another model; the message has the node's id.
+    Each embedding that a node carries is compared before its batch is written; one of another model
+    is an `InputError` with the node's id.
     """
-    records = [_remembering(origins.get(document_id(node)), node) for node in nodes]
+    records = [remembering(node_to_record(n), origins.get(document_id(n))) for n in nodes]
     by_id = {node.node_id: node for node in nodes}
     dim, model = index.engine.encoder.dim, index.engine.name
     compared = nodes if "dense" in index.modes else []
@@ -102,20 +74,13 @@ def add_compared(
     }
 
     def check(batch: Sequence[Record], embeddings: EmbeddingBatch) -> None:
-        dense = embeddings.dense
-        for record, ours in zip(batch, dense, strict=True):
+        for record, ours in zip(batch, embeddings.dense, strict=True):
             vector = given.get(record.id)
-            if vector is not None and not _of_another_text(
-                vector, ours, by_id[record.id], index.engine
-            ):
-                check_agrees(vector, ours, name=_named(record.id), model=model, fix=NODE_FIX)
+            if vector is None or _of_another_text(vector, ours, by_id[record.id], index.engine):
+                continue
+            check_agrees(vector, ours, name=_named(record.id), model=model, fix=NODE_FIX)
 
     index.add(records, check=check if given else None)
-
-
-def _remembering(origin: Origin | None, node: BaseNode) -> Record:
-    record = node_to_record(node)
-    return record if origin is None else origin.put_in(record)
 
 
 def _of_another_text(vector: FloatArray, ours: FloatArray, node: BaseNode, engine: BGEM3) -> bool:

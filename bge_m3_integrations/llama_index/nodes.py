@@ -38,17 +38,7 @@ An index opened with `filter_fields` finds documents fast only with this key amo
 
 
 def checked_nodes(nodes: Any) -> list[BaseNode]:
-    """The nodes, read once.
-
-    Args:
-        nodes: Any number.
-
-    Returns:
-        A list of them, in order.
-
-    Raises:
-        InputError: These are not several, or one of them is no node.
-    """
+    """The nodes, read once; `InputError` where these are not several, or one is no node."""
     if isinstance(nodes, BaseNode):  # which can be gone through as well: by its fields
         raise InputError("nodes must be a list of nodes, not one node; write [node]")
     held = as_list(nodes, "nodes", of="nodes")

@@ -26,7 +26,7 @@ from bge_m3_integrations._internal.keywords import public_class
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.display import called
 from bge_m3_integrations.core.embeddings import Mode
-from bge_m3_integrations.core.filters import And, Filter, FilterLike, Ids
+from bge_m3_integrations.core.filters import FilterLike
 from bge_m3_integrations.core.fusion import Fusion
 from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.core.thresholds import Threshold
@@ -38,11 +38,11 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.arguments import EngineLike, IndexLike, index_for
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import SearchOptions
-from bge_m3_integrations.llama_index.filters import to_filter
+from bge_m3_integrations.llama_index.filters import restriction
 from bge_m3_integrations.llama_index.nodes import (
     SCORES_KEY,
+    copied,
     node_to_record,
-    of_documents,
     record_to_node,
     with_score_metadata,
 )
@@ -144,7 +144,7 @@ class BGEM3Retriever(BaseRetriever):
             weights=parsed,
             candidates=candidates,
             fusion=fusion,
-            where=_restriction(filters, node_ids, doc_ids),
+            where=restriction(filters, node_ids, doc_ids),
             score_threshold=score_threshold,
         )
         # now and not at the first query: nodes added meanwhile are remembered for a reranker
@@ -193,9 +193,7 @@ class BGEM3Retriever(BaseRetriever):
             A retriever with its own index.
         """
         steps = Settings.transformations if transformations is None else transformations
-        # not in place: some steps write into the list or the nodes they are given
-        copies = [document.model_copy(deep=True) for document in documents]
-        return cls.from_nodes(run_transformations(copies, steps), engine, **options)
+        return cls.from_nodes(run_transformations(copied(documents), steps), engine, **options)
 
     @classmethod
     def from_vector_store(
@@ -310,20 +308,6 @@ def _bundles(queries: Sequence[QueryType]) -> list[QueryBundle]:
     if isinstance(queries, (str, QueryBundle)):
         raise InputError(f"queries must be a list, not {queries!r}; see retrieve()")
     return [QueryBundle(query) if isinstance(query, str) else query for query in queries]
-
-
-def _restriction(
-    filters: MetadataFilters | FilterLike | None,
-    node_ids: Sequence[str] | None,
-    doc_ids: Sequence[str] | None,
-) -> Filter | None:
-    parts = [to_filter(filters)]
-    if node_ids:
-        parts.append(Ids(node_ids))
-    if doc_ids:
-        parts.append(of_documents(doc_ids))
-    held = [part for part in parts if part is not None]
-    return And(held) if len(held) > 1 else next(iter(held), None)
 
 
 def _query_modes(

@@ -29,13 +29,7 @@ _ready: ContextVar[_Ready | None] = ContextVar("_ready", default=None)
 
 @contextmanager
 def ready(owner: object, texts: Sequence[str], rows: Sequence[TokenWeights]) -> Iterator[None]:
-    """Hand rows to `owner`, within this task alone.
-
-    Args:
-        owner: Who will be asked.
-        texts: The texts it will be asked for, in this order.
-        rows: The rows to answer with.
-    """
+    """Hand `owner` the rows of texts that it will be asked for in this order, in this task."""
     token = _ready.set(_Ready(owner, deque(zip(texts, rows, strict=True))))
     try:
         yield
@@ -46,15 +40,7 @@ def ready(owner: object, texts: Sequence[str], rows: Sequence[TokenWeights]) -> 
 def taken(owner: object, texts: Sequence[str]) -> list[TokenWeights] | None:
     """The rows that were handed to `owner` for the next texts; None where none were.
 
-    Args:
-        owner: Who is asked.
-        texts: The texts it is asked for.
-
-    Returns:
-        One row per text, or None.
-
-    Raises:
-        StoreError: The store asks for other texts than expected: another version of it.
+    `StoreError` where other texts were expected: the store is of another version.
     """
     held = _ready.get()
     if held is None or held.owner is not owner:

@@ -42,8 +42,7 @@ class Pointer:
     def write(self, path: Path) -> None:
         """Replace the file; a crash leaves the old one or the new one.
 
-        Args:
-            path: Its name; a folder inside its own folder is written down relative to it.
+        An index's folder inside the file's own folder is written down relative to it.
         """
         from bge_m3_integrations.stores.edge.folder.files import sync_folder
 
@@ -61,18 +60,7 @@ class Pointer:
 
     @classmethod
     def read(cls, path: Path) -> Pointer:
-        """Read the file.
-
-        Args:
-            path: Its name.
-
-        Returns:
-            What it says.
-
-        Raises:
-            StoreError: There is none, it is another store's or a later version's, or something is
-                missing in it.
-        """
+        """Read the file; `StoreError` where it is missing, damaged or not of this version."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -99,17 +87,9 @@ class Pointer:
 
 
 def kept_in_folder(index: HybridIndex, path: Path) -> Path:
-    """The folder that holds an index; one in memory is copied to a new folder beside `path`.
+    """The folder that holds an index, flushed to disk, for the file `path` to name it.
 
-    Args:
-        index: Its numbers are copied as they are; nothing is encoded.
-        path: The file that will name the folder.
-
-    Returns:
-        The folder, flushed to disk.
-
-    Raises:
-        StoreError: The store does not give its numbers back.
+    An index in memory is copied to a new folder beside the file, its numbers as they are.
     """
     if index.path is not None:
         index.flush()
@@ -121,18 +101,7 @@ def kept_in_folder(index: HybridIndex, path: Path) -> Path:
 
 
 def opened(path: Path, engine: BGEM3 | None) -> tuple[HybridIndex, Mapping[str, Any]]:
-    """The index that a file names, and the vector store's fields.
-
-    Args:
-        path: The file.
-        engine: Encodes; None is the model that made the index.
-
-    Returns:
-        An index in a folder; whoever takes it closes it.
-
-    Raises:
-        StoreError: See `Pointer.read` and `HybridIndex.open`; also a folder that is gone.
-    """
+    """The index that a file names, which the caller closes, and the vector store's fields."""
     pointer = Pointer.read(path)
     if not pointer.folder.is_dir():
         raise StoreError(f"{path} names the index in {pointer.folder}, which is not there")
@@ -142,18 +111,7 @@ def opened(path: Path, engine: BGEM3 | None) -> tuple[HybridIndex, Mapping[str, 
 
 
 def local(path: str | Path, fs: object) -> Path:
-    """The path, where the file system is this machine's.
-
-    Args:
-        path: As LlamaIndex gave it.
-        fs: An fsspec file system, or None.
-
-    Returns:
-        The path.
-
-    Raises:
-        InputError: The file system is another one.
-    """
+    """The path; `InputError` where `fs`, of fsspec or None, is not this machine's file system."""
     protocol = getattr(fs, "protocol", "file")
     names = {protocol} if isinstance(protocol, str) else set(protocol)
     if fs is not None and "file" not in names:

@@ -28,6 +28,7 @@ from bge_m3_integrations.index.arguments import EngineLike, IndexLike, has_index
 from bge_m3_integrations.index.config import IndexOptions
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.opening import NotBegun
+from bge_m3_integrations.index.request import SearchOptions
 from bge_m3_integrations.llama_index.document_hashes import Origin
 from bge_m3_integrations.llama_index.duplicates import warn_of_doubles
 from bge_m3_integrations.llama_index.engine_fields import ParsedWeights, own_choices
@@ -39,7 +40,6 @@ from bge_m3_integrations.llama_index.persisted_store import PersistedStore
 from bge_m3_integrations.llama_index.vector_store_query import (
     ParsedQuery,
     QueryOptions,
-    StoreDefaults,
     aencoded,
     answer,
     encoded,
@@ -323,7 +323,7 @@ class BGEM3VectorStore(PersistedStore):
             )
         if isinstance(self._index.store, NotBegun):  # no model is read in vain
             raise self._index.store.error()
-        usual = StoreDefaults(self.weights, self.candidates)
+        usual: SearchOptions = {"weights": self.weights, "candidates": self.candidates}
         return read_query(query, QueryOptions.read(given), usual, self._index)
 
 

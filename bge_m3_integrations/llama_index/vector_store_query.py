@@ -15,7 +15,6 @@ from llama_index.core.vector_stores.types import (
 
 from bge_m3_integrations._internal.keywords import refuse
 from bge_m3_integrations.core.embeddings import EmbeddingBatch, FloatArray, Mode, Modes
-from bge_m3_integrations.core.filters import And, Filter, Ids
 from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.core.thresholds import Threshold
 from bge_m3_integrations.core.validation import check_fraction, check_int
@@ -23,9 +22,9 @@ from bge_m3_integrations.core.weighting import WeightsLike, as_weights
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import COLBERT_CANDIDATES, USUAL_CANDIDATES, SearchOptions
-from bge_m3_integrations.llama_index.filters import to_filter
+from bge_m3_integrations.llama_index.filters import restriction
 from bge_m3_integrations.llama_index.given_vectors import FIX, check_agrees, vector_of
-from bge_m3_integrations.llama_index.nodes import of_documents, record_to_node
+from bge_m3_integrations.llama_index.nodes import record_to_node
 
 DEFAULT, SPARSE, HYBRID, TEXT_SEARCH, MMR = (
     VectorStoreQueryMode.DEFAULT,
@@ -78,19 +77,6 @@ class QueryOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreDefaults:
-    """A store's search options where a query says nothing.
-
-    Attributes:
-        weights: How much each mode counts; None is the default preset.
-        candidates: How many nodes each mode looks up; None is the index's own choice.
-    """
-
-    weights: WeightsLike | None = None
-    candidates: Mapping[Mode, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ParsedQuery:
     """A query that was read.
 
@@ -112,14 +98,14 @@ class ParsedQuery:
 
 
 def read_query(
-    query: VectorStoreQuery, options: QueryOptions, usual: StoreDefaults, index: HybridIndex
+    query: VectorStoreQuery, options: QueryOptions, usual: SearchOptions, index: HybridIndex
 ) -> ParsedQuery:
     """Read a query; the first one may read the model's files.
 
     Args:
         query: LlamaIndex's.
         options: The keywords that came beside it.
-        usual: The store's own.
+        usual: The store's own weights and candidates; None is no choice.
         index: The index to search.
 
     Returns:
@@ -134,23 +120,31 @@ def read_query(
     text = None if not query.query_str and query.query_embedding is not None else query.query_str
     if text is None:
         _check_vector_will_do(query, options)
-    limit, relevant = _limit(query), _share(query, options)
+    limit = fetch = check_int("similarity_top_k", query.similarity_top_k)
+    if query.hybrid_top_k is not None:
+        limit = fetch = check_int("hybrid_top_k", query.hybrid_top_k)
+    relevant = _share(query, options)
+    if relevant is not None:
+        given = options.mmr_prefetch_k
+        least = USUAL_FETCH if given is None else check_int("mmr_prefetch_k", given)
+        fetch = max(limit, least)
     by: SearchOptions = DENSE_ALONE
     if text is not None:
         by = {
-            "weights": _weights(query, options, usual),
-            "candidates": _candidates(query, usual, index),
+            "weights": _weights(query, options, usual.get("weights")),
+            "candidates": _candidates(query, usual.get("candidates"), index),
         }
+    by = {
+        **by,
+        "limit": fetch,
+        "where": restriction(query.filters, query.node_ids, query.doc_ids),
+        "score_threshold": options.score_threshold,
+    }
     return ParsedQuery(
         text,
         _vector(query, index),
         index.modes if query.query_embedding is None else index.modes | {"dense"},
-        {
-            **by,
-            "limit": limit if relevant is None else max(limit, _fetch(options)),
-            "where": _where(query),
-            "score_threshold": options.score_threshold,
-        },
+        by,
         limit,
         relevant,
     )
@@ -172,16 +166,7 @@ async def aencoded(asked: ParsedQuery, index: HybridIndex) -> EmbeddingBatch:
 
 
 def answer(asked: ParsedQuery, batch: EmbeddingBatch, index: HybridIndex) -> VectorStoreQueryResult:
-    """Search, and hits as LlamaIndex's result.
-
-    Args:
-        asked: The query.
-        batch: Its embeddings.
-        index: The index to search.
-
-    Returns:
-        New nodes in the order of the ranking, or of MMR's choice; similarities are `Hit.score`.
-    """
+    """New nodes in the order of the ranking, or of MMR's choice; similarities are `Hit.score`."""
     [hits] = index.search_embedded(batch, **asked.options)
     if asked.mmr_lambda is not None and hits:
         hits = index.diversify(hits, limit=asked.limit, mmr_lambda=asked.mmr_lambda)
@@ -193,18 +178,7 @@ def answer(asked: ParsedQuery, batch: EmbeddingBatch, index: HybridIndex) -> Vec
 
 
 def mode_of(query: VectorStoreQuery, modes: Sequence[VectorStoreQueryMode]) -> VectorStoreQueryMode:
-    """The mode, also of a query that names it by a string.
-
-    Args:
-        query: LlamaIndex's.
-        modes: Those that the store has.
-
-    Returns:
-        One of them.
-
-    Raises:
-        InputError: It is none of them.
-    """
+    """The mode, one of those that a store has, also of a query that names it by a string."""
     for mode in modes:
         if query.mode == mode:
             return mode
@@ -213,19 +187,7 @@ def mode_of(query: VectorStoreQuery, modes: Sequence[VectorStoreQueryMode]) -> V
 
 
 def query_vector(given: Sequence[float], index: HybridIndex, *, name: str) -> FloatArray:
-    """A query's vector, of norm 1; may read the model's files.
-
-    Args:
-        given: The numbers.
-        index: The index to search.
-        name: The vector's name in a message.
-
-    Returns:
-        `(dim,) float32`.
-
-    Raises:
-        InputError: It has another width, or no direction.
-    """
+    """A query's vector, `(dim,) float32` of norm 1; see `vector_of`. May read the model's files."""
     engine = index.engine
     return vector_of(given, dim=engine.encoder.dim, name=name, model=engine.name, zero=_ZERO)
 
@@ -263,11 +225,11 @@ def _check_vector_will_do(query: VectorStoreQuery, options: QueryOptions) -> Non
 
 
 def _weights(
-    query: VectorStoreQuery, options: QueryOptions, usual: StoreDefaults
+    query: VectorStoreQuery, options: QueryOptions, usual: WeightsLike | None
 ) -> WeightsLike | None:
     if query.mode in LEXICAL:
         return Weights.only("sparse")
-    given = usual.weights if options.weights is None else as_weights(options.weights)
+    given = usual if options.weights is None else as_weights(options.weights)
     if query.alpha is None:
         return given
     if given is not None:
@@ -281,14 +243,14 @@ def _weights(
 
 
 def _candidates(
-    query: VectorStoreQuery, usual: StoreDefaults, index: HybridIndex
+    query: VectorStoreQuery, usual: Mapping[Mode, int] | None, index: HybridIndex
 ) -> Mapping[Mode, int] | None:
     """The number of nodes that each mode looks up; None is the index's own choice."""
     if query.mode not in LEXICAL and query.sparse_top_k is None and query.hybrid_top_k is None:
-        return usual.candidates
+        return usual
     findable = index.modes & index.store.capabilities.find
     known = {mode: n for mode, n in USUAL_CANDIDATES.items() if mode in findable}
-    counts = dict(usual.candidates or known or COLBERT_CANDIDATES)
+    counts = dict(usual or known or COLBERT_CANDIDATES)
     if query.mode in LEXICAL:
         counts = {"sparse": counts.get("sparse", USUAL_CANDIDATES["sparse"])}
     if query.sparse_top_k is not None:
@@ -297,16 +259,6 @@ def _candidates(
         # LlamaIndex's meaning of it then; its default of 2 must not make the search worse
         counts["dense"] = max(counts["dense"], query.similarity_top_k)
     return counts
-
-
-def _limit(query: VectorStoreQuery) -> int:
-    limit = check_int("similarity_top_k", query.similarity_top_k)
-    return limit if query.hybrid_top_k is None else check_int("hybrid_top_k", query.hybrid_top_k)
-
-
-def _fetch(options: QueryOptions) -> int:
-    given = options.mmr_prefetch_k
-    return USUAL_FETCH if given is None else check_int("mmr_prefetch_k", given)
 
 
 def _share(query: VectorStoreQuery, options: QueryOptions) -> float | None:
@@ -319,15 +271,6 @@ def _share(query: VectorStoreQuery, options: QueryOptions) -> float | None:
     return check_fraction(
         "mmr_threshold", next((one for one in given if one is not None), USUAL_SHARE)
     )
-
-
-def _where(query: VectorStoreQuery) -> Filter | None:
-    """All that restricts a query; the retriever of LlamaIndex always gives ids, even if none."""
-    parts = [to_filter(query.filters)]
-    parts += [Ids(query.node_ids)] if query.node_ids else []
-    parts += [of_documents(query.doc_ids)] if query.doc_ids else []
-    held = [part for part in parts if part is not None]
-    return And(held) if held else None
 
 
 def _vector(query: VectorStoreQuery, index: HybridIndex) -> FloatArray | None:
