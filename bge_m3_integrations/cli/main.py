@@ -1,4 +1,4 @@
-"""The command line: bge-m3 demo, verify, score.
+"""The command line: bge-m3 demo, verify, score, and what the other files here add.
 
 Nothing here imports torch before a command runs, so that `--help` is instant.
 """
@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from bge_m3_integrations._version import __version__
+from bge_m3_integrations.cli import explain as explain_command
 from bge_m3_integrations.cli import measure
 from bge_m3_integrations.cli import weights as weights_commands
 from bge_m3_integrations.cli.options import (
@@ -71,6 +72,7 @@ def _print_version(value: bool) -> None:
 
 
 app.add_typer(measure.app)
+app.add_typer(explain_command.app)
 app.add_typer(weights_commands.app, name="weights")
 
 

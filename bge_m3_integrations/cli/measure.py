@@ -75,7 +75,7 @@ def evaluate(
         raise typer.BadParameter(
             "labelled pairs are measured by AUC; leave out --report, --runs, --metric and --exact"
         )
-    target = _target(index, model, max_length=max_length, device=device, dtype=dtype)
+    target = target_of(index, model, max_length=max_length, device=device, dtype=dtype)
     named = {value: read_weights(value) or value for value in weights or []}
     made = run(target, data, metrics=tuple(metric or DEFAULT_METRICS), weights=named, exact=exact)
     print_result(made, as_json=as_json)  # first: a folder may turn out to be read-only
@@ -113,7 +113,7 @@ def tune(
 
     place, name = _saved_as(save)
     data = load_clicks(dataset) if clicks else load_dataset(dataset, split=split)
-    target = _target(index, model, device=device, dtype=dtype)
+    target = target_of(index, model, device=device, dtype=dtype)
     made: Any
     if isinstance(data, LabelledPairs):
         if report is not None:
@@ -222,7 +222,7 @@ def ab_report(
     print_result(reported(log, experiment=experiment), as_json=as_json)
 
 
-def _target(index: Path | None, model: str | None, **options: Unpack[ModelOptions]) -> Any:
+def target_of(index: Path | None, model: str | None, **options: Unpack[ModelOptions]) -> Any:
     """The index in a folder, or an engine."""
     from bge_m3_integrations.engine.engine import BGEM3
 

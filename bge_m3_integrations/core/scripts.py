@@ -70,3 +70,13 @@ def _script(point: int) -> str | None:
         return None
     _, end, name = _RANGES[at]
     return name if point <= end else None
+
+
+def is_spaceless(character: str) -> bool:
+    """Whether a character is of a script that puts no spaces between words."""
+    point = ord(character)
+    return (
+        _script(point) in ("han", "thai")
+        or 0x0E80 <= point <= 0x0EFF
+        or (0x1000 <= point <= 0x109F or 0x1780 <= point <= 0x17FF)
+    )

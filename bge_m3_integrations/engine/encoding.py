@@ -243,7 +243,7 @@ class EncodingModel(ModelHandle):
         """
         check_text(text, name="text", surrogates=self._clean)
         # behind the cleaning, which would move the ends of a part of a text
-        return own_token_ids(innermost(self.encoder), self._mended(text))
+        return own_token_ids(innermost(self.encoder), self.text_of_spans(text))
 
     def _encode(
         self,
@@ -289,8 +289,8 @@ class EncodingModel(ModelHandle):
         check_texts(texts, surrogates=self._clean)
         return texts
 
-    def _mended(self, text: str) -> str:
-        """The text that spans of tokens belong to."""
+    def text_of_spans(self, text: str) -> str:
+        """The text that spans of tokens belong to: the text itself, or its cleaned form."""
         if not self._clean:
             return text
         from bge_m3_integrations.engine.cleaning import clean_text

@@ -16,9 +16,10 @@ from bge_m3_integrations.core.embeddings import (
     Mode,
     TokenVectors,
 )
+from bge_m3_integrations.core.explanation import Difference, Explanation, difference_of
 from bge_m3_integrations.core.fusion import Candidates, WeightedSum
 from bge_m3_integrations.core.scores import Components, Ranked, Scores, Weights
-from bge_m3_integrations.core.validation import check_int
+from bge_m3_integrations.core.validation import check_int, check_texts
 from bge_m3_integrations.core.weighting import WeightProfile, WeightsLike
 from bge_m3_integrations.encoders.base import (
     OffersMaxsim,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     pass
 
 from bge_m3_integrations.engine.encoding import EncodingModel
+from bge_m3_integrations.engine.explain import Without, explain
 
 
 @public_class
@@ -259,6 +261,55 @@ class BGEM3(EncodingModel):
         chosen = self.weights(profile)
         scores = self.score([query], documents, weights=chosen, max_length=max_length)
         return ranking(Candidates((), scores.components.take(0), 0.0), profile, limit=limit)
+
+    def explain(
+        self,
+        query: str,
+        document: str,
+        *,
+        weights: WeightsLike | None = None,
+        without: Without | None = None,
+        max_length: int | None = None,
+    ) -> Explanation:
+        """Explain the score of a document: parts that sum to it, each with its place in the text.
+
+        The lexical and the ColBERT score are sums over words. The dense score has no parts: on
+        request, `without` tells how it would change if a word were not there.
+
+        Args:
+            query: The query; encoded once.
+            document: The document's text; encoded once.
+            weights: How much each mode counts; see `score`.
+            without: "query" or "document": leave out each of its first 64 words in turn, for one
+                forward pass each.
+            max_length: Most tokens per text.
+
+        Returns:
+            The explanation; `print` it, show it in a notebook, or `save_html`.
+
+        Raises:
+            InputError: A text is no encodable string, or the weights rank by places.
+        """
+        check_texts([query, document], surrogates=self._clean)
+        profile = self.weighting(weights, query)
+        return explain(self, query, document, profile, without=without, max_length=max_length)
+
+    def explain_difference(
+        self, query: str, a: str, b: str, *, weights: WeightsLike | None = None
+    ) -> Difference:
+        """Explain why one document beats another: the largest differences first.
+
+        Args:
+            query: The query.
+            a: Text of a document.
+            b: Text of another document.
+            weights: How much each mode counts; see `score`.
+
+        Returns:
+            Parts that sum to the difference of the scores.
+        """
+        first, second = (self.explain(query, text, weights=weights) for text in (a, b))
+        return difference_of(first, second)
 
     def _components(
         self, queries: EmbeddingBatch, documents: EmbeddingBatch, weights: Weights

@@ -1,4 +1,4 @@
-"""The weights of an index: what a name stands for, and those that it learns from its documents."""
+"""The weights of an index: what a name stands for, learning them, and explaining their scores."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import numpy as np
 from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.progress import ProgressLike, reporter
 from bge_m3_integrations._internal.warn import warn_user
+from bge_m3_integrations.core.explanation import Difference, Explanation, difference_of
 from bge_m3_integrations.core.learned import LearnedSum, LearnedWeights, check_learned
+from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.core.scores import Weights
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.core.weighting import LEARNED, MeasuredOn, WeightProfile, WeightsLike
+from bge_m3_integrations.engine.explain import Without, explain
 from bge_m3_integrations.engine.profiles import resolve
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.handle import IndexHandle
 from bge_m3_integrations.index.learning.file import load_learned, save_learned
 from bge_m3_integrations.index.learning.learn import LEAST_DOCUMENTS, learn
@@ -26,7 +30,7 @@ _GROWN: Final = 2
 
 @public_class
 class WeightedIndex(IndexHandle):
-    """An index whose weights have names."""
+    """An index whose weights have names, can be learned, and are explained."""
 
     @checks_itself
     def weighting(
@@ -137,3 +141,53 @@ class WeightedIndex(IndexHandle):
             save_learned(learned, folder)
         self._learned = learned
         return learned
+
+    def explain(
+        self,
+        query: str,
+        document: Hit | str,
+        *,
+        weights: WeightsLike | None = None,
+        without: Without | None = None,
+    ) -> Explanation:
+        """Explain the score of a document of this index; see `BGEM3.explain`.
+
+        Both texts are encoded anew. So the numbers are exact where the index keeps token vectors
+        in fewer bits, and may differ from a hit's in the third place.
+
+        Args:
+            query: The query.
+            document: A hit, which is explained by its own weights, or a record's id.
+            weights: How much each mode counts; None is the hit's, or the default.
+            without: See `BGEM3.explain`.
+
+        Returns:
+            Parts that sum to the score.
+
+        Raises:
+            InputError: There is no such record, or the weights rank by places.
+        """
+        record = document.record if isinstance(document, Hit) else self._store.get([document])[0]
+        if record is None:
+            raise InputError(f"this index has no record {document!r}")
+        if weights is None and isinstance(document, Hit):
+            weights = document.weighting or document.weights
+        profile = self.weighting(weights, query)
+        return explain(self._engine, query, record.text, profile, without=without)
+
+    def explain_difference(
+        self, query: str, a: Hit | str, b: Hit | str, *, weights: WeightsLike | None = None
+    ) -> Difference:
+        """Explain why one document of this index beats another; see `BGEM3.explain_difference`.
+
+        Args:
+            query: The query.
+            a: A hit or a record's id.
+            b: Another one.
+            weights: See `explain`.
+
+        Returns:
+            Parts that sum to the difference of the scores.
+        """
+        first, second = (self.explain(query, one, weights=weights) for one in (a, b))
+        return difference_of(first, second)

@@ -69,7 +69,11 @@ CLIENTS: dict[str, set[str]] = {
 # `encoders/flag.py` is the one file of its room that knows torch, and our modules for it.
 ARROWS_UP = {("encoders", "encoders/torch")}
 # Names for a signature alone, of a class whose methods the file holds.
-TYPES_ONLY = {("engine/similarity.py", "engine/engine.py")}
+TYPES_ONLY = {
+    ("engine/similarity.py", "engine/engine.py"),
+    ("engine/explain.py", "engine/engine.py"),
+    ("core/explanation_html.py", "core/explanation.py"),
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
