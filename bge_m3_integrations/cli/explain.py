@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.text import Text
 
 from bge_m3_integrations.cli.measure import Index, Json, print_json, target_of
 from bge_m3_integrations.cli.options import Debug, Device, Dtype, Model, console
-from bge_m3_integrations.core.explanation import Difference, Explanation
+
+if TYPE_CHECKING:
+    from bge_m3_integrations.core.explanation import Difference, Explanation
 
 app = typer.Typer()
 _BAR = 28

@@ -18,6 +18,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [
     "engine.md",
     "evaluation.md",
+    "explanations.md",
     "from-langchain.md",
     "index.md",
     "langchain.md",
@@ -29,6 +30,7 @@ PAGES = [
     "tutorial-langchain.md",
     "tutorial-llama-index.md",
     "weight-profiles.md",
+    "weights.md",
     "zh.md",
 ]
 PART = re.compile(r"^```python\n(?P<code>.*?)^```|^<!-- check: (?P<check>.*?) -->", re.S | re.M)

@@ -176,6 +176,16 @@ def calibrate(index: HybridIndex, folder: Path) -> None:
     print(report, one.difference, one.interval, one.sentence, json.dumps(report.to_dict()))
 
 
+def explained(engine: BGEM3, index: HybridIndex, folder: Path) -> None:
+    """Words that made a score."""
+    made = engine.explain("query", "document", weights="keyword", without="query")
+    print(made, made.parts["dense"], made.lexical[0].query.text, made.alignments[0].cosine)
+    made.save_html(folder / "why.html")
+    hit = index.search("query")[0]
+    print(index.explain("query", hit).to_dict(), index.explain_difference("query", hit, "id"))
+    print(engine.explain_difference("query", "a", "b").parts[0].difference)
+
+
 def search(engine: BGEM3, folder: Path) -> list[Hit]:
     """An index in memory and one in a folder."""
     index = HybridIndex(engine, MemoryStore(modes=["dense"]), modes=["dense"])
