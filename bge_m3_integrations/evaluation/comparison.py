@@ -50,20 +50,21 @@ class Comparison:
         first, second = self.a, self.b
         if first == second:
             first, second = f"the first {first}", f"the second {second}"
+        asked = "1 query" if self.queries == 1 else f"{self.queries:,} queries"
         low, high = sorted((abs(self.difference.low), abs(self.difference.high)))
         size = f"{abs(self.difference.mean):.3f}"
         if self.significant:
             better, worse = (second, first) if self.difference.mean > 0 else (first, second)
             return (
                 f"{better} is better than {worse} by {size} {self.metric}, interval {low:.3f} to "
-                f"{high:.3f} ({self.queries} queries, p = {self.p_value:.4f})"
+                f"{high:.3f} ({asked}, p = {self.p_value:.4f})"
             )
         inside = self.difference.low <= 0 <= self.difference.high
         verdict = "is within chance" if inside else "may be chance"
         return (
             f"The difference of {size} {self.metric} between {first} and {second} {verdict}: "
             f"interval {_signed(self.difference.low)} to {_signed(self.difference.high)} "
-            f"({self.queries} queries, p = {self.p_value:.3f})"
+            f"({asked}, p = {self.p_value:.3f})"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6576; --line: #dfe4ec; --back: #fff;
@@ -25,12 +27,16 @@ p { margin: .5rem 0; max-width: 46rem; }
 .facts b { color: var(--ink); font-weight: 600; overflow-wrap: anywhere; }
 .verdict { border-left: 4px solid var(--main); background: var(--card); padding: .8rem 1rem;
   margin: 1.4rem 0; border-radius: 0 .4rem .4rem 0; }
+.verdict p { max-width: none; }
 .scroll { overflow-x: auto; }
+.narrow { display: none; }
+@media (max-width: 40rem) { .wide { display: none; } .narrow { display: block; } }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem;
   width: 100%; }
 th, td { text-align: right; padding: .38rem .6rem; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9.2rem;
+  overflow-wrap: anywhere; }
 thead th { color: var(--soft); font-weight: 600; }
 tr.chosen td { font-weight: 650; }
 svg { width: 100%; height: auto; display: block; }
@@ -106,7 +112,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, chosen: int | N
 def bars(
     rows: Sequence[tuple[str, float, float, float]], *, chosen: Sequence[str], label: str
 ) -> str:
-    """Horizontal bars with intervals, as SVG.
+    """Horizontal bars with intervals, as SVG; narrow screens get one with the names above.
 
     Args:
         rows: Name, value, lower and upper end, none below 0.
@@ -116,16 +122,49 @@ def bars(
     Returns:
         The picture.
     """
-    top = max([1e-9, *(row[3] for row in rows)])
+    wide = _bars(rows, chosen, label, _Layout(760, 190, 620, 30, 6, (180, 16, "end", 24)))
+    narrow = _bars(rows, chosen, label, _Layout(380, 4, 222, 46, 22, (4, -4, "start", 44)))
+    return f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The places of a picture's parts, in its units.
+
+    Attributes:
+        width: Of the whole.
+        left: Start of the bars.
+        right: End of the bars.
+        row: Height of a row.
+        top: Height above the first bar.
+        name: Place of a bar's name, x and y from its top, its anchor, and its greatest length.
+    """
+
+    width: int
+    left: int
+    right: int
+    row: int
+    top: int
+    name: tuple[int, int, str, int]
+
+
+def _bars(
+    rows: Sequence[tuple[str, float, float, float]],
+    chosen: Sequence[str],
+    label: str,
+    layout: _Layout,
+) -> str:
+    left, right, height = layout.left, layout.right, layout.row * len(rows) + 34
+    top = max(row[3] for row in rows) or 1.0
     step = _step(top)
     end = step * math.ceil(top / step)
-    left, right, high = 190, 620, 30
-    height = high * len(rows) + 34
 
     def x(value: float) -> float:
         return left + (right - left) * value / end
 
-    parts = [f'<svg viewBox="0 0 760 {height}" role="img" aria-label="{escaped(label)}">']
+    parts = [
+        f'<svg viewBox="0 0 {layout.width} {height}" role="img" aria-label="{escaped(label)}">'
+    ]
     for tick in range(round(end / step) + 1):
         at = x(tick * step)
         parts.append(
@@ -133,12 +172,13 @@ def bars(
             f'<text class="axis" x="{at:.1f}" y="{height - 9}" text-anchor="middle">'
             f"{tick * step:g}</text>"
         )
+    at, below, anchor, length = layout.name
     for i, (name, value, low, upper) in enumerate(rows):
-        y, kind = 6 + i * high, "bar chosen" if name in chosen else "bar"
-        short = name if len(name) < 26 else f"{name[:24]}…"
+        y, kind = layout.top + i * layout.row, "bar chosen" if name in chosen else "bar"
         parts.append(
             f"<g><title>{escaped(name)}: {value:.4f}, 95 % interval {low:.4f} to {upper:.4f}"
-            f'</title><text x="{left - 10}" y="{y + 16}" text-anchor="end">{escaped(short)}</text>'
+            f'</title><text x="{at}" y="{y + below}" text-anchor="{anchor}">'
+            f"{escaped(_cut(name, length))}</text>"
             f'<rect class="{kind}" x="{left}" y="{y + 3}" width="{max(0.0, x(value) - left):.1f}" '
             f'height="18" rx="2"/><path class="whisker" fill="none" d="M{x(low):.1f} {y + 12}'
             f'H{x(upper):.1f}M{x(low):.1f} {y + 8}v8M{x(upper):.1f} {y + 8}v8"/>'
@@ -146,6 +186,16 @@ def bars(
             f'<tspan class="axis">{low:.3f} to {upper:.3f}</tspan></text></g>'
         )
     return "".join([*parts, "</svg>"])
+
+
+def _cut(text: str, width: int) -> str:
+    """A text that is no wider than so many Latin letters; Chinese ones count twice."""
+    used = 0
+    for i, letter in enumerate(text):
+        used += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if used > width:
+            return f"{text[:i]}…"
+    return text
 
 
 def _step(top: float) -> float:

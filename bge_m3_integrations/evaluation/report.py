@@ -99,7 +99,7 @@ def report(
     parts = [
         f"<h1>Search quality on {escaped(name)}</h1>",
         facts(about.items()),
-        "" if found is None else _verdict(found.comparison),
+        "" if found is None else _verdict(found.comparison, len(runs) - 1),
         f"<h2>{escaped(metrics[0])}, with 95 % intervals</h2>",
         picture,
         "<h2>All metrics</h2>",
@@ -117,20 +117,29 @@ def _queries(
     found: Contrast, queries: Mapping[str, str], documents: Mapping[str, str]
 ) -> list[str]:
     one, two = escaped(found.base.name), escaped(found.other.name)
-    return [
-        f"<h2>Queries that {two} wins over {one}</h2>",
-        *(_query(found, query, queries, documents) for query in found.wins),
-        f"<h2>Queries that {two} loses to {one}</h2>",
-        *(_query(found, query, queries, documents) for query in found.losses),
-    ]
+    parts = []
+    for head, held in (
+        (f"Queries that {two} wins over {one}", found.wins),
+        (f"Queries that {two} loses to {one}", found.losses),
+    ):
+        if held:
+            parts.append(f"<h2>{head}</h2>")
+            parts += [_query(found, query, queries, documents) for query in held]
+    return parts
 
 
-def _verdict(comparison: Comparison) -> str:
+def _verdict(comparison: Comparison, others: int) -> str:
     equal = comparison.queries - comparison.wins - comparison.losses
+    luck = (
+        f" It is the best of {others} on these very queries, so its lead is too good by some luck: "
+        "see it on others before you choose it."
+        if others > 1 and comparison.difference.mean > 0
+        else ""
+    )
     return (
         f'<div class="verdict"><p>{escaped(comparison)}.</p><p class="soft">'
-        f"{escaped(comparison.b)} is better on {comparison.wins} queries, worse on "
-        f"{comparison.losses}, equal on {equal}.</p></div>"
+        f"Queries on which {escaped(comparison.b)} is better: {comparison.wins}, worse: "
+        f"{comparison.losses}, equal: {equal}.{luck}</p></div>"
     )
 
 

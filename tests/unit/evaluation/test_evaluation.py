@@ -126,7 +126,7 @@ def test_a_table_a_dict_files_and_a_report(made: Evaluation, tmp_path: Path) -> 
     text = (tmp_path / "r.html").read_text("utf-8")
     assert "<script" not in text
     assert "http" not in text.replace("http-equiv", "")
-    assert text.count('class="bar') == len(made.runs)
+    assert text.count('class="bar') == 2 * len(made.runs)  # for wide screens and for narrow ones
     with pytest.raises(InputError, match=r"no run 'denes'; there are \['dense'"):
         made["denes"]
 
@@ -211,12 +211,28 @@ def test_files_of_runs_have_names_that_every_system_takes(made: Evaluation, tmp_
     assert [path.name for path in paths[:3]] == ["a-b.trec", "a-b-2.trec", "evil.trec"]
 
 
+def test_a_name_is_cut_by_its_width_in_the_picture(made: Evaluation, tmp_path: Path) -> None:
+    runs = [replace(made.runs[0], name=name) for name in ("权" * 40, "x" * 100)]
+    replace(made, runs=runs).save_report(tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text("utf-8")
+    for name in ("权" * 12, "x" * 24, "权" * 22, "x" * 44):  # of wide and narrow screens
+        assert f">{name}…</text>" in text
+
+
 def test_one_judged_query_has_all_outputs(engine: BGEM3, tmp_path: Path) -> None:
     found = evaluate(engine, dataset(1), progress=False)
     assert isinstance(found, Evaluation)
     found.save_report(tmp_path / "new" / "r.html")
     assert found.to_dict()["comparison"]["p_value"] == 1.0
-    assert "chance" in (tmp_path / "new" / "r.html").read_text("utf-8")
+    text = (tmp_path / "new" / "r.html").read_text("utf-8")
+    assert "(1 query, p = 1.000)" in text
+    none = replace(
+        found, metrics=["precision@1"], runs=[Run(n, {}, {}, found.scores.qrels) for n in "ab"]
+    )
+    none.save_report(tmp_path / "none.html")
+    text = (tmp_path / "none.html").read_text("utf-8")
+    assert "e-1" not in text  # an axis of billionths
+    assert "Queries that" not in text
 
 
 def test_a_run_of_another_tool_joins_the_report(made: Evaluation, tmp_path: Path) -> None:
