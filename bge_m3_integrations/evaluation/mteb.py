@@ -10,7 +10,9 @@ from bge_m3_integrations._internal.extras import require
 from bge_m3_integrations.core.filters import Ids
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.weighting import LEARNED
 from bge_m3_integrations.engine.engine import BGEM3
+from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.request import SearchOptions
 
@@ -28,9 +30,11 @@ class MTEBSearch:
         engine: Encodes.
         name: On the board: "organisation/model".
         revision: Of the model.
-        **options: Of `HybridIndex.search`, such as weights and candidates.
+        **options: Of `HybridIndex.search`, such as weights and candidates; weights="learned" learns
+            them from each corpus.
 
     Raises:
+        InputError: An option is unknown or malformed.
         MissingExtraError: mteb is not installed.
     """
 
@@ -43,11 +47,16 @@ class MTEBSearch:
         **options: Unpack[SearchOptions],
     ) -> None:
         require("mteb", extra="mteb")
+        if not isinstance(engine, BGEM3):
+            raise InputError(f"MTEBSearch takes a BGEM3, not {type(engine).__name__}")
         self._engine, self._options = engine, options
         folder = Path(engine.name).is_dir()
         self._name = name or (f"local/{Path(engine.name).name}" if folder else engine.name)
         self._revision = revision
         self._index = HybridIndex(engine)
+        self._learns = options.get("weights") == LEARNED
+        # a typo would else show after a whole corpus was encoded
+        self._index.score_candidates([], **options | ({"weights": None} if self._learns else {}))
 
     @property
     def mteb_model_meta(self) -> Any:
@@ -72,11 +81,10 @@ class MTEBSearch:
         del about
         self._index.close()
         self._index = HybridIndex(self._engine)
-        records = (
-            Record(str(row["id"]), f"{row.get('title') or ''} {row['text']}".strip())
-            for row in corpus
-        )
+        records = (_record(row) for row in corpus)
         self._index.add(records, progress=False)
+        if self._learns:
+            self._index.learn_weights(progress=False)
 
     def search(
         self,
@@ -96,16 +104,20 @@ class MTEBSearch:
 
         Returns:
             Scores by query and document.
+
+        Raises:
+            InputError: There is no corpus.
         """
         del about
+        if not len(self._index):
+            raise InputError("there is nothing to search: call index(corpus) first, as mteb does")
         rows = [(str(row["id"]), _text(row["text"])) for row in queries]
         options: Any = {**self._options, "limit": top_k}
         if top_ranked is not None:
-            given = {query: Ids(frozenset(top_ranked[query])) for query, _ in rows}
+            given = {query: Ids(frozenset(top_ranked.get(query, ()))) for query, _ in rows}
+            options |= {"exact": True, "candidates": None}
             return {
-                query: _scores(
-                    self._index.search(text, **options | {"exact": True, "where": given[query]})
-                )
+                query: _scores(self._index.search(text, **options | {"where": given[query]}))
                 for query, text in rows
             }
         found: dict[str, dict[str, float]] = {}
@@ -116,10 +128,19 @@ class MTEBSearch:
         return found
 
 
+def _record(row: Mapping[str, Any]) -> Record:
+    title = row.get("title") or ""
+    text = f"{title} {row['text'] or ''}".strip()
+    return Record(str(row["id"]), text, {"title": title} if title else {})
+
+
 def _scores(hits: Any) -> dict[str, float]:
     return {hit.id: hit.score for hit in hits}
 
 
 def _text(text: Any) -> str:
     """A query; a conversation, as some tasks have it, is its turns line by line."""
-    return text if isinstance(text, str) else "\n".join(map(str, text))
+    if isinstance(text, str):
+        return text
+    turns = (turn["content"] if isinstance(turn, Mapping) else turn for turn in text)
+    return "\n".join(map(str, turns))
