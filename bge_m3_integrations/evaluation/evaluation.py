@@ -203,6 +203,7 @@ def evaluate(
     if not data.records:
         raise InputError(f"the dataset {data.name} has no documents; give the index that has them")
     with HybridIndex(target) as index:
+        _weightings(index, weights)  # an error before a corpus is encoded
         index.add(data.records, progress=progress)
         return _evaluated(index, data, metrics, weights, **how)
 
@@ -220,10 +221,7 @@ def _evaluated(
 ) -> Evaluation:
     total = len(data.judged)
     depth = max(check_int("depth", depth), *map(metric_depth, metrics))
-    named = named_weightings(weights, usual=_usual(index))
-    for value in named.values():
-        if not callable(value):
-            index.weighting(value)  # an error before anything is encoded
+    named = _weightings(index, weights)
     looked: Any = {"depth": depth, "candidates": candidates, "exact": exact}
     with reporter(progress, label="evaluating", total=total) as tell:
         scores = score_candidates(index, data, tell=tell, **looked)
@@ -241,6 +239,15 @@ def _evaluated(
     }
     made = Evaluation(data.name, about, runs, tuple(metrics), data.queries, {}, scores)
     return replace(made, documents=_texts(index, made))
+
+
+def _weightings(index: HybridIndex, weights: Weightings) -> dict[str, WeightsLike]:
+    """All weightings to measure; an error where one stands for nothing, or not here."""
+    named = named_weightings(weights, usual=_usual(index))
+    for value in named.values():
+        if not callable(value):
+            index.weighting(value)
+    return named
 
 
 def _usual(index: HybridIndex) -> dict[str, WeightsLike]:

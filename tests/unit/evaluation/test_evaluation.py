@@ -321,6 +321,14 @@ def test_metrics_are_checked_before_anything_is_encoded(wrong: Any) -> None:
     assert not encoder.calls
 
 
+@pytest.mark.parametrize("wrong", [["nope"], ["learned"], [(0, 0, 0)], {"dense": (0, 1, 0)}])
+def test_weights_are_checked_before_a_corpus_is_encoded(wrong: Any) -> None:
+    encoder = FakeEncoder()
+    with pytest.raises(InputError, match=r"unknown weights|has none|positive|two weightings"):
+        evaluate(BGEM3(encoder), dataset(3), weights=wrong)
+    assert not encoder.calls
+
+
 def test_pairs_have_an_area_under_the_curve_for_each_mode(engine: BGEM3) -> None:
     questions = load_questions()[:20]
     texts = {record.id: record.text for record in RECORDS}
