@@ -21,7 +21,7 @@ from bge_m3_integrations.index.record_inputs import made_id
 T = TypeVar("T")
 
 SCORES_KEY = "bge_m3_scores"
-"""Where `with_scores` puts a hit's scores in the metadata."""
+"""Where `shown` puts a hit's scores in the metadata."""
 PAYLOAD_KEY: Final = "langchain"
 """Where the keys of dates stand in a record's payload."""
 _DATES: Final[Mapping[str, type[date]]] = {"date": date, "datetime": datetime}
@@ -66,18 +66,7 @@ def to_record(document: Document, *, record_id: str | None = None) -> Record:
 def to_records(
     documents: Iterable[Document], *, ids: Iterable[str | None] | None = None
 ) -> list[Record]:
-    """Documents as records; see `to_record`.
-
-    Args:
-        documents: Read to the end at once.
-        ids: One id per document, before the documents' own; None stands for no choice.
-
-    Returns:
-        One record per document, in order.
-
-    Raises:
-        InputError: There are more or fewer ids than documents.
-    """
+    """Documents as records, under their own ids where none is given for them; see `to_record`."""
     held = as_list(documents, "documents")
     chosen = [None] * len(held) if ids is None else same_length(held, ids, "ids")
     return [to_record(d, record_id=i) for d, i in zip(held, chosen, strict=True)]
@@ -110,17 +99,7 @@ def to_document(record: Record) -> Document:
 
 
 def document_filter(value: Any) -> Filter | None:
-    """Read a filter as LangChain's users write it.
-
-    Args:
-        value: A filter tree, a condition in dict form, a function over a `Document`, or None.
-
-    Returns:
-        The filter, or None for None; a function is asked about each record as a document.
-
-    Raises:
-        FilterError: The condition is malformed, or the value is none of these.
-    """
+    """Read a filter tree, a condition in dict form, or a function over a `Document`."""
     if callable(value) and not isinstance(value, Filter | Mapping):
         if inspect.iscoroutinefunction(value):
             raise FilterError(f"a filter cannot be awaited: give a plain function, not {value!r}")
@@ -141,19 +120,13 @@ class _OverDocument:
         return bool(answer)
 
 
-def with_scores(document: Document, hit: Hit) -> Document:
-    """A document whose metadata tells how it was found.
-
-    Args:
-        document: Stays as it is.
-        hit: Where its record was found.
-
-    Returns:
-        A new document; under `SCORES_KEY` is `Hit.score_details`, in place of a value that the
-        document's own metadata have there.
-    """
-    metadata = {**document.metadata, SCORES_KEY: hit.score_details}
-    return Document(id=document.id, page_content=document.page_content, metadata=metadata)
+def shown(hits: Sequence[Hit], *, scores: bool) -> list[Document]:
+    """The documents of hits; with scores, `SCORES_KEY` of their metadata is `Hit.score_details`."""
+    documents = [to_document(hit.record) for hit in hits]
+    if scores:
+        for document, hit in zip(documents, hits, strict=True):
+            document.metadata[SCORES_KEY] = hit.score_details
+    return documents
 
 
 def as_list(values: Iterable[T], name: str) -> list[T]:

@@ -34,17 +34,9 @@ def _made(given: dict[str, Any]) -> BGEM3:
 
 
 def engine_of(value: Any, *, name: str = "engine") -> BGEM3:
-    """The engine that a user gives, by itself or inside an index or adapter.
+    """The engine that a user gives, by itself or inside an index or adapter of this package.
 
-    Args:
-        value: An engine, an index, or an adapter of this package.
-        name: The argument's name.
-
-    Returns:
-        The engine.
-
-    Raises:
-        InputError: It is none of these; of another model's `Embeddings` it says where they go.
+    Of another model's `Embeddings`, the `InputError` says where they go.
     """
     if isinstance(value, Embeddings) and not isinstance(value, BGEM3Embeddings):
         raise InputError(

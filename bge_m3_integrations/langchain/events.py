@@ -18,13 +18,13 @@ PREFIX = "bge_m3."
 """Of the names: "bge_m3.encode", "bge_m3.find", "bge_m3.score", "bge_m3.rank"."""
 
 
-def listens(run: CallbackManagerForRetrieverRun | AsyncCallbackManagerForRetrieverRun) -> bool:
-    """Whether anybody hears custom events of this run."""
-    return any(not handler.ignore_custom_event for handler in run.inheritable_handlers)
-
-
-def observed(options: SearchOptions, stages: list[Stage], *, wanted: bool) -> SearchOptions:
-    """Return options of a search whose steps go to a list, if they are wanted."""
+def observed(
+    options: SearchOptions,
+    stages: list[Stage],
+    run: CallbackManagerForRetrieverRun | AsyncCallbackManagerForRetrieverRun,
+) -> SearchOptions:
+    """Return options of a search whose steps go to a list, if anybody hears of them in its run."""
+    wanted = any(not handler.ignore_custom_event for handler in run.inheritable_handlers)
     return {**options, "observe": stages.append} if wanted else options
 
 

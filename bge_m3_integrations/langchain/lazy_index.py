@@ -33,12 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig(IndexConfig):
-    """Options of a vector store's index: where its folder is, and how to open that.
-
-    Attributes:
-        path: A folder; None is memory, or the store that is given.
-        store: Keeps the documents.
-    """
+    """Options of a vector store's index: a folder and how to open it, or a store in its place."""
 
     path: str | Path | None = None
     store: Store | None = None
@@ -62,16 +57,12 @@ class StoreIndex:
     """The index of a vector store: one that the user holds, or one that is opened once.
 
     A folder that holds an index is checked and reserved at once, and opened when it is needed.
-    Thread-safe.
+    Arguments that contradict each other are an `InputError`. Thread-safe.
 
     Args:
         embedding: An engine or `BGEM3Embeddings`.
         index: An index that the user holds; it stays open.
         config: How to make one otherwise.
-
-    Raises:
-        InputError: The arguments contradict each other, or there are none.
-        StoreError: The folder cannot be used, or another process holds it.
     """
 
     def __init__(
@@ -82,9 +73,8 @@ class StoreIndex:
     ) -> None:
         self._engine = None if embedding is None else engine_of(embedding, name="embedding")
         _check(self._engine, index, config)
-        self._folder = None if config.path is None else as_folder(config.path)
+        self._folder = folder = None if config.path is None else as_folder(config.path)
         self._index, self._config = index, config
-        folder = self._folder
         self._reserved = None if folder is None else reserve(folder, self._engine, config)
         self._ours, self._closed = index is None, False
         self._lock = threading.Lock()
@@ -110,16 +100,9 @@ class StoreIndex:
             yield repr(self._engine)
 
     def get(self, *, begun: bool = False) -> HybridIndex:
-        """Return the index, opened by the first call.
+        """Return the index, always the same one, opened by the first call.
 
-        Args:
-            begun: It is to be searched, so a folder in which none has begun is an error.
-
-        Returns:
-            The same index every time.
-
-        Raises:
-            StoreError: The folder holds no index, or the store is closed.
+        `begun` says that it is to be searched, so a folder in which none has begun is an error.
         """
         with self._lock:
             if self._closed:
@@ -166,7 +149,7 @@ def _check(engine: BGEM3 | None, index: HybridIndex | None, config: StoreConfig)
 
 
 class IndexSource:
-    """An index that was given, or one in a folder that is opened when it is first used.
+    """A retriever's index: one that was given, or one in a folder, opened when it is first used.
 
     All copies of a retriever share it, so a retriever that is configured anew for each call opens
     nothing again. A folder is checked and reserved at once. Two are equal that stand for one
@@ -176,65 +159,29 @@ class IndexSource:
         index: The index; None for one in a folder.
         folder: The folder.
         store: A vector store whose index it is, which may not be open yet.
-        role: The name under which the engine is told the needs.
 
-    Raises:
-        StoreError: The folder holds no index, or another process holds it.
+    Attributes:
+        loaded: The index, if it is open.
+        prepared: The index, once its engine knows the modes that it will need.
     """
 
     def __init__(
         self,
         index: HybridIndex | None = None,
-        *,
         folder: Path | None = None,
         store: IndexLike | None = None,
-        role: str,
     ) -> None:
-        self._loaded = index
-        self._folder = folder
-        self._reserved = None if folder is None else reserve(folder, None, for_reading(folder))
-        self._store = store
-        self._role = role
-        self._lock = threading.Lock()
+        self.loaded = index
         self.prepared: HybridIndex | None = None
-
-    @classmethod
-    def from_value(cls, value: Any, *, role: str) -> Self | IndexSource:
-        """Read a user's index.
-
-        Args:
-            value: An index, a folder's path, an adapter over an index, or a source.
-            role: See `IndexSource`.
-
-        Returns:
-            The source.
-
-        Raises:
-            InputError: It is none of these.
-        """
-        if isinstance(value, IndexSource):
-            return value
-        if isinstance(value, HybridIndex):
-            return cls(value, role=role)
-        if isinstance(value, str | Path):
-            return cls(folder=as_folder(value, name="index"), role=role)
-        if has_index(value):
-            return cls(store=value, role=role)
-        raise InputError(
-            f"index must be a HybridIndex or the folder of one, not {type(value).__name__} "
-            f"{value!r}"
-        )
-
-    @property
-    def loaded(self) -> HybridIndex | None:
-        """The index, if it is open."""
-        return self._loaded
+        self._folder, self._store = folder, store
+        self._reserved = None if folder is None else reserve(folder, None, for_reading(folder))
+        self._lock = threading.Lock()
 
     @property
     def shown(self) -> object:
         """The index, the store or the folder, as part of a `repr`; nothing is opened."""
-        if self._loaded is not None:
-            return Verbatim(repr(self._loaded).removeprefix("HybridIndex(").removesuffix(")"))
+        if self.loaded is not None:
+            return Verbatim(repr(self.loaded).removeprefix("HybridIndex(").removesuffix(")"))
         return str(self._folder) if self._store is None else self._store
 
     @property
@@ -242,29 +189,22 @@ class IndexSource:
         """The index's folder; None in memory."""
         if self._folder is not None:
             return self._folder
-        return None if self._loaded is None else self._loaded.path
+        return None if self.loaded is None else self.loaded.path
 
     def index(self) -> HybridIndex:
-        """The index, opened by the first call.
-
-        Returns:
-            The same index every time.
-
-        Raises:
-            StoreError: The folder holds no index, or does not say by which model it was made.
-        """
+        """The index, always the same one, opened by the first call."""
         with self._lock:
-            if self._loaded is None and self._store is not None:
-                self._loaded = index_of(self._store)
-            if self._loaded is None:
-                self._loaded = _opened(cast(Path, self._folder))  # one of the three is there
-            return self._loaded
+            if self.loaded is None and self._store is not None:
+                self.loaded = index_of(self._store)
+            if self.loaded is None:
+                self.loaded = _opened(cast(Path, self._folder))  # one of the three is there
+            return self.loaded
 
     def prepare(self) -> HybridIndex:
         """The index, whose engine knows the modes that it will need; may read the model's files."""
         if self.prepared is None:
             index = self.index()
-            index.engine.declare(self._role, query=index.modes)
+            index.engine.declare("langchain.retriever", query=index.modes)
             self.prepared = index
         return self.prepared
 
@@ -272,10 +212,10 @@ class IndexSource:
     def serializable_path(self) -> Path | None:
         """The folder that stands for this index elsewhere; None where no folder says it all."""
         path = self.path if self._store is None else self.index().path
-        if path is None or self._loaded is None:
+        if path is None or self.loaded is None:
             return path
         note = _note(path)
-        mine = self._loaded.engine.options["query_instruction"]
+        mine = self.loaded.engine.options["query_instruction"]
         # two engines of one index may differ in it: elsewhere the index is opened as it was made
         return path if note is None or (note.query_instruction or "") == (mine or "") else None
 
@@ -289,7 +229,7 @@ class IndexSource:
                 "folder and make the retriever where it is needed: "
                 "BGEM3Retriever(index=HybridIndex.open(path, engine))"
             )
-        return _in_folder, (self.serializable_path, self._role)
+        return IndexSource, (None, self.serializable_path)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, IndexSource):
@@ -298,7 +238,7 @@ class IndexSource:
             return True
         if (path := self.path) is not None:
             return path == other.path
-        return self._loaded is not None and self._loaded is other._loaded
+        return self.loaded is not None and self.loaded is other.loaded
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -309,18 +249,25 @@ class IndexSource:
         return self
 
 
+def source_of(value: Any) -> IndexSource:
+    """Read a user's index: an index, a folder's path, an adapter over an index, or a source."""
+    if isinstance(value, IndexSource):
+        return value
+    if isinstance(value, HybridIndex):
+        return IndexSource(value)
+    if isinstance(value, str | Path):
+        return IndexSource(folder=as_folder(value, name="index"))
+    if has_index(value):
+        return IndexSource(store=value)
+    raise InputError(
+        f"index must be a HybridIndex or the folder of one, not {type(value).__name__} {value!r}"
+    )
+
+
 def searched(first: object, engine: EngineLike | None) -> object | None:
-    """Choose the index of a retriever among its arguments; None where neither is given.
+    """Choose the index of a retriever, for `source_of`; None where neither argument is given.
 
-    Args:
-        first: An index, a folder, an adapter, or an engine, for a new index in memory.
-        engine: An engine; beside an index, that of the index.
-
-    Returns:
-        A value for `IndexSource.from_value`.
-
-    Raises:
-        InputError: The engine is not the index's, or this is none of these.
+    The first one may be an engine, for a new index in memory; an engine beside an index is its own.
     """
     if first is None:
         return None if engine is None else HybridIndex(engine_of(engine))
@@ -333,10 +280,6 @@ def searched(first: object, engine: EngineLike | None) -> object | None:
             "leave engine out, or open a folder with it: HybridIndex.open(path, engine)"
         )
     return first
-
-
-def _in_folder(folder: Path, role: str) -> IndexSource:
-    return IndexSource(folder=folder, role=role)
 
 
 def _note(folder: Path) -> EncoderInfo | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, Unpack
 
@@ -28,7 +28,6 @@ from bge_m3_integrations._internal.progress import ProgressLike
 from bge_m3_integrations._internal.pydantic_fields import CheckedCopies, refuse_fields
 from bge_m3_integrations._internal.warn import in_thread
 from bge_m3_integrations.core.embeddings import Mode
-from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.core.thresholds import Percentile, Probability, threshold_of_json
 from bge_m3_integrations.core.weighting import WeightsLike, as_weights
 from bge_m3_integrations.engine.engine import BGEM3
@@ -40,13 +39,12 @@ from bge_m3_integrations.langchain.batches import BatchRetriever
 from bge_m3_integrations.langchain.documents import (
     dedupe_by_id,
     document_filter,
-    to_document,
+    shown,
     to_documents,
     to_records,
-    with_scores,
 )
 from bge_m3_integrations.langchain.embeddings import engine_of
-from bge_m3_integrations.langchain.events import atell, listens, observed, tell
+from bge_m3_integrations.langchain.events import atell, observed, tell
 from bge_m3_integrations.langchain.keywords import (
     CallOptions,
     DocumentFilter,
@@ -54,7 +52,7 @@ from bge_m3_integrations.langchain.keywords import (
     NewRetrieverOptions,
     RetrieverOptions,
 )
-from bge_m3_integrations.langchain.lazy_index import IndexSource, searched
+from bge_m3_integrations.langchain.lazy_index import IndexSource, searched, source_of
 from bge_m3_integrations.langchain.search_options import (
     call_options,
     checked_candidates,
@@ -64,19 +62,12 @@ from bge_m3_integrations.langchain.serialization import NotJsonError, as_json, c
 from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 from bge_m3_integrations.stores.base import Store
 
-_ROLE = "langchain.retriever"
-
 
 def _ranking_of(index: object) -> dict[str, Any]:
     """The ranking options of a vector store, as fields of a retriever over it; none of others."""
     if not isinstance(index, SearchingStore):
         return {}
-    own = {name: getattr(index._ranking, name) for name in ("weights", "candidates", "fusion")}
-    return {name: value for name, value in own.items() if value is not None}
-
-
-def _source(value: Any) -> IndexSource:
-    return IndexSource.from_value(value, role=_ROLE)
+    return {**index._ranking}
 
 
 @public_class
@@ -126,7 +117,7 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
         validate_assignment=True,
     )
 
-    source: Annotated[HybridIndex | str | Path | IndexSource, PlainValidator(_source)] = Field(
+    source: Annotated[HybridIndex | str | Path | IndexSource, PlainValidator(source_of)] = Field(
         alias="index", exclude=True, repr=False
     )
     k: int = Field(default=4, ge=1)
@@ -155,7 +146,7 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
 
     @model_validator(mode="after")
     def _known_weights(self) -> Self:
-        source = _source(self.source)
+        source = source_of(self.source)
         if (folder := source.path) is not None or source.loaded is not None:
             check_name(self.weights, folder or getattr(source.loaded, "path", None))
         return self
@@ -163,14 +154,14 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
     @property
     def index(self) -> HybridIndex:
         """The index that is searched; the first access opens a folder."""
-        return _source(self.source).index()
+        return source_of(self.source).index()
 
     @index.setter
     def index(self, value: HybridIndex | str | Path) -> None:
         self.source = value
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        yield None, _source(self.source).shown
+        yield None, source_of(self.source).shown
         yield from ((n, v) for n, v in super().__repr_args__() if n in self.model_fields_set)
 
     @classmethod
@@ -185,7 +176,7 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
             return made
         try:
             made["kwargs"] |= as_json(
-                _source(self.source),
+                source_of(self.source),
                 weights=self.weights,
                 where=document_filter(self.filter),
                 fusion=checked_fusion(self.fusion),
@@ -224,7 +215,7 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
             The retriever; its `index` takes further documents.
         """
         retriever = cls(index=HybridIndex(engine_of(engine), store), **options)
-        index = _source(retriever.source).prepare()  # so the memo may keep these modes
+        index = source_of(retriever.source).prepare()  # so the memo may keep these modes
         records = dedupe_by_id(to_records(documents, ids=ids))
         index.add(records, batch_size=batch_size, progress=progress)
         return retriever
@@ -262,10 +253,10 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
         **call: Unpack[CallOptions],
     ) -> list[Document]:
         options, stages = self._options(call), list[Stage]()
-        index = _source(self.source).prepare()
-        hits = index.search(query, **observed(options, stages, wanted=listens(run_manager)))
+        index = source_of(self.source).prepare()
+        hits = index.search(query, **observed(options, stages, run_manager))
         tell(stages, run_manager)
-        return self._documents(hits)
+        return shown(hits, scores=self.include_scores)
 
     async def _aget_relevant_documents(
         self,
@@ -275,17 +266,16 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
         **call: Unpack[CallOptions],
     ) -> list[Document]:
         options, stages = self._options(call), list[Stage]()
-        source = _source(self.source)
+        source = source_of(self.source)
         index = source.prepared
         if index is None:  # it may read files
             index = await in_thread(source.prepare)
-        wanted = listens(run_manager)
-        hits = await index.asearch(query, **observed(options, stages, wanted=wanted))
+        hits = await index.asearch(query, **observed(options, stages, run_manager))
         await atell(stages, run_manager)
-        return self._documents(hits)
+        return shown(hits, scores=self.include_scores)
 
     def _searched(self) -> HybridIndex:
-        return _source(self.source).prepare()
+        return source_of(self.source).prepare()
 
     def _options(self, call: CallOptions) -> SearchOptions:
         usual = SearchOptions(
@@ -300,15 +290,9 @@ class BGEM3Retriever(CheckedCopies, BatchRetriever):
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)
-        index = _source(self.source).loaded
+        index = source_of(self.source).loaded
         params["ls_embedding_provider"] = BGEM3.__name__
         if index is not None:  # no trace opens a folder
             params["ls_vector_store_provider"] = type(index.store).__name__
             params["ls_embedding_model"] = index.engine.name
         return params
-
-    def _documents(self, hits: Sequence[Hit]) -> list[Document]:
-        documents = [to_document(hit.record) for hit in hits]
-        if not self.include_scores:
-            return documents
-        return [with_scores(d, hit) for d, hit in zip(documents, hits, strict=True)]

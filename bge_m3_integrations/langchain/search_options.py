@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import numpy as np
 
@@ -37,38 +37,8 @@ _LOOKED_UP: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class RankingDefaults:
-    """A store's ranking where a call says nothing; see `HybridIndex.search`.
-
-    Attributes:
-        weights: How much each mode counts.
-        candidates: How many documents each mode looks up.
-        fusion: How scores become one ranking value.
-    """
-
-    weights: WeightsLike | None = None
-    candidates: Mapping[Mode, int] | None = None
-    fusion: Fusion | None = None
-
-    @classmethod
-    def from_options(cls, given: RankingOptions) -> Self:
-        """Check the weights, candidates and fusion that a store's constructor was given."""
-        return cls(
-            as_weights(given.get("weights")),
-            checked_candidates(given.get("candidates")),
-            checked_fusion(given.get("fusion")),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class MmrParams:
-    """Parameters of a search by maximal marginal relevance.
-
-    Attributes:
-        k: Most documents chosen.
-        fetch_k: How many of the best to choose from.
-        lambda_mult: How much relevance counts, from 0 to 1.
-    """
+    """The numbers of a search by maximal marginal relevance; `lambda_mult` is relevance's share."""
 
     k: int
     fetch_k: int
@@ -85,47 +55,32 @@ class MmrParams:
         )
 
 
-def search_options(given: SearchKeywords, k: int, ranking: RankingDefaults) -> SearchOptions:
-    """The options of a search by the store's weights, or the call's.
+def ranking_options(given: RankingOptions) -> SearchOptions:
+    """The checked weights, candidates and fusion among a caller's keywords, without any None."""
+    own = {
+        "weights": as_weights(given.get("weights")),
+        "candidates": checked_candidates(given.get("candidates")),
+        "fusion": checked_fusion(given.get("fusion")),
+    }
+    return cast(SearchOptions, {name: value for name, value in own.items() if value is not None})
 
-    Args:
-        given: The keywords of the call; None stands for the store's own.
-        k: Most documents.
-        ranking: The store's.
 
-    Returns:
-        Options for the index.
-
-    Raises:
-        InputError: An unknown keyword or fusion, or a number out of range.
-        FilterError: A malformed filter.
-    """
+def search_options(given: SearchKeywords, k: int, ranking: SearchOptions) -> SearchOptions:
+    """The options of a search by a call's keywords, where it names none by the store's ranking."""
     refuse_unknown(given, SearchKeywords)
-    own = RankingDefaults.from_options(given)
-    return SearchOptions(
-        limit=check_int("k", k),
-        where=document_filter(given.get("filter")),
-        weights=ranking.weights if own.weights is None else own.weights,
-        candidates=ranking.candidates if own.candidates is None else own.candidates,
-        fusion=ranking.fusion if own.fusion is None else own.fusion,
-        score_threshold=given.get("score_threshold"),
-    )
+    return {
+        **ranking,
+        **ranking_options(given),
+        "limit": check_int("k", k),
+        "where": document_filter(given.get("filter")),
+        "score_threshold": given.get("score_threshold"),
+    }
 
 
 def mode_options(given: AnySearch, mode: Mode, index: HybridIndex) -> SearchOptions:
     """The options of a search by one mode alone: it looks up, and its score is the ranking value.
 
-    Args:
-        given: The keywords of the call, `k` among them.
-        mode: The mode.
-        index: The index.
-
-    Returns:
-        Options for the index.
-
-    Raises:
-        InputError: An unknown keyword, or weights.
-        FilterError: A malformed filter.
+    The keywords may have `k` among them, but no weights.
     """
     if given.get("weights") is not None:
         raise InputError(
@@ -136,58 +91,28 @@ def mode_options(given: AnySearch, mode: Mode, index: HybridIndex) -> SearchOpti
     found = {mode: _LOOKED_UP} if mode in index.store.capabilities.find else None
     keywords = given.copy()
     k = keywords.pop("k", 4)
-    return search_options(keywords, k, RankingDefaults(Weights.only(mode), found))
+    return search_options(keywords, k, {"weights": Weights.only(mode), "candidates": found})
 
 
 def vector_options(given: VectorKeywords, k: int) -> SearchOptions:
-    """The options of a search by a dense vector.
-
-    Args:
-        given: The keywords of the call.
-        k: Most documents.
-
-    Returns:
-        Options for the index.
-
-    Raises:
-        InputError: An unknown keyword.
-        FilterError: A malformed filter.
-    """
+    """The options of a search by a dense vector."""
     refuse_unknown(given, VectorKeywords)
-    dense = RankingDefaults(Weights.only("dense"), {"dense": _LOOKED_UP})
-    keywords = SearchKeywords(
-        filter=given.get("filter"), score_threshold=given.get("score_threshold")
-    )
-    return search_options(keywords, k, dense)
+    dense: SearchOptions = {
+        "weights": Weights.only("dense"),
+        "candidates": {"dense": _LOOKED_UP},
+    }
+    return search_options(cast(SearchKeywords, given), k, dense)
 
 
 def refuse_unknown(given: Mapping[str, Any], options: type[Any]) -> None:
-    """Raise `KeywordError` for a keyword that a typed dict lacks; it names the one that was meant.
-
-    Args:
-        given: The keywords of a call.
-        options: `SearchKeywords` or another one of `keywords`.
-
-    Raises:
-        KeywordError: There is an unknown one.
-    """
+    """Raise `KeywordError` for keywords that a typed dict lacks, with the names that were meant."""
     known = options.__annotations__
     if unknown := sorted(given.keys() - known.keys()):
         refuse(unknown, dict.fromkeys(["k", *known]))
 
 
 def vector_batch(vector: Sequence[float]) -> EmbeddingBatch:
-    """A dense vector as a query; brought to norm 1, as the documents' are.
-
-    Args:
-        vector: `(dim,)` numbers.
-
-    Returns:
-        A batch of one.
-
-    Raises:
-        InputError: It is zero, not finite, or no vector.
-    """
+    """A dense vector, `(dim,)`, as a query of norm 1; `InputError` where it has no direction."""
     try:
         row = np.asarray(vector, np.float64)  # squares of large float32 would overflow
     except (TypeError, ValueError):
@@ -200,23 +125,8 @@ def vector_batch(vector: Sequence[float]) -> EmbeddingBatch:
 
 
 def call_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
-    """The options of a search.
-
-    Args:
-        usual: The retriever's own.
-        call: The options of one call; None leaves the retriever's own.
-
-    Returns:
-        New options.
-
-    Raises:
-        KeywordError: The call has an unknown option.
-        InputError: A number is out of range, or its weights and modes contradict each other or are
-            malformed.
-        FilterError: Its filter is malformed.
-    """
-    if unknown := call.keys() - CallOptions.__annotations__.keys():
-        refuse(sorted(unknown), list(CallOptions.__annotations__))
+    """A retriever's usual options of a search with those of one call, where they are not None."""
+    refuse_unknown(call, CallOptions)
     options = usual.copy()
     if (limit := call.get("k")) is not None:
         options["limit"] = check_int("k", limit)
@@ -227,28 +137,15 @@ def call_options(usual: SearchOptions, call: CallOptions) -> SearchOptions:
     if (weights := as_weights(call.get("weights"))) is not None:
         options["weights"] = weights
     if (modes := call.get("modes")) is not None:
-        options["weights"] = weights_among(modes, weights, as_weights(usual.get("weights")))
+        options["weights"] = _weights_among(modes, weights, usual.get("weights"))
         options["candidates"] = candidates_among(modes, usual.get("candidates"))
     return options
 
 
-def weights_among(
+def _weights_among(
     modes: Modes | Mode, weights: WeightsLike | None, usual: WeightsLike | None
 ) -> Weights:
-    """The weights of a call that names its modes.
-
-    Args:
-        modes: The only modes that count.
-        weights: The weights of the same call.
-        usual: Those of the retriever, taken where the call has none.
-
-    Returns:
-        Weights of these modes alone.
-
-    Raises:
-        InputError: The call's weights count another mode, no mode is left, or what is left of a
-            profile or a function is not known.
-    """
+    """The weights of a call that names its modes: its own, or what the usual ones leave these."""
     wanted = as_modes(modes)
     if weights is None:
         return (Weights() if usual is None else _numbers(usual, wanted)).restricted(wanted)
@@ -279,12 +176,7 @@ def candidates_among(
 ) -> Mapping[Mode, int] | None:
     """The lookups of a call that names its modes: by these alone, where any of them looks up.
 
-    Args:
-        modes: The only modes that count.
-        usual: The retriever's lookups; None is the index's own.
-
-    Returns:
-        The lookups; token vectors alone rank what the usual lookups find.
+    Token vectors alone rank what the usual lookups find, of which None are the index's own.
     """
     wanted = as_modes(modes)
     counts = USUAL_CANDIDATES if usual is None else usual
@@ -292,16 +184,9 @@ def candidates_among(
 
 
 def checked_candidates(value: Any) -> Mapping[Mode, int] | None:
-    """Check the number of documents that each mode looks up; return a mapping of its own.
+    """Check how many documents each mode looks up, and copy that; None stays None.
 
-    Args:
-        value: A mapping of modes to numbers, or None.
-
-    Returns:
-        A copy, or None for None; whether an index can look up by these modes is its own to say.
-
-    Raises:
-        InputError: It is no mapping of modes to whole numbers.
+    Whether an index can look up by these modes is its own to say.
     """
     if value is None:
         return None
@@ -314,28 +199,16 @@ def checked_candidates(value: Any) -> Mapping[Mode, int] | None:
 
 
 def checked_fusion(value: Any) -> Fusion | None:
-    """Read a fusion in any of its forms.
-
-    Args:
-        value: A fusion; the name of one of this package's; a mapping of "name" and its
-            parameters, such as `{"name": "reciprocal_rank", "k": 10}`; or None.
-
-    Returns:
-        The fusion, or None for None.
-
-    Raises:
-        InputError: An unknown name or parameter, or no fusion.
-    """
-    if value is None or isinstance(value, str | Mapping):
-        return (
-            None if value is None else _named({"name": value} if isinstance(value, str) else value)
-        )
-    if not isinstance(value, Fusion):
+    """Read a fusion, the name of one, or a form such as `{"name": "reciprocal_rank", "k": 10}`."""
+    form = {"name": value} if isinstance(value, str) else value
+    if isinstance(form, Mapping):
+        return _named(form)
+    if form is not None and not isinstance(form, Fusion):
         raise InputError(
             f"fusion must be one of {list(FUSIONS)}, or have name, rank_values and max_score; not "
             f"{value!r}"
         )
-    return value
+    return form
 
 
 def _named(form: Mapping[str, Any]) -> Fusion:

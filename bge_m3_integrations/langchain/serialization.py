@@ -28,21 +28,10 @@ def as_json(
     fusion: Fusion | None,
     threshold: Threshold | None = None,
 ) -> dict[str, Any]:
-    """The fields that need another form, by the names that the constructor knows.
+    """The fields that need another form, by the names that the constructor knows; None is left out.
 
-    Args:
-        source: Becomes its folder.
-        weights: Become a mapping of the three modes; a name stays one.
-        where: Becomes its dict form.
-        fusion: Becomes a mapping of its name and parameters.
-        threshold: On a calibrated scale it becomes a mapping of its kind and value.
-
-    Returns:
-        JSON values; None is left out.
-
-    Raises:
-        NotJsonError: The index is in memory, its engine does what no manifest notes, the filter
-            holds a function or ids, or the fusion is a user's own.
+    `NotJsonError` for an index in memory or an engine that does what no manifest notes, for a
+    filter that holds a function or ids, and for weights or a fusion of a user's own.
     """
     forms = {
         "index": _folder(source),
@@ -63,16 +52,9 @@ def check_json(values: Mapping[str, Any]) -> None:
 
 
 def filter_as_json(where: Filter) -> dict[str, Any]:
-    """The dict form of a filter: `filters.parse` reads an equal filter from it.
+    """The dict form of a filter, as JSON values: `filters.parse` reads an equal filter from it.
 
-    Args:
-        where: The filter.
-
-    Returns:
-        Nested dicts, lists and JSON values.
-
-    Raises:
-        NotJsonError: It holds a function or ids, or a key that the dict form reads as an operator.
+    A function, ids, or a key that the dict form reads as an operator is a `NotJsonError`.
     """
     form = _condition(where)
     try:

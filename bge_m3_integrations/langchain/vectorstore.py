@@ -44,9 +44,7 @@ from bge_m3_integrations.langchain.keywords import (
     StoreRetrieverOptions,
 )
 from bge_m3_integrations.langchain.lazy_index import StoreConfig, StoreIndex
-from bge_m3_integrations.langchain.search_options import (
-    RankingDefaults,
-)
+from bge_m3_integrations.langchain.search_options import ranking_options
 from bge_m3_integrations.langchain.vectorstore_retriever import BGEM3VectorStoreRetriever
 from bge_m3_integrations.langchain.vectorstore_search import SearchingStore
 
@@ -106,8 +104,8 @@ class BGEM3VectorStore(SearchingStore):
     ) -> None:
         encodes, held = _parted(embedding, options.get("engine"), options.get("index"))
         self._opening = StoreIndex(encodes, held, StoreConfig.from_options(options))
-        self._ranking = RankingDefaults.from_options(options)
-        check_name(self._ranking.weights, self._opening.folder)
+        self._ranking = ranking_options(options)
+        check_name(self._ranking.get("weights"), self._opening.folder)
         self._embeddings = encodes if isinstance(encodes, BGEM3Embeddings) else None
         self._ready: HybridIndex | None = None
 

@@ -21,7 +21,8 @@ from bge_m3_integrations.core.records import Hit, relevance
 from bge_m3_integrations.core.thresholds import Percentile, Probability
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.index import HybridIndex
-from bge_m3_integrations.langchain.documents import to_document, with_scores
+from bge_m3_integrations.index.request import SearchOptions
+from bge_m3_integrations.langchain.documents import shown
 from bge_m3_integrations.langchain.keywords import (
     SEARCH_TYPES,
     AnySearch,
@@ -31,7 +32,6 @@ from bge_m3_integrations.langchain.keywords import (
 )
 from bge_m3_integrations.langchain.search_options import (
     MmrParams,
-    RankingDefaults,
     mode_options,
     search_options,
     vector_batch,
@@ -43,7 +43,7 @@ from bge_m3_integrations.langchain.search_options import (
 class SearchingStore(VectorStore, metaclass=HintingMeta):
     """All that LangChain asks of a store for reading by query; a subclass has the index."""
 
-    _ranking: RankingDefaults
+    _ranking: SearchOptions
 
     @abstractmethod
     def _index(self) -> HybridIndex:
@@ -238,8 +238,8 @@ class SearchingStore(VectorStore, metaclass=HintingMeta):
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """`Hit.relevance` of the store's own ranking; searches use that of the call's."""
-        profile = self._index().weighting(self._ranking.weights)
-        fusion = self._ranking.fusion or profile.fusion or WeightedSum()
+        profile = self._index().weighting(self._ranking.get("weights"))
+        fusion = self._ranking.get("fusion") or profile.fusion or WeightedSum()
         max_score = fusion.max_score(profile.weights)
         return lambda score: relevance(score, max_score)
 
@@ -290,10 +290,7 @@ def _checked_type(search_type: str) -> SearchType:
 
 
 def _shown(hits: Sequence[Hit], given: Mapping[str, Any]) -> list[Document]:
-    documents = [to_document(hit.record) for hit in hits]
-    if not given.get("include_scores"):
-        return documents
-    return [with_scores(document, hit) for document, hit in zip(documents, hits, strict=True)]
+    return shown(hits, scores=bool(given.get("include_scores")))
 
 
 def _scored(hits: Sequence[Hit], given: Mapping[str, Any]) -> list[tuple[Document, float]]:
