@@ -121,13 +121,13 @@ def tune(
         made = tune_pairs(target, data)
     else:
         made = run(indexed(target, data), data, metric=metric)
-        if report is not None:
-            made.save_report(report)
+    print_result(made, as_json=as_json)  # first: a folder may turn out to be read-only
+    if report is not None:
+        made.save_report(report)
     if place is not None:
         from bge_m3_integrations.core.profile_file import save_profile
 
         save_profile(made.profile(name), place)
-    print_result(made, as_json=as_json)
 
 
 def _saved_as(save: str | None) -> tuple[str | None, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bge_m3_integrations.core.records import text_hash
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.datasets import Dataset, first_of, table_rows
 
@@ -31,7 +33,7 @@ def load_clicks(path: str | Path, *, least: int = 1) -> Dataset:
     Raises:
         InputError: A row is malformed; the message has file, line and fix.
     """
-    place = Path(path).expanduser()
+    place, least = Path(path).expanduser(), check_int("least", least)
     if not place.is_file():
         raise InputError(f"there is no click log at {place}")
     clicks: dict[str, dict[str, float]] = {}
@@ -40,23 +42,21 @@ def load_clicks(path: str | Path, *, least: int = 1) -> Dataset:
     for number, row in table_rows(place):
         where = f"{place}, line {number}"
         query, document, count = (first_of(row, names) for names in (_QUERY, _DOCUMENT, _CLICKS))
-        try:
-            times = float(count)
-        except (TypeError, ValueError):
-            times = -1.0
+        times = _times(count)
         if (
             not isinstance(query, str)
             or not query.strip()
-            or document in (None, "")
-            or not times >= 0
+            or not isinstance(document, str | int)
+            or document == ""
+            or times is None
         ):
             raise InputError(
                 f"{where}: expected a query under one of {list(_QUERY)}, a document id under one "
                 f"of {list(_DOCUMENT)} and a number of clicks under one of {list(_CLICKS)}; "
                 f"there are {dict(list(row.items())[:4])}"
             )
-        key = text_hash(query)[:16]
-        queries[key] = query
+        key = text_hash(query.strip())[:16]
+        queries[key] = query.strip()
         held = clicks.setdefault(key, {})
         held[str(document)] = held.get(str(document), 0.0) + times
         source.setdefault((key, str(document)), where)
@@ -65,3 +65,12 @@ def load_clicks(path: str | Path, *, least: int = 1) -> Dataset:
         for query, held in clicks.items()
     }
     return Dataset(place.name, queries, qrels, (), source)
+
+
+def _times(count: Any) -> float | None:
+    """A number of clicks, or yes and no as table programs write them; None for anything else."""
+    try:
+        times = float({"true": 1, "false": 0}.get(str(count).strip().lower(), count))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return times if 0 <= times < math.inf else None

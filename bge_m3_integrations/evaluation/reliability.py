@@ -9,6 +9,7 @@ from bge_m3_integrations._internal.keywords import public_function
 from bge_m3_integrations.core.calibration import Calibration
 from bge_m3_integrations.core.calibration_parts import Relevance
 from bge_m3_integrations.core.thresholds import BANDS
+from bge_m3_integrations.evaluation.files import write_file
 from bge_m3_integrations.evaluation.page import escaped, page, table
 
 _SIDE: Final = 300
@@ -28,7 +29,7 @@ def save_calibration_report(calibration: Calibration, path: str | Path) -> None:
     """
     name = f"Calibration of {calibration.measured.collection}"
     body = f"<h1>{escaped(name)}</h1>{reliability(calibration)}"
-    Path(path).expanduser().write_text(page(name, body), "utf-8")
+    write_file(path, page(name, body))
 
 
 def reliability(calibration: Calibration) -> str:

@@ -21,6 +21,7 @@ from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.evaluation.candidates import CandidateScores, score_candidates
 from bge_m3_integrations.evaluation.comparison import Comparison, compare_values
 from bge_m3_integrations.evaluation.datasets import Dataset
+from bge_m3_integrations.evaluation.files import write_file
 from bge_m3_integrations.index.index import HybridIndex
 from bge_m3_integrations.index.learning.curve import STEPS, simplex
 
@@ -154,7 +155,7 @@ class Tuning:
             comparisons=[c for c in (self.against_default, self.against_learned) if c is not None],
             title=f"Weights tuned on {self.name}",
         )
-        Path(path).expanduser().write_text(text, "utf-8")
+        write_file(path, text)
 
 
 @dataclass(frozen=True, eq=False)

@@ -181,6 +181,10 @@ def test_labelled_pairs_are_tuned_by_their_auc(index: HybridIndex) -> None:
             '{"q": "cats", "id": "a", "click": 2}\n{"q": "cats", "id": "b", "click": true}\n'
             '{"q": "dogs", "id": "b", "click": false}\n',
         ),
+        (
+            "d.csv",
+            "query,document_id,clicked\ncats,a,True\n cats ,a,TRUE\ncats,b,true\ndogs,b,False\n",
+        ),
     ],
 )
 def test_a_click_log_is_a_dataset(tmp_path: Path, name: str, text: str) -> None:
@@ -204,6 +208,8 @@ def test_a_click_log_is_a_dataset(tmp_path: Path, name: str, text: str) -> None:
         ("query,document_id,clicks\ncats,,1\n", r"line 2: expected"),
         ("query,document_id,clicks\ncats,a,-1\n", r"line 2: expected"),
         ("query,document_id,clicks\ncats,a,nan\n", r"line 2: expected"),
+        ("query,document_id,clicks\ncats,a,inf\n", r"line 2: expected"),
+        ("query,document_id,clicks\ncats,a, b,1\n", r"line 2: 4 cells under 3 names"),
         ("query,document_id,clicks\ncats,a,0\n", r"no query with a relevant document"),
         ("", r"has no queries"),
     ],
@@ -214,6 +220,16 @@ def test_a_malformed_click_log_is_an_error_with_file_line_and_fix(
     (tmp_path / "c.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         load_clicks(tmp_path / "c.csv")
+
+
+def test_a_click_log_in_json_and_the_least_number_are_checked(tmp_path: Path) -> None:
+    for row in ('"id": [5], "clicks": 1', '"id": 5, "clicks": 1' + "0" * 400):
+        (tmp_path / "c.jsonl").write_text(f'{{"q": "cats", {row}}}\n')
+        with pytest.raises(InputError, match=r"line 1: expected a query"):
+            load_clicks(tmp_path / "c.jsonl")
+    (tmp_path / "c.jsonl").write_text('{"q": "cats", "id": 5, "clicks": 1}\n')
+    with pytest.raises(InputError, match="least must be a whole number of at least 1"):
+        load_clicks(tmp_path / "c.jsonl", least=0)
 
 
 def test_the_command_tunes_and_writes_a_profile(tmp_path: Path) -> None:
