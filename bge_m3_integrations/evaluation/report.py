@@ -10,6 +10,7 @@ from bge_m3_integrations.evaluation.page import bars, escaped, facts, page, tabl
 from bge_m3_integrations.evaluation.runs import Run
 
 _LENGTH = 220
+_QUERY = 400
 _SHOWN = 8
 _DOCUMENTS = 3
 
@@ -104,9 +105,8 @@ def report(
         picture,
         "<h2>All metrics</h2>",
         table(["", *metrics], cells, chosen=[row[0] for row in cells].index(best)),
-        '<p class="soft">Means over all queries that have a relevant document. Intervals are '
-        "bootstrapped over queries (BCa). Where two of them overlap, only the paired comparison "
-        "tells.</p>",
+        '<p class="soft">Means over all queries that have a relevant document, with 95 % '
+        "intervals over queries. Where two intervals overlap, only the paired comparison tells.</p>",
     ]
     if found is not None:
         parts += _queries(found, queries, documents)
@@ -149,7 +149,7 @@ def _query(
     left, right = (run.values(found.metric)[query] for run in (found.base, found.other))
     change = right - left
     return (
-        f"<details><summary><span>{escaped(queries[query])}</span>"
+        f'<details><summary><span dir="auto">{escaped(_cut(queries[query], _QUERY))}</span>'
         f'<span class="delta {"good" if change > 0 else "bad"}">{change:+.3f}</span></summary>'
         f'<div class="pair">{_ranking(found.base, found.metric, query, documents)}'
         f"{_ranking(found.other, found.metric, query, documents)}</div></details>"
@@ -160,10 +160,16 @@ def _ranking(run: Run, metric: str, query: str, documents: Mapping[str, str]) ->
     items = []
     for document in run.rankings.get(query, ())[:_DOCUMENTS]:
         text = documents.get(document, "")
-        short = text if len(text) <= _LENGTH else f"{text[:_LENGTH]}…"
         grade = run.qrels[query].get(document, 0)
         mark = f'<span class="grade">✓ grade {grade}</span> ' if grade > 0 else ""
-        items.append(f"<li>{mark}<small>{escaped(document)}</small> {escaped(short)}</li>")
+        short = escaped(_cut(text, _LENGTH))
+        items.append(
+            f'<li>{mark}<small>{escaped(document)}</small> <span dir="auto">{short}</span></li>'
+        )
     value = run.values(metric)[query]
     head = f"{escaped(run.name)} <small>{escaped(metric)} {value:.3f}</small>"
     return f"<div><h3>{head}</h3><ol>{''.join(items) or '<li>nothing found</li>'}</ol></div>"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"

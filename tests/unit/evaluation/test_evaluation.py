@@ -211,6 +211,16 @@ def test_files_of_runs_have_names_that_every_system_takes(made: Evaluation, tmp_
     assert [path.name for path in paths[:3]] == ["a-b.trec", "a-b-2.trec", "evil.trec"]
 
 
+def test_a_report_shows_the_start_of_long_queries_in_their_own_direction(
+    made: Evaluation, tmp_path: Path
+) -> None:
+    long = replace(made, queries=dict.fromkeys(made.queries, "ما " * 5_000))
+    long.save_report(tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert text.count('<summary><span dir="auto">ما ما') >= 1
+    assert len(text) < 100_000
+
+
 def test_a_name_is_cut_by_its_width_in_the_picture(made: Evaluation, tmp_path: Path) -> None:
     runs = [replace(made.runs[0], name=name) for name in ("权" * 40, "x" * 100)]
     replace(made, runs=runs).save_report(tmp_path / "r.html")
