@@ -106,7 +106,7 @@ def report(
         "<h2>All metrics</h2>",
         table(["", *metrics], cells, chosen=[row[0] for row in cells].index(best)),
         '<p class="soft">Means over all queries that have a relevant document, with 95 % '
-        "intervals over queries. Where two intervals overlap, only the paired comparison tells.</p>",
+        "intervals over queries. Where two overlap, only the paired comparison tells.</p>",
     ]
     if found is not None:
         parts += _queries(found, queries, documents)
