@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bge_m3_integrations.core.fusion import ReciprocalRank, ScaledSum, WeightedSum
     from bge_m3_integrations.core.profile_file import read_profiles, save_profile
     from bge_m3_integrations.core.records import Hit, Record
+    from bge_m3_integrations.core.router import QueryRouter
     from bge_m3_integrations.core.scores import PRESETS, Ranked, Scores, Weights
     from bge_m3_integrations.core.thresholds import BANDS, Band, Percentile, Probability, band
     from bge_m3_integrations.core.weighting import MeasuredOn, WeightProfile
@@ -47,6 +48,7 @@ _HOMES = {
     "core.fusion": ["ReciprocalRank", "ScaledSum", "WeightedSum"],
     "core.records": ["Hit", "Record"],
     "core.profile_file": ["read_profiles", "save_profile"],
+    "core.router": ["QueryRouter"],
     "core.scores": ["PRESETS", "Ranked", "Scores", "Weights"],
     "core.thresholds": ["BANDS", "Band", "Percentile", "Probability", "band"],
     "core.weighting": ["MeasuredOn", "WeightProfile"],
@@ -103,6 +105,7 @@ __all__ = [
     "Percentile",
     "PoolingWarning",
     "Probability",
+    "QueryRouter",
     "Ranked",
     "ReciprocalRank",
     "Record",

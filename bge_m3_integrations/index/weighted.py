@@ -14,7 +14,8 @@ from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.explanation import Difference, Explanation, difference_of
 from bge_m3_integrations.core.learned import LearnedSum, LearnedWeights, check_learned
 from bge_m3_integrations.core.records import Hit
-from bge_m3_integrations.core.scores import Weights
+from bge_m3_integrations.core.router import QueryRouter
+from bge_m3_integrations.core.scores import PRESETS, Weights
 from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.core.weighting import LEARNED, MeasuredOn, WeightProfile, WeightsLike
 from bge_m3_integrations.engine.explain import Without, explain
@@ -22,10 +23,12 @@ from bge_m3_integrations.engine.profiles import resolve
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.handle import IndexHandle
 from bge_m3_integrations.index.learning.file import load_learned, save_learned
-from bge_m3_integrations.index.learning.learn import LEAST_DOCUMENTS, learn
+from bge_m3_integrations.index.learning.learn import LEAST_DOCUMENTS, learn, sampled, scripts_of
 
 _GROWN: Final = 2
 """An index of twice the documents should learn its weights again."""
+
+_SCRIPT_SAMPLE: Final = 500
 
 
 @public_class
@@ -141,6 +144,21 @@ class WeightedIndex(IndexHandle):
             save_learned(learned, folder)
         self._learned = learned
         return learned
+
+    def router(self, usual: Weights | None = None) -> QueryRouter:
+        """Make a rule that chooses weights for each query, for `weights=` of a search.
+
+        Args:
+            usual: For queries that nothing is special about; None is the default.
+
+        Returns:
+            The rule, which knows the scripts of this index from a sample of its documents.
+        """
+        chosen = list(sampled(self._store.ids(), _SCRIPT_SAMPLE, seed=0))
+        found = scripts_of(self._searcher, chosen).values()
+        base = (usual or Weights()).restricted(self.modes)
+        keyword = PRESETS["keyword"].restricted(self.modes)
+        return QueryRouter(frozenset(s for s in found if s is not None), base, keyword)
 
     def explain(
         self,

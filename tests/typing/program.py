@@ -37,6 +37,7 @@ from bge_m3_integrations import (
     Percentile,
     PoolingWarning,
     Probability,
+    QueryRouter,
     Ranked,
     ReciprocalRank,
     Record,
@@ -122,6 +123,8 @@ def weigh(index: HybridIndex, folder: Path) -> None:
     print(read_profiles(folder / "profiles.toml")["mine"].measured_on.evidence)
     print(index.search("query", weights=profile)[0].weighting)
     print(index.search("query", weights=lambda query: "keyword" if "#" in query else profile))
+    router: QueryRouter = index.router(Weights(1, 1, 1))
+    print(index.search("query E4021", weights=router)[0].weighting)
     print(index.weighting("keyword").weights, index.weighting(str.upper, "keyword"))
 
 

@@ -112,7 +112,7 @@ def learn(
     kept = ordered_modes(modes)
     if len(kept) < 2:
         raise InputError(f"there are no weights to learn: this index keeps {kept} alone")
-    chosen = list(_chosen(searcher.store.ids(), _SAMPLE, seed))
+    chosen = list(sampled(searcher.store.ids(), _SAMPLE, seed))
     questions = _questions(searcher, chosen, documents=documents, seed=seed)
     tell(1, 5)
     queries = engine.encode_queries([q.text for q in questions], modes=kept)
@@ -276,7 +276,7 @@ def scripts_of(searcher: Searcher, ids: Iterable[str]) -> dict[str, str | None]:
     return out
 
 
-def _chosen(ids: Iterable[str], count: int, seed: int) -> Iterator[str]:
+def sampled(ids: Iterable[str], count: int, seed: int) -> Iterator[str]:
     """A sample by the hashes of ids: the same whatever their order, and nearly so as it grows."""
 
     def place(record_id: str) -> bytes:
