@@ -64,7 +64,7 @@ class WeightedIndex(IndexHandle):
 
     def measured_on(self) -> MeasuredOn:
         """The model and the storage that numbers of this index come from, for profiles."""
-        storage = self._searcher.colbert_kind or "float32"
+        storage = (self._searcher.colbert_kind or "float32").replace("float,", "float32,")
         return replace(self._engine.measured_on(), storage=storage)
 
     @property
