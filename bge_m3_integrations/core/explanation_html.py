@@ -30,8 +30,10 @@ _STYLE = """
   overflow-wrap: anywhere; white-space: pre-wrap; }
 .m3 mark { color: inherit; border-radius: .25rem; padding: .05em .1em; }
 .m3 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .25rem .8rem;
-  align-items: center; font-variant-numeric: tabular-nums; }
-.m3 .bar { height: .8rem; border-radius: .2rem; background: rgb(var(--word)); min-width: 1px; }
+  align-items: center; grid-auto-flow: row dense; font-variant-numeric: tabular-nums; }
+.m3 .bars .value { grid-column: 3; } .m3 .bars .track { grid-column: 2; }
+.m3 .track span { display: block; height: .8rem; border-radius: .2rem; min-width: 1px;
+  background: rgb(var(--word)); }
 .m3 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92em; }
 .m3 th, .m3 td { text-align: left; padding: .2rem .9rem .2rem 0;
   border-bottom: 1px solid var(--line); }
@@ -39,7 +41,10 @@ _STYLE = """
   min-width: 1.5rem; height: 1.5rem; } .m3 .map th { border: 0; font-weight: 400;
   padding: 0 .4rem 0 0; white-space: nowrap; text-align: right; }
 .m3 .map thead th { height: 7rem; vertical-align: bottom; padding: 0; } .m3 .map thead span {
-  display: inline-block; writing-mode: vertical-rl; transform: rotate(180deg); }
+  display: inline-block; writing-mode: vertical-rl; }
+@media (max-width: 40rem) { .m3 .bars { grid-template-columns: 1fr max-content; }
+  .m3 .bars .value { grid-column: 2; } .m3 .bars .track { grid-column: 1 / -1;
+  margin-bottom: .4rem; } }
 """
 
 
@@ -76,10 +81,10 @@ def _bars(made: Explanation) -> str:
     rows = []
     for mode, part in made.parts.items():
         value = made.lexical_value if mode == "sparse" else made.scores[mode]
+        width, adds = max(0.0, part) / top * 100, f"<span class='soft'>adds {part:.4f}</span>"
         rows.append(
-            f"<span>{names[mode]}</span>"
-            f'<span class="bar" style="width:{max(0.0, part) / top * 100:.1f}%"></span>'
-            f"<span>{value or 0.0:.4f} <span class='soft'>adds {part:.4f}</span></span>"
+            f"<span>{names[mode]}</span><span class='value'>{value or 0.0:.4f} {adds}</span>"
+            f'<span class="track"><span style="width:{width:.1f}%"></span></span>'
         )
     return f'<div class="bars">{"".join(rows)}</div>'
 
@@ -148,7 +153,7 @@ def _matches(made: Explanation) -> str:
         for m in made.lexical
     )
     head = "<th>query</th><th>document</th><th>weight</th><th>weight</th><th>product</th>"
-    return f"<h3>Same words</h3><table><tr>{head}</tr>{rows}</table>"
+    return f"<h3>Same words</h3>{_table(head, rows)}"
 
 
 def _alignments(made: Explanation) -> str:
@@ -160,7 +165,11 @@ def _alignments(made: Explanation) -> str:
         for a in made.alignments
     )
     head = "<th>query</th><th>closest in the document</th><th>cosine</th><th>adds to ColBERT</th>"
-    return f"<h3>Close words</h3><table><tr>{head}</tr>{rows}</table>"
+    return f"<h3>Close words</h3>{_table(head, rows)}"
+
+
+def _table(head: str, rows: str) -> str:
+    return f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
 
 
 def _map(made: Explanation) -> str:
