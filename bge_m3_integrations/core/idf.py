@@ -68,6 +68,12 @@ class IdfTable:
             script[inside >= _SURE * counts] = i
         return cls(tokens.astype(np.int32), counts, len(rows), names, script)
 
+    @classmethod
+    def empty(cls) -> Self:
+        """The table of no documents, by which all tokens count alike."""
+        none = np.zeros(0, np.int32)
+        return cls(none, none, 0, (), np.zeros(0, np.int8))
+
     def factors(self, token_ids: NDArray[np.int32], power: float) -> FloatArray:
         """`log(1 + N / max(df, 0.5)) ** power` of tokens (Robertson and Sparck Jones 1976).
 

@@ -54,6 +54,7 @@ class LearnedSum:
         weights = rows.weights * self.idf.factors(rows.token_ids, self.power)
         owner = np.repeat(np.arange(len(rows)), np.diff(rows.indptr))
         total = np.bincount(owner, weights, minlength=len(rows))
+        total = np.maximum(total, np.finfo(np.float32).tiny)  # weights of 0, given by a caller
         scaled = (weights / total[owner]).astype(np.float32)
         return replace(queries, sparse=SparseRows(rows.indptr, rows.token_ids, scaled))
 
@@ -122,6 +123,9 @@ class LearnedWeights(WeightProfile):
     curve: FloatArray | None = field(default=None, repr=False, compare=False)
     null: FloatArray | None = field(default=None, repr=False, compare=False)
     date: str = ""
+
+    def __hash__(self) -> int:
+        return hash((self.weights, self.documents, self.queries, self.records, self.seed))
 
     def __str__(self) -> str:
         weights = self.weights

@@ -29,6 +29,7 @@ class MeasuredOn:
         fingerprint: Of the model.
         storage: How the index kept token vectors: "float32", "float16", "turbo8", "reencode", with
             ", n tokens a vector" behind where they were pooled.
+        modes: What the index kept: "dense + sparse + colbert".
         query_instruction: Put before queries.
         document_instruction: Put before documents.
         collection: A name for people.
@@ -37,6 +38,7 @@ class MeasuredOn:
 
     fingerprint: str | None = None
     storage: str | None = None
+    modes: str | None = None
     query_instruction: str | None = None
     document_instruction: str | None = None
     collection: str | None = None
@@ -46,6 +48,7 @@ class MeasuredOn:
 _COMPARED = {
     "fingerprint": "the model",
     "storage": "token vectors kept as",
+    "modes": "the modes",
     "query_instruction": "the query instruction",
     "document_instruction": "the document instruction",
 }

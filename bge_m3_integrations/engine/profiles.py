@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from bge_m3_integrations._internal.file_state import file_state
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.profile_file import read_profiles
 from bge_m3_integrations.core.scores import PRESETS, Weights
@@ -43,7 +44,7 @@ class ProfileFile:
         Raises:
             InputError: The file was never good.
         """
-        state = self._look()
+        state = file_state(self.path)
         if state != self._state or self._held is None:
             with self._lock:
                 if state != self._state or self._held is None:
@@ -58,13 +59,6 @@ class ProfileFile:
                 raise
             warn_user(f"{error}; the weight profiles read before stay in use")
         self._state = state
-
-    def _look(self) -> tuple[int, int, int] | None:
-        try:
-            now = self.path.stat()
-        except OSError:
-            return None
-        return now.st_mtime_ns, now.st_size, now.st_ino
 
 
 _FILES: dict[Path, ProfileFile] = {}

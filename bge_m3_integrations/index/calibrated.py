@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from bge_m3_integrations._internal.file_state import file_state
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.calibration import Calibration
 from bge_m3_integrations.core.fusion import Fusion
@@ -138,7 +138,7 @@ class CalibrationFile:
 
         A search takes it once, so no list of hits mixes two.
         """
-        state = self._state()
+        state = file_state(self._path)
         if state == self._seen[0]:
             return self._seen[1]
         with self._lock:
@@ -164,13 +164,6 @@ class CalibrationFile:
             raise StoreError(
                 f"the calibration in {self._path} cannot be changed: {error}"
             ) from error
-
-    def _state(self) -> object:
-        try:
-            held = os.stat(self._path)  # noqa: PTH116 - in every search: no frame of pathlib's
-        except OSError:
-            return None
-        return (held.st_mtime_ns, held.st_size, held.st_ino)
 
     def _read(self) -> Calibration | None:
         try:

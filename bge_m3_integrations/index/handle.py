@@ -27,6 +27,7 @@ from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.engine.engine import BGEM3
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.calibrated import CalibrationFile, check_own, index_key
+from bge_m3_integrations.index.learning.file import LearnedFile
 from bge_m3_integrations.index.opening import (
     NotBegun,
     check_own_model,
@@ -82,6 +83,9 @@ class IndexHandle:
         self._calibration_file: CalibrationFile | None = None
         self._beginning = threading.Lock()
         self._learned: LearnedWeights | None = None
+        self._learned_file: LearnedFile | None = None
+        self._in_use: LearnedWeights | None = None
+        self._outgrown: LearnedWeights | None = None
         self._unproved = False
 
     @property
@@ -305,6 +309,7 @@ class IndexHandle:
         self._calibration_file = CalibrationFile(
             store.path, partial(index_key, self._engine, store, self._held.colbert_kind)
         )
+        self._learned_file = LearnedFile(store.path)
         self._unclosed = weakref.finalize(self, store.forget)
         self._unclosed.atexit = False
 

@@ -18,6 +18,7 @@ from bge_m3_integrations.engine.truncation import Cuts
 from bge_m3_integrations.errors import InputError
 from bge_m3_integrations.index.config import IndexConfig, IndexOptions
 from bge_m3_integrations.index.ingest import Check, Ingested, Writer
+from bge_m3_integrations.index.learning.file import LearnedFile
 from bge_m3_integrations.index.opening import NotBegun, copy_to_folder, open_folder
 from bge_m3_integrations.index.record_inputs import RecordLike
 from bge_m3_integrations.index.reencode import Reencoder
@@ -140,7 +141,9 @@ class HybridIndex(SearchableIndex):
         total = len(records) if isinstance(records, Sequence) else None
         with reporter(progress, label="adding", total=total) as tell, Cuts() as cuts:
             writer = replace(self._writer, check=check, cuts=cuts)
-            return writer.add(records, batch_size=batch_size, tell=tell)
+            ids = writer.add(records, batch_size=batch_size, tell=tell)
+        self._see_growth()
+        return ids
 
     def ingest(
         self,
@@ -171,7 +174,9 @@ class HybridIndex(SearchableIndex):
         total = len(records) if isinstance(records, Sequence) else None
         with reporter(progress, label="ingesting", total=total) as tell, Cuts() as cuts:
             writer = replace(self._writer, cuts=cuts)
-            return writer.ingest(records, batch_size=batch_size, tell=tell)
+            done = writer.ingest(records, batch_size=batch_size, tell=tell)
+        self._see_growth()
+        return done
 
     def delete(self, *, ids: Sequence[str] | None = None, where: FilterLike | None = None) -> int:
         """Delete by ids or by filter, exactly one of them.
@@ -236,6 +241,7 @@ class HybridIndex(SearchableIndex):
         self._prove()
         if self._searcher.reencoder is not None:
             colbert = "reencode"
+        learned = self.learned_weights
         copy_to_folder(
             self._store,
             self._engine,
@@ -247,6 +253,8 @@ class HybridIndex(SearchableIndex):
         held = self.calibration
         if held is not None and held.measured.storage == colbert and self.pooling == 1:
             held.save(as_path(path) / CALIBRATION_FILE)
+        if learned is not None and learned.measured_on.storage == colbert and self.pooling == 1:
+            LearnedFile(as_path(path)).replace(learned)
 
     @staticmethod
     def restore(backup: str | Path, path: str | Path) -> None:

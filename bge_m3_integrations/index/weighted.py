@@ -20,10 +20,10 @@ from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.core.weighting import LEARNED, MeasuredOn, WeightProfile, WeightsLike
 from bge_m3_integrations.engine.explain import Without, explain
 from bge_m3_integrations.engine.profiles import resolve
-from bge_m3_integrations.errors import InputError
+from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.handle import IndexHandle
-from bge_m3_integrations.index.learning.file import load_learned, save_learned
 from bge_m3_integrations.index.learning.learn import LEAST_DOCUMENTS, learn, sampled, scripts_of
+from bge_m3_integrations.stores.display import modes_name, place_of
 
 _GROWN: Final = 2
 """An index of twice the documents should learn its weights again."""
@@ -57,7 +57,8 @@ class WeightedIndex(IndexHandle):
             return WeightProfile("default", Weights().restricted(self.modes))
         profile = resolve(weights, query=query, folder=self.path, learned=self._learned_profile)
         profile.check(self.measured_on)
-        if isinstance(profile.fusion, LearnedSum) and profile.fusion.idf is None:
+        fusion, lexical = profile.fusion, "sparse" in profile.weights.modes
+        if isinstance(fusion, LearnedSum) and fusion.idf is None and lexical:
             # as a file has it: the collection's own frequencies are the index's
             profile = replace(profile, fusion=self._learned_profile().fusion)
         return profile
@@ -65,25 +66,37 @@ class WeightedIndex(IndexHandle):
     def measured_on(self) -> MeasuredOn:
         """The model and the storage that numbers of this index come from, for profiles."""
         storage = (self._searcher.colbert_kind or "float32").replace("float,", "float32,")
-        return replace(self._engine.measured_on(), storage=storage)
+        modes = modes_name(self.modes)
+        return replace(self._engine.measured_on(), storage=storage, modes=modes)
 
     @property
     def learned_weights(self) -> LearnedWeights | None:
-        """The weights that this index has learned, read once from its folder; None without.
+        """The weights that this index has learned; None without.
+
+        Those of a folder are read again when another handle on it has learned anew.
 
         Raises:
-            StoreError: The file is damaged.
+            StoreError: The file is damaged, or cannot be read.
         """
-        if self._learned is None and (folder := self.path) is not None:
-            self._learned = load_learned(folder)
-            if self._learned is not None and (now := self._store.count()) >= (
-                _GROWN * self._learned.records
-            ):
-                warn_user(
-                    f"the weights of the index in {folder} were learned when it had "
-                    f"{self._learned.records:,} documents, and it has {now:,} now; learn again"
-                )
-        return self._learned
+        held, file = self._learned, self._learned_file
+        if held is None and file is not None:
+            held = file.now()
+        if held is not None and held is not self._in_use:
+            self._in_use = held
+            self._see_growth()
+        return held
+
+    def _see_growth(self) -> None:
+        """Say once that the index has outgrown the learned weights in use."""
+        held = self._in_use
+        if held is None or held is self._outgrown:
+            return
+        if (now := self._store.count()) >= _GROWN * held.records:
+            self._outgrown = held
+            warn_user(
+                f"the weights of the index {place_of(self._store)} were learned when it had "
+                f"{held.records:,} documents, and it has {now:,} now; learn again"
+            )
 
     def _learned_profile(self) -> WeightProfile:
         return check_learned(self.learned_weights, self.path)
@@ -107,8 +120,8 @@ class WeightedIndex(IndexHandle):
             documents: Most documents to take questions out of, at least 40. A document that a
                 sentence is to be taken out of has three or more.
             seed: Of all sampling: the same seed on the same index gives the same weights.
-            save: Keep them in the index's folder, for later processes too. An index in memory
-                keeps them itself.
+            save: Keep them in the index's folder, for later processes too. Otherwise, and in
+                memory, this object keeps them.
             progress: See `add`.
 
         Returns:
@@ -116,11 +129,17 @@ class WeightedIndex(IndexHandle):
 
         Raises:
             InputError: Fewer than 40 documents can be split, or the index keeps one mode only.
-            StoreError: The folder cannot be written to.
+            StoreError: The index is read only, or its folder cannot be written to.
         """
-        check_int("documents", documents, least=LEAST_DOCUMENTS)
+        documents = check_int("documents", documents, least=LEAST_DOCUMENTS)
+        seed = check_int("seed", seed, least=0)
         self._prove()
-        searcher, folder = self._searcher, self.path
+        searcher, file = self._searcher, self._learned_file if save else None
+        if file is not None and getattr(searcher.store, "read_only", False):
+            raise StoreError(
+                f"{file.path.parent} was opened with read_only=True, so weights cannot be kept in "
+                "it; learn_weights(save=False) keeps them in memory"
+            )
         with reporter(progress, label="learning weights", total=5) as tell:
             lesson = learn(
                 searcher, self._engine, self.modes, documents=documents, seed=seed, tell=tell
@@ -140,9 +159,11 @@ class WeightedIndex(IndexHandle):
             null=lesson.null,
             date=time.strftime("%Y-%m-%d"),
         )
-        if save and folder is not None:
-            save_learned(learned, folder)
-        self._learned = learned
+        if file is None:
+            self._learned = learned
+        else:
+            file.replace(learned)
+            self._learned = None
         return learned
 
     def router(self, usual: Weights | None = None) -> QueryRouter:

@@ -17,6 +17,8 @@ STEPS = 20
 """The simplex has points 0.05 apart."""
 _SHARPNESS = 120.0
 _DEPTH = 10
+_CONSTANT = 1e-12
+"""The variance of scores that differ by rounding only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +79,8 @@ def curve_of(contests: Sequence[Contest], modes: Modes) -> Curve:
         The curve.
     """
     spread = np.mean([contest.scores.var(axis=0) for contest in contests], axis=0)
-    scale = np.sqrt(spread) + 1e-9
+    # a mode that scores all alike, as a lexical one without a token in common, is left as it is
+    scale = np.where(spread > _CONSTANT, np.sqrt(spread), 1.0)
     grid = simplex(len(scale))
     by_kind: dict[str, list[Matrix]] = {}
     for contest in contests:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
+import secrets
+import threading
 import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from bge_m3_integrations._internal.file_state import file_state
 from bge_m3_integrations.core.idf import IdfTable
 from bge_m3_integrations.core.learned import LearnedSum, LearnedWeights
 from bge_m3_integrations.core.scores import Weights
@@ -19,20 +24,64 @@ from bge_m3_integrations.core.weighting import LEARNED, LEARNED_FILE, MeasuredOn
 from bge_m3_integrations.errors import InputError, StoreError
 
 _FORMAT: Final = 1
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, InputError)
+_DAMAGE = (EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, InputError)
 _IDF = ("token_ids", "counts", "script")
 
 
-def save_learned(learned: LearnedWeights, folder: Path) -> None:
-    """Write learned weights into an index's folder.
+class LearnedFile:
+    """The learned weights in the folder of an index, read again when their file changes.
 
     Args:
-        learned: The weights.
-        folder: Of the index.
-
-    Raises:
-        StoreError: The folder cannot be written to.
+        folder: The index's.
     """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LEARNED_FILE
+        self._lock = threading.Lock()
+        self._seen: tuple[object, LearnedWeights | None] = (None, None)
+
+    def now(self) -> LearnedWeights | None:
+        """The weights; None where none were learned.
+
+        Raises:
+            StoreError: The file is damaged, of a later version, or cannot be read.
+        """
+        state = file_state(self.path)
+        if state == self._seen[0]:
+            return self._seen[1]
+        with self._lock:
+            if state != self._seen[0]:
+                self._seen = (state, None if state is None else load_learned(self.path))
+            return self._seen[1]
+
+    def replace(self, learned: LearnedWeights) -> None:
+        """Write the file; it is the old one or the new one, whatever crashes.
+
+        Args:
+            learned: The weights.
+
+        Raises:
+            StoreError: It cannot be written; it is as before.
+        """
+        new = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.new")
+        try:
+            with new.open("wb") as file:
+                np.savez_compressed(file, **_arrays(learned))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.path)
+        except OSError as error:
+            raise StoreError(
+                f"learned weights were not kept in {self.path.parent}: {error.strerror or error}; "
+                "learn_weights(save=False) keeps them in memory"
+            ) from error
+        finally:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+
+
+def _arrays(learned: LearnedWeights) -> dict[str, Any]:
+    """The contents of the file: arrays, and all else as JSON in one of them."""
     fusion = learned.fusion
     if not isinstance(fusion, LearnedSum):
         raise InputError(f"these weights were not learned: {learned!r}")
@@ -51,38 +100,21 @@ def save_learned(learned: LearnedWeights, folder: Path) -> None:
     }
     arrays = {} if idf is None else {name: getattr(idf, name) for name in _IDF}
     arrays |= {n: getattr(learned, n) for n in ("curve", "null") if getattr(learned, n) is not None}
-    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{LEARNED_FILE}.", dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, about=text, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(folder / LEARNED_FILE)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StoreError(
-            f"learned weights were not kept in {folder}: {error.strerror or error}; "
-            "learn_weights(save=False) keeps them in memory"
-        ) from error
+    return {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays}
 
 
-def load_learned(folder: Path) -> LearnedWeights | None:
-    """Read the learned weights of an index's folder.
+def load_learned(path: Path) -> LearnedWeights:
+    """Read a file of learned weights.
 
     Args:
-        folder: Of the index.
+        path: Of the file.
 
     Returns:
-        The weights; None where none were learned.
+        The weights.
 
     Raises:
-        StoreError: The file is damaged or of a later version.
+        StoreError: The file is damaged, of a later version, or cannot be read.
     """
-    path = folder / LEARNED_FILE
     try:
         with np.load(path, allow_pickle=False) as held:
             arrays = {name: held[name] for name in held.files}
@@ -93,8 +125,11 @@ def load_learned(folder: Path) -> LearnedWeights | None:
                 "again, or update the package"
             )
         return _learned(about, arrays)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror or error}; make it readable, or remove it and "
+            "learn again"
+        ) from error
     except _DAMAGE as error:
         raise StoreError(
             f"{path} is damaged ({type(error).__name__}: {error}); learn again, or remove the file"
@@ -109,11 +144,16 @@ def _learned(about: dict[str, Any], arrays: dict[str, Any]) -> LearnedWeights:
         idf = IdfTable(
             documents=int(table["documents"]), scripts=tuple(table["scripts"]), **columns
         )
-    guess = about["imputation"]
+        _check_idf(idf)
+    power, guess = float(about["power"]), about["imputation"]
+    if not (math.isfinite(power) and power >= 0):
+        raise ValueError(f"the power is {power}")
+    if guess is not None and not (len(guess) == 3 and all(map(math.isfinite, guess))):
+        raise ValueError(f"the imputation is {guess}")
     return LearnedWeights(
         LEARNED,
         Weights(**about["weights"]),
-        LearnedSum(idf, float(about["power"]), None if guess is None else tuple(guess)),
+        LearnedSum(idf, power, None if guess is None else tuple(guess)),
         MeasuredOn(**about["measured_on"]),
         documents=about["documents"],
         queries=about["queries"],
@@ -125,3 +165,14 @@ def _learned(about: dict[str, Any], arrays: dict[str, Any]) -> LearnedWeights:
         null=arrays.get("null"),
         date=about["date"],
     )
+
+
+def _check_idf(idf: IdfTable) -> None:
+    """Refuse columns that do not belong together, which a search would stumble over."""
+    columns = [getattr(idf, name) for name in _IDF]
+    if any(c.ndim != 1 or c.dtype.kind != "i" or len(c) != len(columns[0]) for c in columns):
+        raise ValueError("the columns of the idf are not alike")
+    if (np.diff(idf.token_ids) <= 0).any() or (idf.counts < 0).any():
+        raise ValueError("the idf has unsorted tokens or negative counts")
+    if len(idf.script) and not -1 <= idf.script.min() <= idf.script.max() < len(idf.scripts):
+        raise ValueError("the idf has a script without a name")

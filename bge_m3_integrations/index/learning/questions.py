@@ -14,7 +14,7 @@ from bge_m3_integrations.core.scripts import script_of
 QuestionKind = Literal["sentence", "title"]
 KINDS: Final[tuple[QuestionKind, ...]] = ("sentence", "title")
 TITLE: Final = "title"
-"""The metadata key of a title that its text begins with."""
+"""The metadata key of a title that its text, or what stands before its content, has in it."""
 _STOPS = re.compile(r"(?<=[.!?;؟।])\s+|(?<=[。！？；])|\n+")
 _LEAST_UNITS = 3
 _LONG, _PIECE, _SHORT, _DIVISIBLE = 45, 15, 4, 12
@@ -57,21 +57,35 @@ def questions_of(records: Iterable[Record], *, documents: int, seed: int) -> lis
     out: list[Question] = []
     used = 0
     for record in records:
-        parts = units(record.text)
-        if len(parts) < _LEAST_UNITS:
-            continue
-        # by the id and not by the order, so that a document gives the same question in any sample
-        chosen = random.Random(f"{seed}:{record.id}").randrange(len(parts))
-        rest = _joined([*parts[:chosen], *parts[chosen + 1 :]], record.text)
-        out.append(_question(record, "sentence", parts[chosen], rest))
-        title = record.metadata.get(TITLE)
-        if isinstance(title, str) and title.strip() and record.text.startswith(title):
-            rest = record.text[len(title) :].strip()
-            if rest:
-                out.append(_question(record, "title", title, rest))
-        used += 1
+        if found := _questions(record, seed):
+            out += found
+            used += 1
         if used >= documents:
             break
+    return out
+
+
+def _questions(record: Record, seed: int) -> list[Question]:
+    """A sentence of the record, and its title; none where it cannot be split."""
+    text = record.text
+    body = record.content if record.content and record.content in text else text
+    start = text.index(body)  # LlamaIndex puts metadata before it: nobody asks for a file's path
+    head, tail = text[:start], text[start + len(body) :]
+    parts = units(body)
+    if len(parts) < _LEAST_UNITS:
+        return []
+    # by the id and not by the order, so that a document gives the same question in any sample
+    chosen = random.Random(f"{seed}:{record.id}").randrange(len(parts))
+    rest = head + _joined([*parts[:chosen], *parts[chosen + 1 :]], body) + tail
+    if parts[chosen] in rest:  # a sentence that comes twice would find itself
+        return []
+    out = [_question(record, "sentence", parts[chosen], rest)]
+    title = record.metadata.get(TITLE)
+    if isinstance(title, str) and title.strip():
+        at = text.find(title, 0, len(head) + len(title))
+        rest = (text[:at] + text[at + len(title) :]).strip()
+        if at >= 0 and rest:
+            out.append(_question(record, "title", title, rest))
     return out
 
 

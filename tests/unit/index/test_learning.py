@@ -16,12 +16,14 @@ from typer.testing import CliRunner
 
 from bge_m3_integrations import BGEM3, HybridIndex, InputError, Record, StoreError, Weights
 from bge_m3_integrations.cli.main import app
+from bge_m3_integrations.core.idf import IdfTable
 from bge_m3_integrations.core.learned import LearnedSum, LearnedWeights
 from bge_m3_integrations.core.weighting import LEARNED_FILE as FILE_NAME
 from bge_m3_integrations.demo import checkpoint_path, load_corpus
 from bge_m3_integrations.index.learning.curve import Contest, curve_of, gain_of, simplex
-from bge_m3_integrations.index.learning.file import load_learned
+from bge_m3_integrations.index.learning.file import LearnedFile
 from bge_m3_integrations.index.learning.questions import questions_of, units
+from bge_m3_integrations.index.reencode import Reencoder
 from bge_m3_integrations.testing import FakeEncoder
 
 WORDS = [f"word{i}" for i in range(400)]
@@ -197,7 +199,7 @@ def test_weights_of_another_model_or_storage_are_refused_by_name(tmp_path: Path)
             index.search("x", weights="learned")
     with HybridIndex(BGEM3(FakeEncoder(dim=16))) as index:
         index.add(records())
-        learned = load_learned(tmp_path / "a")
+        learned = LearnedFile(tmp_path / "a").now()
         assert learned is not None
         with pytest.raises(InputError, match="'learned' was measured on the model"):
             index.search("x", weights=learned)
@@ -257,6 +259,28 @@ def test_the_text_of_a_question_is_not_in_the_rest_and_its_document_no_rival() -
         assert question.rest
     seen = questions_of(records(), documents=60, seed=0)
     assert {question.kind for question in seen} == {"sentence", "title"}
+
+
+def test_a_sentence_that_comes_twice_in_its_document_is_no_question() -> None:
+    refrain = "The same words come back again."
+    twice = Record("r", " ".join([refrain, "A line of its own here.", refrain, refrain]))
+    for seed in range(20):
+        for question in questions_of([twice], documents=1, seed=seed):
+            assert question.text == "A line of its own here."
+
+
+def test_metadata_before_the_content_is_no_question_and_stays_in_the_rest() -> None:
+    content = "Alpha beta gamma delta. Epsilon zeta eta theta. Iota kappa lambda mu."
+    head = "file_path: /data/part one/a.txt\npage_label: 7\ntitle: Greek letters\n\n"
+    record = Record("r", head + content, {"title": "Greek letters"}, content=content)
+    for seed in range(20):
+        sentence, title = questions_of([record], documents=1, seed=seed)
+        assert sentence.text in content
+        assert sentence.rest.startswith(head)
+        assert title.text == "Greek letters"
+        assert title.rest == (head + content).replace("Greek letters", "")
+    elsewhere = Record("r", content, content="what a reader sees")
+    assert questions_of([elsewhere], documents=1, seed=0)[0].text in content
 
 
 @pytest.mark.parametrize(
@@ -333,6 +357,64 @@ def test_the_soft_maximum_by_hand() -> None:
     assert gain_of(lists, ["dense", "sparse", "colbert"], Weights.only("dense")) == 1.0
     ties = [Contest("sentence", np.ones((3, 3)))]
     assert gain_of(ties, ["dense", "sparse", "colbert"], Weights()) == pytest.approx(1 / np.log2(3))
+
+
+def test_documents_that_go_while_it_learns_cost_nothing_but_themselves() -> None:
+    with HybridIndex(BGEM3(FakeEncoder())) as index:
+        index.add(records(200))
+        vectors, gone = index.store.vectors, iter(["d007", "d113"])
+
+        def while_deleting(ids: Any, modes: Any) -> Any:
+            if (one := next(gone, None)) is not None:
+                index.delete(ids=[one])
+            return vectors(ids, modes)
+
+        index.store.vectors = while_deleting  # type: ignore[method-assign]
+        learned = index.learn_weights()
+        assert isinstance(learned.fusion, LearnedSum)
+        assert learned.fusion.idf is not None
+        assert learned.fusion.idf.documents == 198
+
+
+def test_a_mode_that_scores_all_alike_gets_no_weight_out_of_proportion() -> None:
+    rng = np.random.default_rng(0)
+    lists = [
+        Contest("sentence", np.stack([rng.random(20), np.zeros(20), rng.random(20)], axis=1))
+        for _ in range(50)
+    ]
+    curve = curve_of(lists, ["dense", "sparse", "colbert"])
+    assert curve.weights(curve.best).sparse < 0.2
+
+
+def test_where_no_weights_find_anything_nothing_is_learned() -> None:
+    with HybridIndex(BGEM3(FakeEncoder())) as index:
+        index.add([Record(f"d{i}", records(1)[0].text) for i in range(60)])
+        with pytest.raises(InputError, match=r"nothing can be learned here: .* copies of each"):
+            index.learn_weights()
+        assert index.learned_weights is None
+
+
+def test_learning_over_an_index_that_reencodes_asks_for_few_rivals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    scores = Reencoder.scores
+
+    def counted(self: Reencoder, queries: Any, documents: Any) -> Any:
+        asked.extend(map(len, documents))
+        return scores(self, queries, documents)
+
+    monkeypatch.setattr(Reencoder, "scores", counted)
+    with HybridIndex(BGEM3(FakeEncoder()), reencode=True) as index:
+        index.add(records(300))
+        learned = index.learn_weights(documents=40)
+    assert max(asked[: learned.queries]) <= 30  # ten of each of three lookups
+
+
+def test_a_store_that_gives_no_numbers_back_has_all_tokens_alike() -> None:
+    table = IdfTable.empty()
+    assert len(set(table.factors(np.array([1, 5, 9], np.int32), 1.0).tolist())) == 1
+    assert table.script_of(np.array([1], np.int32), np.ones(1, np.float32)) is None
 
 
 def test_adapters_take_learned_weights_by_their_name() -> None:
