@@ -41,7 +41,10 @@ class LearnedFile:
         self._seen: tuple[object, LearnedWeights | None] = (None, None)
 
     def now(self) -> LearnedWeights | None:
-        """The weights; None where none were learned.
+        """The weights as the file has them now.
+
+        Returns:
+            The weights; None where none were learned.
 
         Raises:
             StoreError: The file is damaged, of a later version, or cannot be read.
