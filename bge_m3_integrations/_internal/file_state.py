@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def file_state(path: Path) -> tuple[int, int, int] | None:
-    """What differs once a file was written again: its time in ns, size in bytes, and inode.
+    """Time in ns, size in bytes and inode of a file: they differ once it was written again.
 
     Args:
         path: A file.

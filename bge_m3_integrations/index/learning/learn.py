@@ -152,6 +152,29 @@ class _Scoring:
             ).take((0,))
             for i in range(len(self.questions))
         ]
+        value, fusion, curve, contests = self._best(rivals, raw, own)
+        weights = curve.weights(curve.best)
+        if self.sample.several and "sparse" in self.modes:
+            lists = [contest.scores[1:] for contest in contests]
+            fusion = replace(fusion, imputation=imputation(lists, self.modes))
+        return Lesson(
+            weights=weights,
+            fusion=fusion,
+            curve=curve,
+            gains={"learned": value, **self._gains(contests, self._contests(raw, own))},
+            null=self._null(fusion, weights, seed),
+            documents=len({question.record_id for question in self.questions}),
+            queries=len(self.questions),
+            records=self.searcher.store.count(),
+        )
+
+    def _best(
+        self,
+        rivals: Sequence[Sequence[str]],
+        raw: Sequence[Components],
+        own: Sequence[Components],
+    ) -> tuple[float, LearnedSum, Curve, list[Contest]]:
+        """The power of the idf that finds most, with its DCG@10 and what it was learned from."""
         powers = POWERS if "sparse" in self.modes else (0.0,)
         best: tuple[float, LearnedSum, Curve, list[Contest]] | None = None
         for power in powers:
@@ -167,21 +190,7 @@ class _Scoring:
                 "documents that questions were taken out of among the first ten; are most "
                 "documents copies of each other? Judge 20 queries and use tune(), or give weights"
             )
-        value, fusion, curve, contests = best
-        weights = curve.weights(curve.best)
-        if self.sample.several and "sparse" in self.modes:
-            lists = [contest.scores[1:] for contest in contests]
-            fusion = replace(fusion, imputation=imputation(lists, self.modes))
-        return Lesson(
-            weights=weights,
-            fusion=fusion,
-            curve=curve,
-            gains={"learned": value, **self._gains(contests, self._contests(raw, own))},
-            null=self._null(fusion, weights, seed),
-            documents=len({question.record_id for question in self.questions}),
-            queries=len(self.questions),
-            records=self.searcher.store.count(),
-        )
+        return best
 
     def _rivals(self) -> list[list[str]]:
         """Documents that a search would find, of the question's script, without its own."""
