@@ -22,6 +22,7 @@ from bge_m3_integrations.engine.explain import Without, explain
 from bge_m3_integrations.engine.profiles import resolve
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.index.handle import IndexHandle
+from bge_m3_integrations.index.learning.file import LearnedFile
 from bge_m3_integrations.index.learning.learn import LEAST_DOCUMENTS, learn, sampled, scripts_of
 from bge_m3_integrations.stores.display import modes_name, place_of
 
@@ -134,12 +135,7 @@ class WeightedIndex(IndexHandle):
         documents = check_int("documents", documents, least=LEAST_DOCUMENTS)
         seed = check_int("seed", seed, least=0)
         self._prove()
-        searcher, file = self._searcher, self._learned_file if save else None
-        if file is not None and getattr(searcher.store, "read_only", False):
-            raise StoreError(
-                f"{file.path.parent} was opened with read_only=True, so weights cannot be kept in "
-                "it; learn_weights(save=False) keeps them in memory"
-            )
+        searcher, file = self._searcher, self._file_to_change() if save else None
         with reporter(progress, label="learning weights", total=5) as tell:
             lesson = learn(
                 searcher, self._engine, self.modes, documents=documents, seed=seed, tell=tell
@@ -165,6 +161,16 @@ class WeightedIndex(IndexHandle):
             file.replace(learned)
             self._learned = None
         return learned
+
+    def _file_to_change(self) -> LearnedFile | None:
+        """The file of the learned weights; None in memory, an error where it is read only."""
+        file = self._learned_file
+        if file is not None and getattr(self._store, "read_only", False):
+            raise StoreError(
+                f"{file.path.parent} was opened with read_only=True, so weights cannot be kept in "
+                "it; learn_weights(save=False) keeps them in memory"
+            )
+        return file
 
     def router(self, usual: Weights | None = None) -> QueryRouter:
         """Make a rule that chooses weights for each query, for `weights=` of a search.
