@@ -85,72 +85,8 @@ class ComponentConformance:
         assert pickle.loads(pickle.dumps(component)).to_dict() == component.to_dict()
 
 
-class EmbeddingConformance(ComponentConformance):
-    """Tests for a dense embedding."""
-
-    base = BaseEmbedding
-
-    def test_queries_and_texts_have_python_floats(self) -> None:
-        embedding = self.make(BGEM3(FakeEncoder()))
-        batch = embedding.get_text_embedding_batch(list(TEXTS.values()))
-        assert [embedding.get_text_embedding(text) for text in TEXTS.values()] == batch
-        numbers = [*embedding.get_query_embedding(QUERY), *batch[0]]
-        assert {type(number) for number in numbers} == {float}
-        assert embedding.get_text_embedding_batch([]) == []
-
-    def test_awaiting_gives_the_same(self) -> None:
-        embedding = self.make(BGEM3(FakeEncoder()))
-        texts = list(TEXTS.values())
-        assert asyncio.run(
-            embedding.aget_text_embedding_batch(texts)
-        ) == embedding.get_text_embedding_batch(texts)
-        assert asyncio.run(embedding.aget_query_embedding(QUERY)) == embedding.get_query_embedding(
-            QUERY
-        )
-
-    def test_awaiting_leaves_the_event_loop_free(self) -> None:
-        encoder = GatedEncoder()
-        embedding = self.make(BGEM3(encoder))
-        assert leaves_the_loop_free(encoder, lambda: embedding.aget_text_embedding("one"))
-        assert leaves_the_loop_free(encoder, lambda: embedding.aget_query_embedding("two"))
-        texts = list(TEXTS.values())
-        assert leaves_the_loop_free(encoder, lambda: embedding.aget_text_embedding_batch(texts))
-
-    def test_awaiting_encodes_a_batch_at_once(self) -> None:
-        encoder = FakeEncoder()
-        asyncio.run(self.make(BGEM3(encoder)).aget_text_embedding_batch(list(TEXTS.values())))
-        assert [len(call.texts) for call in encoder.calls] == [len(TEXTS)]
-
-    def test_events_frame_the_work(self) -> None:
-        embedding = self.make(BGEM3(FakeEncoder()))
-        with collected_events() as names:
-            embedding.get_text_embedding_batch(list(TEXTS.values()))
-            asyncio.run(embedding.aget_query_embedding(QUERY))
-        assert names == ["EmbeddingStartEvent", "EmbeddingEndEvent"] * 2
-
-    def test_a_pipeline_embeds_what_embed_mode_shows(self) -> None:
-        encoder = FakeEncoder()
-        pipeline = IngestionPipeline(transformations=[self.make(BGEM3(encoder))])
-        done = pipeline.run(nodes=make_nodes())
-        assert all(node.embedding for node in done)
-        assert encoder.forwards == {
-            node.get_content(metadata_mode=MetadataMode.EMBED): 1 for node in make_nodes()
-        }
-
-
-class SparseEmbeddingConformance(ComponentConformance):
-    """Tests for a sparse embedding."""
-
-    base = BaseSparseEmbedding
-
-    def test_weights_have_python_ints_and_floats(self) -> None:
-        embedding = self.make(BGEM3(FakeEncoder()))
-        rows = [embedding.get_query_embedding(QUERY), embedding.get_text_embedding(TEXTS["cat"])]
-        assert {type(token) for row in rows for token in row} == {int}
-        assert {type(weight) for row in rows for weight in row.values()} == {float}
-
-    def test_similarity_is_the_dot_product(self) -> None:
-        assert self.make(BGEM3(FakeEncoder())).similarity({1: 2.0, 2: 1.0}, {1: 3.0, 4: 9.0}) == 6.0
+class _TextsConformance(ComponentConformance):
+    """What dense and sparse embeddings have in common."""
 
     def test_awaiting_gives_the_same(self) -> None:
         embedding, texts = self.make(BGEM3(FakeEncoder())), list(TEXTS.values())
@@ -171,6 +107,51 @@ class SparseEmbeddingConformance(ComponentConformance):
         encoder = FakeEncoder()
         asyncio.run(self.make(BGEM3(encoder)).aget_text_embedding_batch(list(TEXTS.values())))
         assert [len(call.texts) for call in encoder.calls] == [len(TEXTS)]
+
+
+class EmbeddingConformance(_TextsConformance):
+    """Tests for a dense embedding."""
+
+    base = BaseEmbedding
+
+    def test_queries_and_texts_have_python_floats(self) -> None:
+        embedding = self.make(BGEM3(FakeEncoder()))
+        batch = embedding.get_text_embedding_batch(list(TEXTS.values()))
+        assert [embedding.get_text_embedding(text) for text in TEXTS.values()] == batch
+        numbers = [*embedding.get_query_embedding(QUERY), *batch[0]]
+        assert {type(number) for number in numbers} == {float}
+        assert embedding.get_text_embedding_batch([]) == []
+
+    def test_events_frame_the_work(self) -> None:
+        embedding = self.make(BGEM3(FakeEncoder()))
+        with collected_events() as names:
+            embedding.get_text_embedding_batch(list(TEXTS.values()))
+            asyncio.run(embedding.aget_query_embedding(QUERY))
+        assert names == ["EmbeddingStartEvent", "EmbeddingEndEvent"] * 2
+
+    def test_a_pipeline_embeds_what_embed_mode_shows(self) -> None:
+        encoder = FakeEncoder()
+        pipeline = IngestionPipeline(transformations=[self.make(BGEM3(encoder))])
+        done = pipeline.run(nodes=make_nodes())
+        assert all(node.embedding for node in done)
+        assert encoder.forwards == {
+            node.get_content(metadata_mode=MetadataMode.EMBED): 1 for node in make_nodes()
+        }
+
+
+class SparseEmbeddingConformance(_TextsConformance):
+    """Tests for a sparse embedding."""
+
+    base = BaseSparseEmbedding
+
+    def test_weights_have_python_ints_and_floats(self) -> None:
+        embedding = self.make(BGEM3(FakeEncoder()))
+        rows = [embedding.get_query_embedding(QUERY), embedding.get_text_embedding(TEXTS["cat"])]
+        assert {type(token) for row in rows for token in row} == {int}
+        assert {type(weight) for row in rows for weight in row.values()} == {float}
+
+    def test_similarity_is_the_dot_product(self) -> None:
+        assert self.make(BGEM3(FakeEncoder())).similarity({1: 2.0, 2: 1.0}, {1: 3.0, 4: 9.0}) == 6.0
 
     def test_events_frame_the_work(self) -> None:
         with collected_events() as names:

@@ -136,16 +136,6 @@ class StoreChecks:
             yield "infinite weight", records, replace(sound, sparse=infinite)
 
 
-def _without(batch: EmbeddingBatch, mode: Mode) -> EmbeddingBatch:
-    return EmbeddingBatch(
-        None if mode == "dense" else batch.dense,
-        None if mode == "sparse" else batch.sparse,
-        None if mode == "colbert" else batch.colbert,
-        batch.tokens,
-        batch.truncated,
-    )
-
-
 def _arrays(batch: EmbeddingBatch) -> list[FloatArray]:
     """The numbers of a batch, to write over."""
     parts = (

@@ -4,21 +4,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from bge_m3_integrations.core.embeddings import (
-    ALL_MODES,
-    ordered_modes,
-)
+from bge_m3_integrations.core.embeddings import ALL_MODES, ordered_modes
 from bge_m3_integrations.core.filters import matches, operators
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
 from bge_m3_integrations.stores.base import Store
 from bge_m3_integrations.testing.fake import FakeEncoder
-from bge_m3_integrations.testing.store_checks import _raises, _sorted, _without
+from bge_m3_integrations.testing.store_checks import _raises, _sorted
 from bge_m3_integrations.testing.store_conformance_data import FILTERS, QUERIES, RECORDS, TEXTS
 from bge_m3_integrations.testing.store_writing import StoreWriting
 
@@ -75,7 +74,8 @@ class StoreConformance(StoreWriting):
     def test_find_and_score_refuse_queries_without_the_mode(self, store: Store) -> None:
         self._fill(store)
         for mode in ordered_modes(store.capabilities.find):
-            queries = _without(self._queries(store, QUERIES), mode)
+            absent: dict[str, Any] = {mode: None}
+            queries = replace(self._queries(store, QUERIES), **absent)
             with _raises(BGEM3Error, mode):
                 store.find(queries, mode, limit=3)
             with _raises(BGEM3Error, mode):
@@ -257,25 +257,9 @@ class StoreConformance(StoreWriting):
                         assert scores == sorted(scores, reverse=True)
                 store.scroll(limit=5)
 
-        _together([*(lambda i=i: write(extra[i::4]) for i in range(4)), read, read])
+        with ThreadPoolExecutor(6) as pool:
+            writing = [pool.submit(write, extra[i::4]) for i in range(4)]
+            for job in [*writing, pool.submit(read), pool.submit(read)]:
+                job.result()
         self._check_scores(store, [*RECORDS, *extra[4:]])
         assert self._ids(store) == _sorted([*RECORDS, *extra[4:]])
-
-
-def _together(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run jobs in threads at once; the first failure is raised."""
-    failures: list[BaseException] = []
-
-    def run(job: Callable[[], None]) -> None:
-        try:
-            job()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]

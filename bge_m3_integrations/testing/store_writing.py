@@ -8,20 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bge_m3_integrations.core.embeddings import (
-    ordered_modes,
-)
+from bge_m3_integrations.core.embeddings import ordered_modes
 from bge_m3_integrations.core.filters import Compare, Ids
 from bge_m3_integrations.core.records import Record
 from bge_m3_integrations.errors import BGEM3Error, InputError, StoreError
 from bge_m3_integrations.stores.base import Store
-from bge_m3_integrations.testing.store_checks import (
-    StoreChecks,
-    _arrays,
-    _listed,
-    _raises,
-    _sorted,
-)
+from bge_m3_integrations.testing.store_checks import StoreChecks, _arrays, _listed, _raises, _sorted
 from bge_m3_integrations.testing.store_conformance_data import RECORDS, TEXTS
 
 

@@ -28,7 +28,7 @@ from bge_m3_integrations.llama_index import (
     BGEM3VectorStore,
 )
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.testing.llama_index_tools import Gap, longest_gap, outside
+from tests.loop_gaps import Gap, longest_gap, outside
 
 MOST = 0.05
 MOST_WHILE_AN_EDGE_STORE_WRITES = 0.25

@@ -42,7 +42,7 @@ from bge_m3_integrations.llama_index.vector_store import BGEM3VectorStore
 from bge_m3_integrations.stores.edge.shard.shard import Shard
 from bge_m3_integrations.stores.memory.store import MemoryStore
 from bge_m3_integrations.testing import FakeEncoder
-from bge_m3_integrations.testing.llama_index_tools import longest_gap
+from tests.loop_gaps import longest_gap
 
 QUERY = "the cat barks"
 MODE = VectorStoreQueryMode
