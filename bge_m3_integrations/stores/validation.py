@@ -21,7 +21,7 @@ from bge_m3_integrations.core.embeddings import (
 )
 from bge_m3_integrations.core.metadata import brief
 from bge_m3_integrations.core.records import Record
-from bge_m3_integrations.core.validation import as_list, check_int
+from bge_m3_integrations.core.validation import as_list
 from bge_m3_integrations.errors import InputError, StoreError
 
 COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
@@ -118,11 +118,6 @@ def _check_finite(
     if bad.any():
         row = int(rows[int(np.argmax(bad))])
         raise InputError(f"{mode} numbers of row {row} of the {owner} are not finite")
-
-
-def check_limit(limit: int) -> None:
-    """Raise `InputError` for a limit that is no whole number of at least 1."""
-    check_int("limit", limit)
 
 
 def id_list(ids: Iterable[str], name: str = "ids") -> list[str]:

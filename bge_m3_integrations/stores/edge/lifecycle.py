@@ -35,7 +35,6 @@ from bge_m3_integrations.stores.edge.folder.manifest import NAME, Manifest, shar
 from bge_m3_integrations.stores.edge.folder.read_only import ReadFolder
 from bge_m3_integrations.stores.edge.folder.reservation import handed_over
 from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
-from bge_m3_integrations.stores.edge.shard.schema import Layout
 from bge_m3_integrations.stores.edge.shard.shard import Shard
 
 _EMPTY = 100 << 20
@@ -55,7 +54,7 @@ def open_folder(
     folder, shard = handed_over(path) or Folder(path), None
     try:
         manifest = _begun(folder, config, new)
-        shard = CheckedShard(path / manifest.shard, Layout.from_manifest(manifest))
+        shard = CheckedShard(path / manifest.shard, manifest)
         folder.name(manifest)
         folder.see(manifest)
         folder.tidy(manifest)  # not before: the index is open and whole
@@ -86,7 +85,7 @@ def _begun(folder: Folder, config: FolderConfig, new: Manifest | None) -> Manife
     folder.tidy(manifest)  # it may be the beginning that was cut
     manifest = manifest.next()
     made = folder.place_for(manifest)
-    Shard.create(made, Layout.from_manifest(manifest))
+    Shard.create(made, manifest)
     sync_files(made)
     folder.switch(made, manifest)
     return manifest
@@ -108,7 +107,7 @@ def read_folder(path: Path, config: FolderConfig) -> tuple[Folder, Manifest, Che
         folder.check_shards(manifest)
         checksums = Checksums(path / manifest.shard)
         checksums.check()
-        shard = Shard(folder.shard(manifest), Layout.from_manifest(manifest), warm=True)
+        shard = Shard(folder.shard(manifest), manifest, warm=True)
         try:
             checksums.check_records(shard.count(None))
             folder.see(manifest)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bge_m3_integrations._internal.subprocesses import command, environment
@@ -27,7 +27,6 @@ from bge_m3_integrations.stores.edge.folder.files import (
 from bge_m3_integrations.stores.edge.folder.folder import Folder
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
 from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
-from bge_m3_integrations.stores.edge.shard.schema import Layout
 from bge_m3_integrations.stores.edge.shard.shard import Shard
 
 _PROGRAM = "bge_m3_integrations.stores.edge.optimize"
@@ -57,7 +56,7 @@ def optimized_copy(
         tell(f"copying {size / 2**20:,.0f} MiB")
         copy_folder(old, new)
         forget(new)
-        _optimize_in_child(new, Layout.from_manifest(manifest), tell, vacuum=vacuum)
+        _optimize_in_child(new, manifest, tell, vacuum=vacuum)
         sync_files(new)
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
@@ -77,7 +76,7 @@ def switched(folder: Folder, made: Path, manifest: Manifest) -> tuple[CheckedSha
     following, shard = manifest.next(), None
     try:
         folder.switch(made, following)
-        shard = CheckedShard(folder.path / following.shard, Layout.from_manifest(following))
+        shard = CheckedShard(folder.path / following.shard, following)
         folder.name(following)
     except BaseException as error:
         if shard is not None:
@@ -93,9 +92,11 @@ def switched(folder: Folder, made: Path, manifest: Manifest) -> tuple[CheckedSha
 
 
 def _optimize_in_child(
-    shard: Path, layout: Layout, tell: Callable[[str], None], *, vacuum: bool
+    shard: Path, manifest: Manifest, tell: Callable[[str], None], *, vacuum: bool
 ) -> None:
-    given = [str(shard), json.dumps(asdict(layout)), "vacuum" if vacuum else "keep"]
+    # of the filter fields there may be more than an argument holds
+    layout = asdict(replace(manifest, filter_fields=None, encoder=None))
+    given = [str(shard), json.dumps(layout), "vacuum" if vacuum else "keep"]
     start = time.monotonic()
     # not this process' own input: where that is a pipe being read, Windows' Python waits for it
     with subprocess.Popen(
@@ -125,7 +126,7 @@ def _optimize_in_child(
 
 if __name__ == "__main__":
     place, given, room = sys.argv[1:]
-    shard = Shard(Path(place), Layout(**json.loads(given)), vacuum=room == "vacuum")
+    shard = Shard(Path(place), Manifest(**json.loads(given)), vacuum=room == "vacuum")
     shard.optimize()
     shard.flush()
     shard.close()

@@ -11,6 +11,7 @@ from bge_m3_integrations.core.embeddings import EmbeddingBatch, Mode, Modes, as_
 from bge_m3_integrations.core.filters import Filter
 from bge_m3_integrations.core.records import Candidate, Record
 from bge_m3_integrations.core.scores import Components
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.display import parts_of
@@ -31,7 +32,6 @@ from bge_m3_integrations.stores.validation import (
     as_fields,
     check_after,
     check_holds,
-    check_limit,
     checked_queries,
     id_list,
 )
@@ -179,7 +179,7 @@ class EdgeStore(SharedHandle):
         self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """See `Store.scroll`."""
-        check_limit(limit)
+        check_int("limit", limit)
         check_after(after)
         with self._index.reading() as shard:
             ids = self._index.filters.ids(where, shard)
@@ -200,7 +200,7 @@ class EdgeStore(SharedHandle):
 
         By token vectors every matching document is scored: minutes, where there are many.
         """
-        check_limit(limit)
+        check_int("limit", limit)
         with self._index.reading() as shard:
             checked = self._checked(queries, [mode])
             each = [checked.take([i]) for i in range(len(checked))]
@@ -240,7 +240,7 @@ class EdgeStore(SharedHandle):
             return self._index.filters.count(where, shard)
 
     def count_now(self) -> int | None:
-        """See `stores.shown.CountsNow`."""
+        """See `stores.display.CountsNow`."""
         return None if self._inherited else self._shard.count_now()
 
     def __repr__(self) -> str:

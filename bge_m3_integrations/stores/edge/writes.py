@@ -19,12 +19,7 @@ from bge_m3_integrations.stores.edge.points import (
     upsert_of,
 )
 from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
-from bge_m3_integrations.stores.validation import (
-    check_batch,
-    check_fits,
-    check_same_texts,
-    id_list,
-)
+from bge_m3_integrations.stores.validation import check_batch, check_fits, check_same_texts, id_list
 
 _KEPT = ["tokens", "truncated"]
 _RECORDS_IN_LOG = 50_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from bge_m3_integrations.core.embeddings import (
     IntArray,
     Mode,
     SparseRows,
-    TokenVectors,
     offsets_of,
 )
 from bge_m3_integrations.core.filters import PREDICATE, Filter, Ids, matcher, operators
@@ -27,8 +25,6 @@ from bge_m3_integrations.stores.memory.frozen import PackedMetadata, PackedRecor
 
 _WIDENED_ROWS = 4096
 """Rows that are in memory in float64 at a time."""
-
-_Part = TypeVar("_Part", FloatArray, SparseRows, TokenVectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ class Snapshot:
     @cached_property
     def postings(self) -> SparseRows:
         """The lexical weights turned round: row `i` has the documents that hold `tokens[i]`."""
-        held = _sparse(self.embeddings)
+        held = self.embeddings.sparse
         owner = np.repeat(np.arange(len(held), dtype=np.int32), np.diff(held.indptr))
         order = np.argsort(held.token_ids, kind="stable")
         _, counts = np.unique(held.token_ids, return_counts=True)
@@ -83,12 +79,12 @@ class Snapshot:
     @cached_property
     def tokens(self) -> NDArray[np.int32]:
         """The distinct token ids of all documents, ascending."""
-        return np.unique(_sparse(self.embeddings).token_ids)
+        return np.unique(self.embeddings.sparse.token_ids)
 
     @cached_property
     def dense_slack(self) -> float:
         """The largest error of a float32 dense score, per unit of query norm: a generous bound."""
-        held = _dense(self.embeddings)
+        held = self.embeddings.dense
         largest = float(np.linalg.norm(held, axis=1).max(initial=0.0))
         return float(2 * held.shape[1] * np.finfo(np.float32).eps * largest)
 
@@ -104,26 +100,17 @@ class Snapshot:
     def find(
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None
     ) -> list[list[Candidate]]:
-        """The best candidates of one mode per query, best first, ties by ascending id.
-
-        Args:
-            queries: Embeddings that hold the mode and fit in width.
-            mode: The mode to search by.
-            limit: Most candidates per query.
-            where: Which records may be found.
-
-        Returns:
-            One list per query.
-        """
+        """See `Store.find`; the queries hold the mode and fit in width."""
         rows = self.passing(where)
         if not len(rows):
             return [[] for _ in range(len(queries))]
-        search = {
-            "dense": self._find_dense,
-            "sparse": self._find_sparse,
-            "colbert": self._find_colbert,
-        }[mode]
-        return [self._candidates(*found, limit) for found in search(queries, rows, limit)]
+        if mode == "dense":
+            found = self._find_dense(queries, rows, limit)
+        elif mode == "sparse":
+            found = self._find_sparse(queries, rows)
+        else:
+            found = self._find_colbert(queries, rows)
+        return [self._candidates(*hits, limit) for hits in found]
 
     def score(self, query: EmbeddingBatch, ids: Sequence[str]) -> Components:
         """Scores of the given ids in every mode of a batch of one query; NaN for an unknown id."""
@@ -139,11 +126,11 @@ class Snapshot:
     def _scores(self, query: EmbeddingBatch, rows: IntArray) -> FloatArray:
         """The scores of the given rows in the query's one mode."""
         if query.dense is not None:
-            return _exact_dots(query.dense[0], _dense(self.embeddings)[rows])
+            return _exact_dots(query.dense[0], self.embeddings.dense[rows])
         if query.sparse is not None:
-            scores = scoring.lexical(query.sparse, _sparse(self.embeddings).take(rows))
+            scores = scoring.lexical(query.sparse, self.embeddings.sparse.take(rows))
         else:
-            scores = scoring.maxsim(_colbert(query), _colbert(self.embeddings).take(rows))
+            scores = scoring.maxsim(query.colbert, self.embeddings.colbert.take(rows))
         return np.asarray(scores[0])
 
     def _find_dense(
@@ -154,25 +141,24 @@ class Snapshot:
         A matrix product rounds a row by its place in the matrix. Equal vectors would then get
         unequal scores, and a score of `find` would differ from that of `score`.
         """
-        held = _dense(self.embeddings)
+        held = self.embeddings.dense
         pool = held if len(rows) == len(held) else held[rows]
         found = []
-        for query, rough in zip(_dense(queries), scoring.dense(_dense(queries), pool), strict=True):
+        for query, rough in zip(queries.dense, scoring.dense(queries.dense, pool), strict=True):
             slack = self.dense_slack * float(np.linalg.norm(query))
             near = np.flatnonzero(rough >= _kth_best(rough, limit) - slack)
             found.append((rows[near], _exact_dots(query, pool[near])))
         return found
 
     def _find_sparse(
-        self, queries: EmbeddingBatch, rows: IntArray, limit: int
+        self, queries: EmbeddingBatch, rows: IntArray
     ) -> list[tuple[IntArray, FloatArray]]:
         """Rows that share a token with the query, with scores."""
-        del limit
         allowed = np.zeros(len(self.records.ids), bool)
         allowed[rows] = True
         found = []
         for i in range(len(queries)):
-            owners, products = self._products(*_sparse(queries).row(i))
+            owners, products = self._products(*queries.sparse.row(i))
             shared = np.unique(owners)
             sums = np.bincount(owners, weights=products, minlength=len(self.records.ids))
             hits = shared[allowed[shared]].astype(np.int64)
@@ -190,13 +176,12 @@ class Snapshot:
         return shared.token_ids, shared.weights * factors
 
     def _find_colbert(
-        self, queries: EmbeddingBatch, rows: IntArray, limit: int
+        self, queries: EmbeddingBatch, rows: IntArray
     ) -> list[tuple[IntArray, FloatArray]]:
         """All rows, with scores."""
-        del limit
-        held = _colbert(self.embeddings)
+        held = self.embeddings.colbert
         pool = held if len(rows) == len(held) else held.take(rows)
-        return [(rows, scores) for scores in scoring.maxsim(_colbert(queries), pool)]
+        return [(rows, scores) for scores in scoring.maxsim(queries.colbert, pool)]
 
     def _candidates(self, rows: IntArray, scores: FloatArray, limit: int) -> list[Candidate]:
         """The best of ascending rows; the stable sort leaves ties in order of id."""
@@ -219,25 +204,3 @@ def _exact_dots(query: FloatArray, rows: FloatArray) -> FloatArray:
         part = rows[start : start + _WIDENED_ROWS].astype(np.float64)
         dots[start : start + _WIDENED_ROWS] = np.einsum("nd,d->n", part, wide)
     return dots
-
-
-def _dense(batch: EmbeddingBatch) -> FloatArray:
-    held: FloatArray | None = batch.dense
-    return _present(held)
-
-
-def _sparse(batch: EmbeddingBatch) -> SparseRows:
-    held: SparseRows | None = batch.sparse
-    return _present(held)
-
-
-def _colbert(batch: EmbeddingBatch) -> TokenVectors:
-    held: TokenVectors | None = batch.colbert
-    return _present(held)
-
-
-def _present(part: _Part | None) -> _Part:
-    """The part of a batch, whose presence was checked where the batch came in."""
-    if part is None:
-        raise AssertionError("a mode was used that nobody checked for")
-    return part

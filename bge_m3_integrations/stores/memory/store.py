@@ -16,6 +16,7 @@ from bge_m3_integrations.core.embeddings import ALL_MODES, EmbeddingBatch, Mode,
 from bge_m3_integrations.core.filters import OPERATORS, Filter
 from bge_m3_integrations.core.records import Candidate, Record
 from bge_m3_integrations.core.scores import Components
+from bge_m3_integrations.core.validation import check_int
 from bge_m3_integrations.errors import InputError, StoreError
 from bge_m3_integrations.stores.base import Capabilities, Page
 from bge_m3_integrations.stores.display import parts_of
@@ -32,7 +33,6 @@ from bge_m3_integrations.stores.validation import (
     check_batch,
     check_fits,
     check_holds,
-    check_limit,
     check_same_texts,
     checked_queries,
     id_list,
@@ -141,7 +141,7 @@ class MemoryStore:
         self, where: Filter | None = None, *, after: str | None = None, limit: int = 1000
     ) -> Page:
         """See `Store.scroll`; the records are copies."""
-        check_limit(limit)
+        check_int("limit", limit)
         check_after(after)
         held = self._in_order()
         limit = min(limit, len(held.ids))
@@ -159,7 +159,7 @@ class MemoryStore:
         self, queries: EmbeddingBatch, mode: Mode, *, limit: int, where: Filter | None = None
     ) -> list[list[Candidate]]:
         """See `Store.find`."""
-        check_limit(limit)
+        check_int("limit", limit)
         snapshot = self._read()
         checked = self._check_queries(queries, [mode])
         return snapshot.find(checked, mode, limit=limit, where=where)
@@ -191,7 +191,7 @@ class MemoryStore:
         return sum(1 for _ in self._in_order().passing(where))
 
     def count_now(self) -> int | None:
-        """See `shown.CountsNow`."""
+        """See `stores.display.CountsNow`."""
         return None if self._closed else len(self._records)
 
     def __repr__(self) -> str:

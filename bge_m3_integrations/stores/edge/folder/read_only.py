@@ -95,10 +95,7 @@ class ReadFolder(Folder):
         parts = list(_parts(source, closed=closed, disk=place.stat().st_dev))
         needed = sum(size for _, way, size in parts if way == "copy")
         check_room(
-            place,
-            needed,
-            f"opening {self.path} with read_only=True copies files, which",
-            then=_FIX,
+            place, needed, f"opening {self.path} with read_only=True copies files, which", then=_FIX
         )
         made = Path(tempfile.mkdtemp(prefix="bge-m3-reading-", dir=place))
         self._made.append(weakref.finalize(self, _delete, made, os.getpid()))

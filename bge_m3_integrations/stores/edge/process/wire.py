@@ -8,12 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bge_m3_integrations._internal import channel
-from bge_m3_integrations.core.filters import (
-    PREDICATE,
-    RECORD_PREDICATE,
-    Predicate,
-    RecordPredicate,
-)
+from bge_m3_integrations.core.filters import PREDICATE, RECORD_PREDICATE, Predicate, RecordPredicate
 from bge_m3_integrations.errors import FilterError
 
 

@@ -13,7 +13,6 @@ import qdrant_edge as engine
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.checksums import Checksums
 from bge_m3_integrations.stores.edge.folder.manifest import Manifest
-from bge_m3_integrations.stores.edge.shard.schema import Layout
 from bge_m3_integrations.stores.edge.shard.shard import Shard
 
 
@@ -22,19 +21,19 @@ class CheckedShard(Shard):
 
     Args:
         path: Its folder.
-        layout: The shard's layout.
+        manifest: The index's.
 
     Raises:
         StoreError: A file is missing or damaged, or the engine cannot load the shard.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         self._sums = Checksums(path)
         self._sums.check()
         cut = self._sums.state in {"written", "changing"}
         self._sums.note("changing" if cut else "loading")
         try:
-            super().__init__(path, layout, warm=True)
+            super().__init__(path, manifest, warm=True)
         except BaseException as error:
             self._cut(error)
             raise

@@ -22,10 +22,11 @@ import qdrant_edge as engine
 from bge_m3_integrations.core.embeddings import Mode
 from bge_m3_integrations.errors import StoreError
 from bge_m3_integrations.stores.edge.folder.files import sync_files
+from bge_m3_integrations.stores.edge.folder.manifest import Manifest
 from bge_m3_integrations.stores.edge.folder.open_handles import close_handles, never_free
 from bge_m3_integrations.stores.edge.shard.call_size import AdaptiveCallSize
 from bge_m3_integrations.stores.edge.shard.prefetch import Prefetcher
-from bge_m3_integrations.stores.edge.shard.schema import Layout
+from bge_m3_integrations.stores.edge.shard.schema import engine_config, token_bytes
 
 _PAGE = 256
 """Points of one read: a millisecond, and 20 where each has to come from the disk."""
@@ -48,7 +49,7 @@ class Shard:
 
     Args:
         path: Its folder.
-        layout: The shard's layout.
+        manifest: The index's, which says what the shard holds.
         vacuum: Let `optimize` give back the room of everything deleted, not only where it is a
             fifth of a segment.
         warm: Read token vectors ahead in a thread, for searches to come; see `Prefetcher`.
@@ -58,17 +59,17 @@ class Shard:
     """
 
     def __init__(
-        self, path: Path, layout: Layout, *, vacuum: bool = False, warm: bool = False
+        self, path: Path, manifest: Manifest, *, vacuum: bool = False, warm: bool = False
     ) -> None:
         self.path = path
         self._prefetcher = Prefetcher() if warm else None
-        self._cold = _COLD_BYTES // layout.token_bytes
+        self._cold = _COLD_BYTES // token_bytes(manifest)
         self.token_calls = AdaptiveCallSize(self._cold)
         self._gave_way = time.perf_counter()
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._users: dict[object, int] = {}
-        load = partial(engine.EdgeShard.load, str(path), layout.config(vacuum=vacuum))
+        load = partial(engine.EdgeShard.load, str(path), engine_config(manifest, vacuum=vacuum))
         self._held: engine.EdgeShard | None = _guarded(load, path)
         self._numbers = {
             name for name in self._run(lambda held: held.info()).payload_schema if name != "terms"
@@ -76,10 +77,10 @@ class Shard:
         self._warm()
 
     @staticmethod
-    def create(path: Path, layout: Layout) -> None:
+    def create(path: Path, manifest: Manifest) -> None:
         """Make an empty shard in a folder that does not exist yet."""
         path.mkdir()
-        shard = _guarded(partial(engine.EdgeShard.create, str(path), layout.config()), path)
+        shard = _guarded(partial(engine.EdgeShard.create, str(path), engine_config(manifest)), path)
         # before any graph is built: a graph knows only the filters that it was built with
         index = engine.UpdateOperation.create_field_index("terms", engine.KeywordIndexParams())
         _guarded(partial(shard.update, index), path)
