@@ -13,15 +13,9 @@ _COPIED_AT_ONCE = 64
 
 
 def copy_records(source: Store, target: Store, modes: Modes) -> None:
-    """Copy all records with their numbers, page by page, and flush the target.
+    """Copy all records with their numbers in these modes, and flush the target, which is empty.
 
-    Args:
-        source: Gives its numbers back; it may be written to meanwhile.
-        target: Is empty.
-        modes: The modes that both keep.
-
-    Raises:
-        StoreError: A store fails.
+    The source may be written to meanwhile.
     """
     after = None
     while True:

@@ -29,15 +29,10 @@ COLBERT_KINDS: Final = ("float16", "float32", "reencode", "turbo8")
 
 
 def check_batch(records: Sequence[Record], embeddings: EmbeddingBatch) -> None:
-    """Check that records and embeddings belong together and hold sound numbers.
+    """Raise `InputError` for a batch that is not sound in itself.
 
-    Args:
-        records: The records.
-        embeddings: Their embeddings.
-
-    Raises:
-        InputError: Another number of rows than records, an id twice, no mode, a number that is
-            not finite, lexical weights out of order, a text without token vectors.
+    It has another number of rows than records, an id twice, no mode, a number that is not finite,
+    lexical weights out of order, or a text without token vectors.
     """
     if len(records) != len(embeddings):
         raise InputError(f"{len(records)} records with {len(embeddings)} rows of embeddings")
@@ -152,16 +147,7 @@ def widths_of(embeddings: EmbeddingBatch) -> dict[Mode, int]:
 
 
 def check_fits(embeddings: EmbeddingBatch, modes: Modes, widths: Mapping[Mode, int]) -> None:
-    """Compare a batch with a store's modes and widths.
-
-    Args:
-        embeddings: The batch.
-        modes: The store's modes.
-        widths: The store's widths, of the modes that have one.
-
-    Raises:
-        StoreError: Other modes or widths; both sides are named.
-    """
+    """Raise `StoreError`, which names both sides, for other modes or widths than the store's."""
     if embeddings.modes != set(modes):
         raise StoreError(
             f"this store keeps {ordered_modes(modes)}, the batch holds "
@@ -191,20 +177,10 @@ def check_holds(wanted: Modes, modes: Modes) -> None:
 def checked_queries(
     queries: EmbeddingBatch, wanted: Modes, modes: Modes, widths: Mapping[Mode, int]
 ) -> EmbeddingBatch:
-    """The wanted modes of sound queries that fit a store.
+    """Return the wanted modes of queries, and nothing else, which fit a store's modes and widths.
 
-    Args:
-        queries: The queries.
-        wanted: The modes to search or score by.
-        modes: The store's.
-        widths: The store's, of the modes that have one.
-
-    Returns:
-        The queries in the wanted modes only.
-
-    Raises:
-        InputError: The queries lack a mode, or hold numbers that are not finite.
-        StoreError: The store lacks a mode, or has another width.
+    It raises `InputError` where the queries lack a mode or hold numbers that are not finite, and
+    `StoreError` where the store lacks a mode or has another width.
     """
     chosen = as_modes(wanted)
     check_holds(chosen, modes)
@@ -215,12 +191,7 @@ def checked_queries(
 
 
 def check_same_texts(records: Sequence[Record], held: Sequence[str | None]) -> None:
-    """Raise `StoreError` for a record whose text is not the one that is kept.
-
-    Args:
-        records: The records.
-        held: The text hashes under their ids; None for an unknown id.
-    """
+    """Raise `StoreError` for a record whose text hash is not the one that is held under its id."""
     for record, known in zip(records, held, strict=True):
         if record.text_hash != known:
             raise StoreError(

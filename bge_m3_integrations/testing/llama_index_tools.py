@@ -40,14 +40,9 @@ class GatedEncoder(FakeEncoder):
 
 
 def leaves_the_loop_free(encoder: GatedEncoder, work: Callable[[], Awaitable[object]]) -> bool:
-    """Whether the event loop ran while the encoder was at work.
+    """Whether the event loop ran while the encoder of `work` was at work.
 
-    Args:
-        encoder: The encoder of `work`.
-        work: Makes the awaitable to be watched; it must encode something.
-
-    Returns:
-        False if the loop stood still, or nothing was encoded.
+    False if the loop stood still, or nothing was encoded.
     """
 
     async def watched() -> bool:

@@ -100,13 +100,8 @@ def compile_filter(
 ) -> Pushed:
     """Translate a filter for points that hold the terms of the same fields.
 
-    Args:
-        where: The filter.
-        fields: As in `terms.filter_payload` of every point.
-        point_id: The engine's id of a record's id.
-
-    Returns:
-        The engine's filters, and whether they are the whole answer.
+    `fields` are as in `terms.filter_payload` of every point; `point_id` gives the engine's id for a
+    record's id.
     """
     bounds = _Compiler(fields, point_id).bounds(where, 0)
     return Pushed(_filter(bounds.certain), _filter(bounds.possible), bounds.exact)

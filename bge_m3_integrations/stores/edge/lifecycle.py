@@ -140,16 +140,10 @@ def back_up(folder: Folder, manifest: Manifest, target: Path) -> None:
 def atomic_target(target: Path) -> Iterator[Path]:
     """Make an index that becomes the target's when the block ends, whole or not at all.
 
-    The place is inside the target, which may be a disk of its own; a cut copy is no index there.
-
-    Args:
-        target: A folder that does not exist yet, or is empty; so it is again after an error.
-
-    Yields:
-        A folder to make an index in, which is not there yet. The block closes that index.
-
-    Raises:
-        StoreError: The target holds something, or cannot be written to.
+    The target does not exist yet, or is empty; so it is again after an error. The block gets a
+    folder that is not there yet, and closes the index that it makes there. It lies inside the
+    target, which may be a disk of its own; a cut copy is no index there. It raises `StoreError`
+    where the target holds something, or cannot be written to.
     """
     check_outside(target)
     try:

@@ -35,19 +35,11 @@ _PROGRAM = "bge_m3_integrations.stores.edge.optimize"
 def optimized_copy(
     folder: Folder, manifest: Manifest, tell: Callable[[str], None], *, vacuum: bool
 ) -> Path:
-    """Copy a shard and optimize the copy in another process.
+    """Copy a shard and optimize the copy in another process; return its place, for `switched`.
 
-    Args:
-        folder: Held; nothing writes to its shard meanwhile, and all of it is on disk.
-        manifest: The folder's.
-        tell: Is told each step.
-        vacuum: See `Shard`.
-
-    Returns:
-        The place of the copy, for `switched`.
-
-    Raises:
-        StoreError: The disk has no room, or the process failed; the index is as before.
+    The folder is held, nothing writes to its shard meanwhile, and all of it is on disk. `tell` is
+    told each step; `vacuum` as in `Shard`. It raises `StoreError` where the disk has no room or the
+    process failed; the index is as before.
     """
     old, new = folder.path / manifest.shard, folder.place_for(manifest.next())
     size = size_on_disk(old)

@@ -49,17 +49,9 @@ def checked(record: Record) -> Record:
 
 
 def payload_of(record: Record, fields: frozenset[str] | None) -> dict[str, Any]:
-    """Build the payload of a record, without `tokens` and `truncated`.
+    """Build the payload of a record, without `tokens` and `truncated`; `InputError` as `Record`.
 
-    Args:
-        record: The record.
-        fields: The metadata paths to filter by in the engine; None takes all.
-
-    Returns:
-        The payload.
-
-    Raises:
-        InputError: See `Record`.
+    `fields` are the metadata paths to filter by in the engine; None takes all.
     """
     record = checked(record)
     found = filter_payload(record.metadata, fields)

@@ -145,15 +145,7 @@ class EdgeStore(SharedHandle):
         writes.upsert(self._index, records, embeddings)
 
     def rewrite(self, records: Sequence[Record]) -> None:
-        """Replace all of known records but their text; the numbers stay.
-
-        Args:
-            records: Of ids that are here, with the text that is here.
-
-        Raises:
-            StoreError: An id is unknown, or its text is another one.
-            InputError: A value that JSON would change.
-        """
+        """See `Store.rewrite`; a value that JSON would change is an `InputError`."""
         writes.rewrite(self._index, records)
 
     def text_hashes(self, ids: Sequence[str]) -> list[str | None]:

@@ -47,14 +47,9 @@ class FilterPayload:
 
 
 def filter_payload(metadata: Mapping[str, Any], fields: frozenset[str] | None) -> FilterPayload:
-    """Return the terms and numbers of a record's metadata, as the store gives it back.
+    """Return the terms and numbers of a record's metadata, to be stored with it.
 
-    Args:
-        metadata: As `filters.matches` would see it.
-        fields: The paths that filters may name; None is every path that leads somewhere.
-
-    Returns:
-        To be stored with the record.
+    `fields` are the paths that filters may name; None is every path that leads somewhere.
     """
     paths = every_path(metadata) if fields is None else fields
     held = {path: lookup(path, metadata) for path in paths}

@@ -106,13 +106,8 @@ def rewrite_payloads(
 ) -> None:
     """Replace the payload of every record; text, metadata and vectors stay.
 
-    Args:
-        shard: Nobody else writes to it.
-        fields: The metadata paths that its payloads are to be found by; None is all.
-        tell: Is told each step.
-
-    Raises:
-        StoreError: The disk has no room; replaced payloads are as good as others.
+    Nobody else writes to the shard. Its payloads are then found by `fields`; None is all. It raises
+    `StoreError` where the disk has no room; replaced payloads are as good as others.
     """
     total, done, in_log = shard.count(None), 0, 0
     for page in shard.pages(None, ["name", "body", *_KEPT]):

@@ -46,12 +46,7 @@ def pack_metadata(metadata: Mapping[str, Any]) -> PackedMetadata:
 def metadata_view(held: PackedMetadata, *, whole: bool) -> Mapping[str, Any]:
     """The metadata as `filters.matches` takes it; to be read, not changed.
 
-    Args:
-        held: Of `pack_metadata`.
-        whole: Unpack all of it at once, for a function that may ask for all of it.
-
-    Returns:
-        A mapping.
+    `whole` unpacks all of it at once, for a function that may ask for all of it.
     """
     if _NESTED not in held:
         return held

@@ -95,14 +95,7 @@ class MemoryStore:
                 self._keep(held, block)
 
     def rewrite(self, records: Sequence[Record]) -> None:
-        """See `Store.rewrite`; nothing is changed unless all of the records are known.
-
-        Args:
-            records: Of ids that are here, with the text that is here.
-
-        Raises:
-            StoreError: An id is unknown, or its text is another one.
-        """
+        """See `Store.rewrite`; nothing is changed unless all of the records are known."""
         held = _at_rest(records)
         with self._lock:
             check_same_texts(records, self.text_hashes([record.id for record in records]))

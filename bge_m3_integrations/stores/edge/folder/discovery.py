@@ -32,17 +32,9 @@ _LOOKED_AT = 1000
 
 
 def as_folder(path: str | os.PathLike[str], *, name: str = "path") -> Path:
-    """Return a folder's absolute path, without links.
+    """Return a folder's absolute path, without links; the folder need not exist, `~` is home.
 
-    Args:
-        path: As a caller gives it; `~` is the home folder.
-        name: The caller's name for it.
-
-    Returns:
-        The path; the folder need not exist.
-
-    Raises:
-        InputError: It is no path.
+    `name` is the caller's word for it, in the `InputError` about what is no path.
     """
     given = as_path(path, name=name)
     if _NO_FOLDER.match(str(path)):

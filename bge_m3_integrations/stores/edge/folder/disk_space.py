@@ -73,16 +73,9 @@ class DiskBudget:
     def promised(self, size: int, subject: str) -> Iterator[Callable[[int], None]]:
         """Keep room for a write until the block ends, beside that of all other writes.
 
-        Args:
-            size: Bytes, an upper estimate.
-            subject: Is going to be written.
-
-        Yields:
-            Takes a part of it, so many bytes, under the lock of all writes; it raises `StoreError`
-            where others have filled the disk since.
-
-        Raises:
-            StoreError: There is not so much.
+        The `size` is an upper estimate in bytes. The block gets a function that takes so many of
+        them, under the lock of all writes. `StoreError`: there is not so much room; in the
+        function, others have filled the disk since.
         """
         with self._lock:
             check_room(self._path, size + self._promised, subject)

@@ -86,17 +86,10 @@ def _write(folder: Path, held: Mapping[str, Any]) -> None:
 
 
 def claim(folder: Path, *, shared: bool) -> int | None:
-    """Lock a folder or file against writers, or against everybody; it leaves no trace there.
+    """Lock a folder or file that is there, against writers (`shared`) or everybody.
 
-    Args:
-        folder: It is there.
-        shared: Let others have it too who share it.
-
-    Returns:
-        For `unclaim`; None where the system locks no folders: Windows, and NFS.
-
-    Raises:
-        BlockingIOError: Another has it.
+    It leaves no trace there. `unclaim` takes what it returns: None where the system locks no
+    folders, as Windows and NFS. It raises `BlockingIOError` where another has it.
     """
     if sys.platform == "win32":
         return None

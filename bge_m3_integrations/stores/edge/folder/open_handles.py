@@ -73,13 +73,7 @@ class OpenHandles(Generic[_Index, _Held]):
         return index
 
     def put(self, place: Path, index: _Index, held: _Held) -> None:
-        """Add an index that was opened.
-
-        Args:
-            place: Its folder.
-            index: The index its users have.
-            held: The resources that `close` gives back; they must not refer to the index.
-        """
+        """Add an index, with the resources for `close`, which must not refer to it."""
         entry = _Entry(place, weakref.ref(index), held)
         self._entries[place] = entry
         # not at exit: threads may be in the middle of a call, and the log has all that counts

@@ -83,18 +83,11 @@ class IndexProcess:
     def ask(
         self, call: Call, progress: Callable[[str], None] | None = None
     ) -> tuple[Any, list[Any]]:
-        """Have a call answered; several threads may ask at once.
+        """Have a call answered: return the answer, and the items of an answer that is a list.
 
-        Args:
-            call: Of the store.
-            progress: Called with texts, where the call has that; its error ends the call.
-
-        Returns:
-            The answer, and the items of an answer that is a list.
-
-        Raises:
-            StoreError: The process ended, or this one is a fork of the one that started it, or
-                `close` was called. Also whatever the store raises.
+        Several threads may ask at once. `progress` gets texts, where the call has that, and its
+        error ends the call. It raises `StoreError` where the process ended, this one is a fork of
+        the one that started it, or `close` was called, and whatever the store raises.
         """
         check_own(self._path, self._pid)
         with self._running():

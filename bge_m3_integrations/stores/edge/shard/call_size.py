@@ -57,14 +57,9 @@ class AdaptiveCallSize:
 
 
 def parts(lengths: Mapping[_Key, int], most: Callable[[], int]) -> Iterator[list[_Key]]:
-    """Divide a request into calls.
+    """Divide a request into calls of keys with so much length together; a longer key goes alone.
 
-    Args:
-        lengths: The size of each, in order.
-        most: Of one call; asked when one begins.
-
-    Yields:
-        Keys of so much together; a larger one alone.
+    `most` says how much, and is asked when a call begins.
     """
     part: list[_Key] = []
     room = 0

@@ -36,11 +36,7 @@ class Prefetcher:
         return self._done
 
     def start(self, shard: Path) -> None:
-        """Begin anew, with the files of now.
-
-        Args:
-            shard: The shard's folder.
-        """
+        """Begin anew, with the files that the shard's folder has now."""
         files = token_files(shard)
         with self._lock:
             self._end()

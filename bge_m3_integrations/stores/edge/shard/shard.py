@@ -88,19 +88,13 @@ class Shard:
         _guarded(shard.close, path)
 
     def write(self, points: engine.UpdateOperation) -> None:
-        """Insert or replace points.
-
-        Args:
-            points: Of checked ones: a malformed one would make the shard unreadable for good.
-        """
+        """Insert or replace checked points; a malformed one makes the shard unreadable for good."""
         self._update(points)
 
     def index_numbers(self, names: Iterable[str], *, named: bool = False) -> None:
         """Have payload keys indexed as numbers, as long as there are not too many.
 
-        Args:
-            names: The keys; those that have an index are passed over.
-            named: Whether they are of filter fields that somebody chose: then more are indexed.
+        There may be more if they are `named`: of filter fields that somebody chose.
         """
         fresh = sorted(set(names) - self._numbers)
         most = _NAMED_NUMBERS if named else _NUMBERS
@@ -121,14 +115,9 @@ class Shard:
     def payloads(
         self, points: Sequence[UUID], names: Sequence[str] | None = None
     ) -> dict[UUID, dict[str, Any]]:
-        """Return the payloads of those points that are there.
+        """Return the payloads of those points that are there, by point.
 
-        Args:
-            points: Any number.
-            names: The payload's keys to read; None reads all, an empty list none.
-
-        Returns:
-            Point to payload.
+        `names` are the payload's keys to read; None reads all, an empty list none.
         """
         return {point.id: point.payload or {} for point in self._retrieved(points, names, False)}
 
@@ -198,17 +187,7 @@ class Shard:
         where: engine.Filter | None,
         params: engine.SearchParams,
     ) -> tuple[list[tuple[UUID, float]], float]:
-        """Find the best points.
-
-        Args:
-            query: By numbers of one mode.
-            limit: Most points.
-            where: Which points may be found.
-            params: Exact, or how thorough.
-
-        Returns:
-            Points with scores, best first, and the seconds that it took.
-        """
+        """Find the best points, best first with their scores, and the seconds that it took."""
         request = engine.QueryRequest(
             limit=limit,
             query=query,
