@@ -86,7 +86,7 @@ class ComponentConformance:
 
 
 class _TextsConformance(ComponentConformance):
-    """What dense and sparse embeddings have in common."""
+    """Tests for dense and sparse embeddings alike."""
 
     def test_awaiting_gives_the_same(self) -> None:
         embedding, texts = self.make(BGEM3(FakeEncoder())), list(TEXTS.values())

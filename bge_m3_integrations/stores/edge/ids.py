@@ -18,7 +18,11 @@ _REMEMBERED = 1 << 20
 
 
 class IdIndex:
-    """The ids of a shard, as far as they were needed. Thread-safe."""
+    """The ids of a shard, as far as they were needed. Thread-safe.
+
+    Attributes:
+        version: Changes with every write.
+    """
 
     def __init__(self) -> None:
         # by `UUID.int`: Python's garbage collector walks every UUID that is kept, and no integer
@@ -26,19 +30,14 @@ class IdIndex:
         self._ordered: Sequence[str] | None = None
         self._new: set[str] = set()
         self._gone: set[str] = set()
-        self._writes = 0
+        self.version = 0
         self._lock = threading.RLock()
-
-    @property
-    def version(self) -> int:
-        """Changes with every write."""
-        return self._writes
 
     def added(self, ids: Iterable[str]) -> None:
         """Add written ids."""
         fresh = set(ids)
         with self._lock:
-            self._writes += 1
+            self.version += 1
             self._gone -= fresh
             self._new |= fresh
             self._remember((point_id(record_id).int, record_id) for record_id in fresh)
@@ -47,14 +46,14 @@ class IdIndex:
         """Remove deleted ids."""
         lost = set(ids)
         with self._lock:
-            self._writes += 1
+            self.version += 1
             self._new -= lost
             self._gone |= lost
 
     def invalidate(self) -> None:
         """Forget the order, after a write that failed and may have been half done."""
         with self._lock:
-            self._writes += 1
+            self.version += 1
             self._ordered = None
 
     def by_point(self, points: Sequence[UUID], shard: Shard) -> dict[UUID, str]:

@@ -22,18 +22,9 @@ vectors in float32."""
 
 
 class OpenIndex:
-    """The state of an open index, and its locks.
+    """The state of an open index, whose folder is held, and its locks.
 
-    Args:
-        folder: Held.
-        manifest: The folder's.
-        shard: The shard of now.
-        opens: As many as are not closed.
-
-    Attributes:
-        ids: The ids of the records.
-        filters: By the filter fields of now.
-        budget: The room on its disk.
+    `opens` is as long as the index was opened more often than closed.
     """
 
     def __init__(

@@ -149,39 +149,21 @@ def upsert_of(
     *,
     rounded: bool,
 ) -> UpdateOperation:
-    """Make the write of some rows.
+    """Make the write of some rows (see `spans_of`): an operation that holds copies of all.
 
-    Args:
-        payloads: Of `payload_of`, one for each record.
-        names: The records' ids.
-        embeddings: Checked.
-        rows: Of `spans_of`.
-        rounded: Whether token vectors need no more digits than float16 has; see `_rounded`.
-
-    Returns:
-        An operation for the engine, which holds copies of all.
+    Each record has a payload, of `payload_of`, and its id as name. `rounded` says whether token
+    vectors need no more digits than float16 has; see `_rounded`.
     """
     vectors = [vectors_of(embeddings, i, rounded=rounded) for i in range(rows.start, rows.stop)]
-    # Points and vectors are let go only when the operation lies behind them in memory: so their
-    # room stays with the process, and the engine's next copies, made under Python's lock, find
-    # pages that are there. That is a fifth of the time for a long text.
-    return UpdateOperation.upsert_points(points_of(payloads, names, embeddings, rows, vectors))
-
-
-def points_of(
-    payloads: Sequence[dict[str, Any]],
-    names: Sequence[str],
-    embeddings: EmbeddingBatch,
-    rows: slice,
-    vectors: Sequence[Mapping[str, Any]],
-) -> list[Point]:
-    """Points of some rows, whose vectors are of `vectors_of`; the rest is as in `upsert_of`."""
     points = []
     for i, held in zip(range(rows.start, rows.stop), vectors, strict=True):
         tokens, truncated = int(embeddings.tokens[i]), int(embeddings.truncated[i])
         payload = {**payloads[i], "tokens": tokens, "truncated": truncated}
         points.append(Point(point_id(names[i]), dict(held), payload))
-    return points
+    # Points and vectors are let go only when the operation lies behind them in memory: so their
+    # room stays with the process, and the engine's next copies, made under Python's lock, find
+    # pages that are there. That is a fifth of the time for a long text.
+    return UpdateOperation.upsert_points(points)
 
 
 def vectors_of(embeddings: EmbeddingBatch, i: int, *, rounded: bool = False) -> dict[str, Any]:
@@ -189,8 +171,10 @@ def vectors_of(embeddings: EmbeddingBatch, i: int, *, rounded: bool = False) -> 
     vectors: dict[str, Any] = {}
     if embeddings.dense is not None:
         vectors["dense"] = embeddings.dense[i].tolist()
-    if embeddings.sparse is not None and (weights := _sparse(embeddings.sparse, i)) is not None:
-        vectors["sparse"] = weights
+    if embeddings.sparse is not None:
+        ids, weights = embeddings.sparse.row(i)
+        if len(ids):
+            vectors["sparse"] = SparseVector(ids.tolist(), weights.tolist())
     if embeddings.colbert is not None:
         vectors["colbert"] = _rows(embeddings.colbert, i, rounded=rounded)
     return vectors
@@ -217,11 +201,6 @@ def embeddings_of(
         tokens,
         truncated,
     )
-
-
-def _sparse(rows: SparseRows, i: int) -> SparseVector | None:
-    ids, weights = rows.row(i)
-    return SparseVector(ids.tolist(), weights.tolist()) if len(ids) else None
 
 
 def _rows(vectors: TokenVectors, i: int, *, rounded: bool) -> list[array[float]]:

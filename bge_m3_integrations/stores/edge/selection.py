@@ -49,9 +49,7 @@ class _Resolved:
 class FilterResolver:
     """Finds which records of one shard pass a filter. Thread-safe.
 
-    Args:
-        fields: The metadata paths that the engine filters by; None is all.
-        index: The shard's ids.
+    `fields` are the metadata paths that the engine filters by; None is all.
     """
 
     def __init__(self, fields: frozenset[str] | None, index: IdIndex) -> None:

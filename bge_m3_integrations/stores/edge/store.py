@@ -332,11 +332,11 @@ class EdgeStore(SharedHandle):
         if self._inherited:
             return
         self._index.check_not_within()
-        with self._handles.turn(self._path):
+        with self._handles.turn(self.path):
             self.forget()
-            if not self._opens and self._handles.at(self._path) is self:
+            if not self._opens and self._handles.at(self.path) is self:
                 with self._index.closing():
-                    self._handles.close(self._path, self._index)
+                    self._handles.close(self.path, self._index)
 
     def _checked(self, queries: EmbeddingBatch, modes: Modes) -> EmbeddingBatch:
         manifest = self._index.manifest

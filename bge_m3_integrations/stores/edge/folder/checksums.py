@@ -90,18 +90,14 @@ class _Sums:
 
 
 class Checksums:
-    """The checksums of one shard's files, and how far the files may have moved on since.
-
-    Args:
-        shard: Its folder.
-    """
+    """The checksums of a shard's files, and how far the files may have moved on since."""
 
     def __init__(self, shard: Path) -> None:
         self._shard = shard
         self._load()
 
     def _load(self) -> None:
-        self._held = _read(self._shard / SUMS)
+        self._held: _Sums | Any = _read(self._shard / SUMS)  # or None
         self._note = _Note("")
         if self._held is not None:
             self._note = _note(self._shard / SINCE, self._held)
@@ -240,16 +236,11 @@ class Checksums:
         self._note = note
 
     def _damaged(self, file: Path, what: str) -> StoreError:
-        return StoreError(f"{file} {what} written at {self._last.at}; {self._remedy()}")
-
-    @property
-    def _last(self) -> Any:
-        """The sums that were written last, which are compared where there are any."""
-        return self._held
+        return StoreError(f"{file} {what} written at {self._held.at}; {self._remedy()}")
 
     def _remedy(self) -> str:
         return (
-            f"{self._last.records} records were there then, and a backup brings back those of its "
+            f"{self._held.records} records were there then, and a backup brings back those of its "
             f"own time; nothing was changed. To open what is left, or where a version of "
             f"bge-m3-integrations without checksums has written there, delete {self._shard / SUMS}"
         )

@@ -58,11 +58,7 @@ def check_flush(path: Path, in_log: int) -> None:
 
 
 class DiskBudget:
-    """The room of an index's disk, promised to writes that are under way.
-
-    Args:
-        path: The index's folder.
-    """
+    """The room on the disk of an index's folder, promised to writes that are under way."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -129,18 +129,8 @@ class SharedHandle:
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
-        self._path, self._read_only, self._pid = path, read_only, os.getpid()
+        self.path, self.read_only, self._pid = path, read_only, os.getpid()
         self._opens: list[None] = []  # as many as are not closed: changed without a lock
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self._path
-
-    @property
-    def read_only(self) -> bool:
-        """Whether nothing in the folder can be changed by this store."""
-        return self._read_only
 
     @property
     def _inherited(self) -> bool:
@@ -164,8 +154,8 @@ class SharedHandle:
                 self._note_opens()
 
     def _note_opens(self) -> None:
-        if not self._read_only:
-            note_opens(self._path, len(self._opens))
+        if not self.read_only:
+            note_opens(self.path, len(self._opens))
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # a handle on one collection: frameworks copy the objects that hold it

@@ -18,11 +18,7 @@ class FolderIdentity:
     """The identity of a folder, its manifest and its shard at one moment: the system's numbers.
 
     Each thing is kept open until `close`, where the system allows that: the number of one that is
-    gone would soon be that of another.
-
-    Args:
-        path: The folder.
-        shard: The folder in it that holds the records; None where only the folder counts.
+    gone would soon be that of another. Without a shard, only the folder counts.
     """
 
     def __init__(self, path: Path, shard: str | None = None) -> None:

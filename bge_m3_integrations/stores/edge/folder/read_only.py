@@ -52,13 +52,9 @@ def read_only_error(path: Path) -> StoreError:
 
 
 class ReadFolder(Folder):
-    """A folder that this process and others read, and nobody writes to, until `release`.
+    """A folder with an index that processes read, and nobody writes to, until `release`.
 
-    Args:
-        path: A folder that holds an index.
-
-    Raises:
-        StoreError: A process holds it for writing.
+    It raises `StoreError` where a process holds it for writing.
     """
 
     read_only = True

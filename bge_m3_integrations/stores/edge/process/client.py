@@ -108,8 +108,8 @@ class ProcessStore(SharedHandle):
 
     def check_records(self, records: Sequence[Record]) -> None:
         """See `EdgeStore.check_records`."""
-        if self._read_only:
-            raise read_only_error(self._path)
+        if self.read_only:
+            raise read_only_error(self.path)
         for record in records:
             checked(record)
 
@@ -199,10 +199,10 @@ class ProcessStore(SharedHandle):
         """See `Store.close`: the last of its users' handles closes it, and ends the process."""
         if self._inherited:
             return
-        with _OPENED.turn(self._path):
+        with _OPENED.turn(self.path):
             self.forget()
             if not self._opens:
-                _OPENED.close(self._path, self._process)
+                _OPENED.close(self.path, self._process)
 
     def _change(self, name: str, progress: Callable[[str], None] | None, **options: Any) -> None:
         self._process.ask(Call(name, options=options, told=True), progress)

@@ -46,14 +46,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class IndexProcess:
-    """A process that holds the index of a folder.
-
-    Args:
-        path: The folder.
-
-    Raises:
-        StoreError: It cannot be started.
-    """
+    """A process that holds the index of a folder; `StoreError` if it cannot be started."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._pid = path, os.getpid()
@@ -141,15 +134,27 @@ class IndexProcess:
         return set(self._asking.values()) <= {threading.get_ident()}
 
     def _asked(self, call: Call, progress: Callable[[str], None] | None) -> tuple[Any, list[Any]]:
-        connection, told = self._connected(), _Progress(progress)
+        connection = self._connected()
+        raised: BaseException | None = None
+
+        def tell(text: str) -> None:
+            nonlocal raised
+            try:
+                if progress is not None:
+                    progress(text)
+            except BaseException as error:
+                raised = error
+                raise
+
         try:
             send(connection, call)
-            answer, items = _answer(connection, told.tell)
+            answer, items = _answer(connection, tell)
         except BaseException as error:  # in the middle of a conversation
             if call.name in _WRITES:
                 _let_end(connection)
             connection.close()
-            if error is not told.raised and self._is_of_the_end(error):
+            # an error of `progress` is never that of an ended process
+            if error is not raised and self._is_of_the_end(error):
                 raise StoreError(self._obituary(error)) from error
             raise
         with self._state:
@@ -194,23 +199,6 @@ class IndexProcess:
             f"the process that held the index in {self._path} (pid {self._child.pid}) {how}; "
             "what was written before is kept: close the index and open it again"
         )
-
-
-class _Progress:
-    """A caller's `progress`, and its error, which is never that of an ended process."""
-
-    def __init__(self, progress: Callable[[str], None] | None) -> None:
-        self._progress = progress
-        self.raised: BaseException | None = None
-
-    def tell(self, text: str) -> None:
-        """Pass a text on."""
-        try:
-            if self._progress is not None:
-                self._progress(text)
-        except BaseException as error:
-            self.raised = error
-            raise
 
 
 def _let_end(connection: Connection) -> None:

@@ -43,11 +43,7 @@ while it ends, and with it this ends."""
 
 
 class StoreServer:
-    """The one store of this process.
-
-    Args:
-        path: Its folder.
-    """
+    """The one store of this process, in a folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -19,12 +19,7 @@ from bge_m3_integrations.stores.edge.shard.shard import Shard
 class CheckedShard(Shard):
     """A shard that keeps checksums of its files; whoever writes to it holds the lock of all writes.
 
-    Args:
-        path: Its folder.
-        manifest: The index's.
-
-    Raises:
-        StoreError: A file is missing or damaged, or the engine cannot load the shard.
+    It raises `StoreError` where a file is missing or damaged, or the engine cannot load the shard.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:

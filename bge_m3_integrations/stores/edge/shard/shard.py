@@ -45,17 +45,11 @@ one, beside 9 ms for all the rest of an index."""
 
 
 class Shard:
-    """One collection on disk.
+    """One collection on disk, for an index's manifest.
 
-    Args:
-        path: Its folder.
-        manifest: The index's, which says what the shard holds.
-        vacuum: Let `optimize` give back the room of everything deleted, not only where it is a
-            fifth of a segment.
-        warm: Read token vectors ahead in a thread, for searches to come; see `Prefetcher`.
-
-    Attributes:
-        token_calls: Token vectors of one scoring, as calls went so far.
+    `vacuum` lets `optimize` give back the room of everything deleted, not only where it is a fifth
+    of a segment. `warm` reads token vectors ahead in a thread, for searches to come: see
+    `Prefetcher`.
     """
 
     def __init__(
@@ -64,7 +58,7 @@ class Shard:
         self.path = path
         self._prefetcher = Prefetcher() if warm else None
         self._cold = _COLD_BYTES // token_bytes(manifest)
-        self.token_calls = AdaptiveCallSize(self._cold)
+        self.token_calls = AdaptiveCallSize(self._cold)  # token vectors of one scoring
         self._gave_way = time.perf_counter()
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
@@ -256,8 +250,7 @@ class Shard:
     def abandon(self, log_lock: os.stat_result | None) -> None:
         """Let go of a shard without a flush: another has its place by now, or there is no room.
 
-        Args:
-            log_lock: See `Folder.log_lock`.
+        See `Folder.log_lock`.
         """
         if (held := self._take()) is not None:
             never_free(held)

@@ -6,6 +6,7 @@ import math
 import weakref
 from collections import UserDict
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,6 @@ from bge_m3_integrations.stores.edge.points import (
     name_of,
     payload_of,
     point_id,
-    points_of,
     record_of,
     spans_of,
     upsert_of,
@@ -208,10 +208,13 @@ def test_texts_without_token_vectors_go_256_at_a_time(batch: EmbeddingBatch) -> 
     assert [span.stop - span.start for span in spans] == [256, 256, 1]
 
 
-def test_a_point_has_its_record_s_id_payload_and_counts(batch: EmbeddingBatch) -> None:
-    rows, vectors = slice(1, 4), [vectors_of(batch, i) for i in range(1, 4)]
+def test_a_point_has_its_record_s_id_payload_and_counts(
+    batch: EmbeddingBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, made = slice(1, 4), list[Any]()
+    monkeypatch.setattr(points, "UpdateOperation", SimpleNamespace(upsert_points=made.extend))
     payloads: list[dict[str, Any]] = [{"p": i} for i in range(5)]
-    made = points_of(payloads, names(5), batch, rows, vectors)
+    upsert_of(payloads, names(5), batch, rows, rounded=False)
     assert [point.id for point in made] == [point_id(n) for n in names(5)[rows]]
     for i, point in enumerate(made, rows.start):
         counts = {"tokens": int(batch.tokens[i]), "truncated": int(batch.truncated[i])}

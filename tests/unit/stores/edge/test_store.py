@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -451,14 +452,13 @@ def test_no_write_holds_more_than_1024_token_vectors_but_for_one_long_text(
     lengths = [1500, 600, 8000, 1, 2047, 1, *[3] * 700]
     sizes: list[tuple[int, int]] = []
 
-    make = points.points_of
+    make = points.UpdateOperation.upsert_points
 
-    def spied(*given: Any) -> list[Any]:
-        made = make(*given)
+    def spied(made: list[Any]) -> Any:
         sizes.append((len(made), sum(len(point.vector["colbert"]) for point in made)))
-        return made
+        return make(made)
 
-    monkeypatch.setattr(points, "points_of", spied)
+    monkeypatch.setattr(points, "UpdateOperation", SimpleNamespace(upsert_points=spied))
     spy = Spy(store._shard._held)
     monkeypatch.setattr(store._shard, "_held", spy)
     store.upsert([Record(f"{i}", "text") for i in range(len(lengths))], long_texts(lengths))
