@@ -118,11 +118,14 @@ class Explanation:
         weighting: The name of the weights; None for numbers.
         fusion: The rule: by "scaled_sum" and "learned_sum" the lexical part is divided by the sum
             of the query's weights.
-        lexical: Matches, largest part first; they sum to `lexical_value`.
+        lexical: Matches, largest part first; they sum to `lexical_value`. None where that is
+            estimated.
         lexical_value: The lexical part: the sparse score, or what the fusion makes of it.
         alignments: One per query word, in order; they sum to the ColBERT score.
         without: The changes of the dense score without a word, if they were asked for.
         similarity: `(query words, document words)`, the best cosine of their tokens; for the map.
+        estimated: Whether `lexical_value` is what learned weights estimate from the other scores,
+            since the document is of another script than the query.
     """
 
     query: ExplainedText
@@ -137,6 +140,7 @@ class Explanation:
     alignments: Sequence[Alignment]
     without: Sequence[WithoutWord] = ()
     similarity: FloatArray | None = field(default=None, repr=False)
+    estimated: bool = False
 
     @property
     def parts(self) -> dict[Mode, float]:
@@ -147,12 +151,19 @@ class Explanation:
             values["sparse"] = self.lexical_value
         return {mode: self.weights.of(mode) / total * values[mode] for mode in values}
 
+    @property
+    def lexical_note(self) -> str:
+        """What explains a lexical value without matches, for people."""
+        if self.estimated:
+            return "estimated from the other scores, since the document is in another script"
+        return "none: the texts share no token, so the lexical score is 0"
+
     def word_parts(self) -> dict[str, dict[Mode, float]]:
         """The part of the score of each query word, by lexical match and by alignment.
 
         Returns:
-            Values by the word's text and place, as "word@start"; they sum to the lexical and the
-            ColBERT part of `parts`.
+            Values by the word's text and place, as "word@start"; they sum to the lexical part of
+            `parts`, unless that is estimated, and to the ColBERT part.
         """
         total = sum(self.weights.of(mode) for mode in self.scores)
         out: dict[str, dict[Mode, float]] = {}
@@ -180,6 +191,7 @@ class Explanation:
             "weighting": self.weighting,
             "fusion": self.fusion,
             "lexical_value": self.lexical_value,
+            "estimated": self.estimated,
             "lexical": [match.to_dict() for match in self.lexical],
             "alignments": [alignment.to_dict() for alignment in self.alignments],
             "without": [{**_place(one.word), "change": one.change} for one in self.without],
@@ -191,6 +203,8 @@ class Explanation:
         for mode, part in self.parts.items():
             value = self.lexical_value if mode == "sparse" else self.scores[mode]
             lines.append(f"  {mode:8} {names[mode]:14} {value or 0.0:7.4f}  adds {part:.4f}")
+        if self.estimated:
+            lines.append(f"same words: {self.lexical_note}")
         if self.lexical:
             lines.append("same words:")
             lines += [
@@ -233,7 +247,8 @@ class DifferencePart:
 
     Attributes:
         mode: Which score.
-        word: The query word; None for the dense score, which has no parts.
+        word: The query word; None for the dense score and an estimated lexical one, which have no
+            parts.
         a: What it adds to the score of the first document.
         b: What it adds to the score of the second document.
     """
@@ -275,7 +290,7 @@ class Difference:
         gap = self.a.score - self.b.score
         lines = [f"{self.a.score:.4f} against {self.b.score:.4f}: {gap:+.4f}, which is made of"]
         for part in self.parts:
-            what = part.word or "whole meaning"
+            what = part.word or ("whole meaning" if part.mode == "dense" else "(estimated)")
             lines.append(
                 f"  {part.difference:+.4f}  {part.mode:8} {what}  ({part.a:.4f} - {part.b:.4f})"
             )
@@ -287,6 +302,9 @@ def difference_of(a: Explanation, b: Explanation) -> Difference:
     parts: list[DifferencePart] = []
     if "dense" in a.parts:
         parts.append(DifferencePart("dense", None, a.parts["dense"], b.parts["dense"]))
+    guesses = [one.parts["sparse"] if one.estimated else 0.0 for one in (a, b)]
+    if any(guesses):
+        parts.append(DifferencePart("sparse", None, *guesses))
     left, right = a.word_parts(), b.word_parts()
     for word in dict.fromkeys([*left, *right]):
         for mode in MODES:

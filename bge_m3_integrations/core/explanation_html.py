@@ -145,7 +145,7 @@ def _matches(made: Explanation) -> str:
     if "sparse" not in made.scores:
         return ""
     if not made.lexical:
-        return "<h3>Same words</h3><p>None: the texts share no token. The lexical score is 0.</p>"
+        return f"<h3>Same words</h3><p>{made.lexical_note.capitalize()}.</p>"
     rows = "".join(
         f"<tr><td>{_escaped(m.query.text)}</td><td>{_names(m.document)}</td>"
         f"<td>{_sum(m.query_weights)}</td><td>{_sum(m.document_weights)}</td>"

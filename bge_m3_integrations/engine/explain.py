@@ -19,6 +19,8 @@ from bge_m3_integrations.core.explanation import (
 )
 from bge_m3_integrations.core.fusion import ScaledSum, WeightedSum
 from bge_m3_integrations.core.learned import LearnedSum
+from bge_m3_integrations.core.scores import Components
+from bge_m3_integrations.core.scripts import script_of
 from bge_m3_integrations.core.weighting import WeightProfile
 from bge_m3_integrations.core.words import Word, words_of
 from bge_m3_integrations.errors import InputError
@@ -72,7 +74,7 @@ def explain(
         The explanation.
 
     Raises:
-        InputError: The fusion ranks by places, which no document has alone.
+        InputError: The fusion ranks by places, which no document has alone, or needs an index.
     """
     fusion = _explicable(profile)
     modes = profile.weights.modes
@@ -81,6 +83,9 @@ def explain(
     parts = scoring.components(left.embedding, right.embedding, modes, maxsim=engine.maxsim)
     scores: dict[Mode, float] = {mode: float(array[0, 0]) for mode, array in parts.items()}
     matches, value = _lexical(engine, left, right, fusion) if "sparse" in modes else ([], None)
+    estimate = _estimate(left, right, fusion, parts.take(0)) if "sparse" in modes else None
+    if estimate is not None:  # the words that are in both do not make it
+        matches, value = [], estimate
     alignments, similarity = _alignments(left, right) if "colbert" in modes else ([], None)
     weights = profile.weights
     values: dict[Mode, float] = dict(scores)
@@ -100,6 +105,7 @@ def explain(
         alignments,
         _without(engine, left, right, without, max_length),
         similarity,
+        estimate is not None,
     )
 
 
@@ -109,6 +115,11 @@ def _explicable(profile: WeightProfile) -> WeightedSum | ScaledSum | LearnedSum:
         raise InputError(
             f"{fusion.name} ranks by the places of all candidates, so one document has no score of "
             "its own to explain; explain by weighted_sum, or by the profile's weights alone"
+        )
+    if isinstance(fusion, LearnedSum) and fusion.idf is None and "sparse" in profile.weights.modes:
+        raise InputError(
+            f"the weight profile {profile.name!r} needs the word frequencies of the index that "
+            "learned it; explain with that index, or by the profile's weights alone"
         )
     return fusion
 
@@ -186,6 +197,18 @@ def _lexical(
     ]
     matches.sort(key=lambda match: -match.value)
     return matches, sum(match.value for match in matches)
+
+
+def _estimate(
+    left: _Side, right: _Side, fusion: WeightedSum | ScaledSum | LearnedSum, parts: Components
+) -> float | None:
+    """The lexical value of a document of another script than the query; None for all others."""
+    if not isinstance(fusion, LearnedSum) or fusion.imputation is None or fusion.idf is None:
+        return None
+    own = fusion.idf.script_of(*left.embedding.sparse.row(0))
+    if own is None or script_of(right.shown.given) in (None, own):
+        return None
+    return float(fusion.imputed(np.zeros(1, np.float32), parts, np.ones(1, bool))[0])
 
 
 def _alignments(left: _Side, right: _Side) -> tuple[list[Alignment], FloatArray]:

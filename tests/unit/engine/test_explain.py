@@ -24,6 +24,7 @@ from bge_m3_integrations import (
 )
 from bge_m3_integrations.cli.main import app
 from bge_m3_integrations.core.explanation import Explanation, difference_of
+from bge_m3_integrations.core.learned import LearnedSum
 from bge_m3_integrations.core.words import SPECIAL, words_of
 from bge_m3_integrations.demo import checkpoint_path, load_corpus
 from bge_m3_integrations.testing import FakeEncoder
@@ -81,7 +82,7 @@ def pairs(count: int) -> Iterator[tuple[str, str]]:
 
 def checked(made: Explanation) -> None:
     """Parts sum; spans are substrings."""
-    if "sparse" in made.scores:
+    if "sparse" in made.scores and not made.estimated:
         assert made.lexical_value is not None
         assert sum(m.value for m in made.lexical) == pytest.approx(made.lexical_value, abs=1e-5)
     if "colbert" in made.scores:
@@ -258,6 +259,38 @@ def test_an_index_explains_hits_by_their_own_weights(engine: BGEM3) -> None:
         assert found.parts
         with pytest.raises(InputError, match="this index has no record 'nowhere'"):
             index.explain("x", "nowhere")
+
+
+def test_an_estimated_lexical_value_is_a_part_without_words(engine: BGEM3) -> None:
+    query = "过滤 搜索"
+    with HybridIndex(engine) as index:
+        index.add(load_corpus())
+        index.learn_weights()
+        hits = index.search(query, weights="learned", exact=True, limit=200)
+        foreign = [hit for hit in hits if hit.text.isascii()][:5]
+        own = next(hit for hit in hits if "搜索" in hit.text)
+        assert len(foreign) == 5
+        for hit in foreign:
+            made = index.explain(query, hit)
+            assert made.estimated
+            assert not made.lexical
+            checked(made)
+            assert made.score == pytest.approx(hit.score, abs=1e-4)
+            assert made.lexical_value == pytest.approx(hit.lexical, abs=1e-4)
+            assert "estimated from the other scores" in str(made)
+            assert "Estimated from the other scores" in made._repr_html_()
+            assert made.to_dict()["estimated"]
+            found = index.explain_difference(query, own, hit, weights="learned")
+            gap = sum(part.difference for part in found.parts)
+            assert gap == pytest.approx(found.a.score - found.b.score, abs=1e-6)
+            assert "(estimated)" in str(found)
+        assert not index.explain(query, own).estimated
+
+
+def test_learned_weights_of_a_file_are_explained_with_an_index_only(engine: BGEM3) -> None:
+    profile = WeightProfile("mine", Weights(), LearnedSum())
+    with pytest.raises(InputError, match="'mine' needs the word frequencies of the index"):
+        engine.explain("token", "token vectors", weights=profile)
 
 
 def test_the_command_shows_an_explanation_and_a_difference(tmp_path: Path) -> None:
