@@ -153,7 +153,7 @@ class Explanation:
 
     @property
     def lexical_note(self) -> str:
-        """What explains a lexical value without matches, for people."""
+        """The reason of a lexical value without matches, for people."""
         if self.estimated:
             return "estimated from the other scores, since the document is in another script"
         return "none: the texts share no token, so the lexical score is 0"
