@@ -184,16 +184,21 @@ class _Scoring:
             value = gain_of(contests, self.modes, curve.weights(curve.best))
             if best is None or value > best[0] + 1e-9:
                 best = value, fusion, curve, contests
-        if best is None or best[2].gains.max() <= 0:
+        rivalled = any(map(len, rivals))  # else any weights put the rest first
+        if best is None or best[2].gains.max() <= 0 or not rivalled:
             raise InputError(
-                f"nothing can be learned here: by no weights is any of the {len(self.questions)} "
-                "documents that questions were taken out of among the first ten; are most "
-                "documents copies of each other? Judge 20 queries and use tune(), or give weights"
+                f"nothing can be learned here: none of {len(self.questions)} questions tells "
+                "weights apart; are the documents copies of each other, or their sentences "
+                "unrelated? Judge 20 queries and use tune(), or give weights"
             )
         return best
 
     def _rivals(self) -> list[list[str]]:
-        """Documents that a search would find, of the question's script, without its own."""
+        """Documents that a search would find, of the question's script, without its own.
+
+        A copy of its own, another version or a chunk that overlaps with it is none either: it
+        still holds the question, and would come before the rest by any weights.
+        """
         store, pools = self.searcher.store, [dict[str, None]() for _ in self.questions]
         looked: list[tuple[Mode, EmbeddingBatch]] = []
         if "dense" in store.capabilities.find and "dense" in self.modes:
@@ -206,14 +211,17 @@ class _Scoring:
             found = store.find(queries.only({mode}), mode, limit=limit)
             for pool, candidates in zip(pools, found, strict=True):
                 pool.update(dict.fromkeys(candidate.id for candidate in candidates))
-        if self.sample.several:
-            scripts = scripts_of(self.searcher, {one for pool in pools for one in pool})
-            pools = [
-                {one: None for one in pool if scripts.get(one) == question.script}
-                for pool, question in zip(pools, self.questions, strict=True)
-            ]
+        texts = dict(_texts(self.searcher, {one for pool in pools for one in pool}))
+        scripts = {one: script_of(text) for one, text in texts.items() if self.sample.several}
         return [
-            [one for one in pool if one != question.record_id]
+            [
+                one
+                for one in pool
+                if one in texts
+                and one != question.record_id
+                and scripts.get(one, question.script) == question.script
+                and not question.is_in(texts[one])
+            ]
             for pool, question in zip(pools, self.questions, strict=True)
         ]
 
@@ -284,13 +292,15 @@ class _Scoring:
 
 def scripts_of(searcher: Searcher, ids: Iterable[str]) -> dict[str, str | None]:
     """The scripts of documents by id, read from their texts; what is gone is left out."""
-    held = sorted(ids)
-    out: dict[str, str | None] = {}
-    for some in _batches(held):
+    return {one: script_of(text) for one, text in _texts(searcher, ids)}
+
+
+def _texts(searcher: Searcher, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The documents that are there, in the order of their ids, with their texts."""
+    for some in _batches(sorted(ids)):
         for one, record in zip(some, searcher.store.get(some), strict=True):
             if record is not None:
-                out[one] = script_of(record.text)
-    return out
+                yield one, record.text
 
 
 def sampled(ids: Iterable[str], count: int, seed: int) -> Iterator[str]:

@@ -42,6 +42,11 @@ class Question:
     rest: str
     script: str | None
 
+    def is_in(self, text: str) -> bool:
+        """Whether a text holds this sentence too, or begins with this title."""
+        own, other = " ".join(self.text.split()), " ".join(text.split())
+        return other.startswith(own) if self.kind == "title" else own in other
+
 
 def questions_of(records: Iterable[Record], *, documents: int, seed: int) -> list[Question]:
     """Take a sentence, and the title where there is one, out of each document.

@@ -386,7 +386,14 @@ def test_a_mode_that_scores_all_alike_gets_no_weight_out_of_proportion() -> None
     assert curve.weights(curve.best).sparse < 0.2
 
 
-def test_where_no_weights_find_anything_nothing_is_learned() -> None:
+def test_copies_of_a_document_are_no_rivals_of_its_questions() -> None:
+    with HybridIndex(BGEM3(FakeEncoder())) as index:
+        index.add([replace(r, id=f"{r.id}-{version}") for r in records() for version in range(12)])
+        learned = index.learn_weights(documents=60)
+        assert learned.gains["learned"] > 0.5
+
+
+def test_where_all_documents_are_copies_nothing_is_learned() -> None:
     with HybridIndex(BGEM3(FakeEncoder())) as index:
         index.add([Record(f"d{i}", records(1)[0].text) for i in range(60)])
         with pytest.raises(InputError, match=r"nothing can be learned here: .* copies of each"):
