@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from bge_m3_integrations._internal.file_state import file_state
 from bge_m3_integrations._internal.warn import warn_user
+from bge_m3_integrations.core.learned import LearnedSum
 from bge_m3_integrations.core.profile_file import read_profiles
 from bge_m3_integrations.core.scores import PRESETS, Weights
 from bge_m3_integrations.core.weighting import LEARNED, PROFILE_FILE, WeightProfile, WeightsLike
@@ -162,10 +164,27 @@ def resolve(
     if isinstance(weights, str) and weights == LEARNED and learned is not None:
         return learned()
     if isinstance(weights, str):
-        return find_profile(weights, folder)
+        weights = find_profile(weights, folder)
     if isinstance(weights, WeightProfile):
-        return weights
+        return _with_frequencies(weights, learned)
     return WeightProfile(None, Weights.parse(weights))
+
+
+def _with_frequencies(
+    profile: WeightProfile, learned: Callable[[], WeightProfile] | None
+) -> WeightProfile:
+    """A profile whose lexical values know the index's word frequencies, which no file holds."""
+    fusion = profile.fusion
+    if not isinstance(fusion, LearnedSum) or fusion.idf is not None:
+        return profile
+    if "sparse" not in profile.weights.modes:
+        return profile
+    if learned is None:
+        raise InputError(
+            f"the weight profile {profile.name!r} is for {fusion.name}, which needs the word "
+            "frequencies that an index has learned; search, rerank or explain with that index"
+        )
+    return replace(profile, fusion=learned().fusion)
 
 
 def by_profile(

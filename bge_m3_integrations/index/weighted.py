@@ -12,7 +12,7 @@ from bge_m3_integrations._internal.keywords import checks_itself, public_class
 from bge_m3_integrations._internal.progress import ProgressLike, reporter
 from bge_m3_integrations._internal.warn import warn_user
 from bge_m3_integrations.core.explanation import Difference, Explanation, difference_of
-from bge_m3_integrations.core.learned import LearnedSum, LearnedWeights, check_learned
+from bge_m3_integrations.core.learned import LearnedWeights, check_learned
 from bge_m3_integrations.core.records import Hit
 from bge_m3_integrations.core.router import QueryRouter
 from bge_m3_integrations.core.scores import PRESETS, Weights
@@ -58,10 +58,6 @@ class WeightedIndex(IndexHandle):
             return WeightProfile("default", Weights().restricted(self.modes))
         profile = resolve(weights, query=query, folder=self.path, learned=self._learned_profile)
         profile.check(self.measured_on)
-        fusion, lexical = profile.fusion, "sparse" in profile.weights.modes
-        if isinstance(fusion, LearnedSum) and fusion.idf is None and lexical:
-            # as a file has it: the collection's own frequencies are the index's
-            profile = replace(profile, fusion=self._learned_profile().fusion)
         return profile
 
     def measured_on(self) -> MeasuredOn:

@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bge_m3_integrations import BGEM3, HybridIndex, InputError, Record, StoreError, Weights
+from bge_m3_integrations import (
+    BGEM3,
+    HybridIndex,
+    InputError,
+    Record,
+    StoreError,
+    Weights,
+    save_profile,
+)
 from bge_m3_integrations.cli.main import app
 from bge_m3_integrations.core.idf import IdfTable
 from bge_m3_integrations.core.learned import LearnedSum, LearnedWeights
@@ -474,3 +482,26 @@ def test_writing_fails_with_the_way_out(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(StoreError, match=r"No space left .*learn_weights\(save=False\)"):
             index.learn_weights()
         assert not [p for p in (tmp_path / "a").iterdir() if FILE_NAME in p.name]
+
+
+def test_a_profile_of_a_file_takes_the_word_frequencies_of_the_index_or_is_refused(
+    index: HybridIndex, tmp_path: Path
+) -> None:
+    learned = index.learn_weights()
+    place = tmp_path / "p.toml"
+    save_profile(replace(learned, name="mine"), place)
+    name = f"{place}:mine"
+    texts = [record.text for record in records()]
+    by_name = index.rerank("word3 word9", texts, weights=name)
+    by_value = index.rerank("word3 word9", texts, weights=learned)
+    assert [(r.index, r.score) for r in by_name] == [(r.index, r.score) for r in by_value]
+    assert index.explain("word3", "d000", weights=name).lexical_value == pytest.approx(
+        index.explain("word3", "d000", weights=learned).lexical_value
+    )
+    for call in (index.engine.rerank, index.engine.explain):
+        with pytest.raises(InputError, match="needs the word frequencies that an index has"):
+            call("word3", texts[0] if call == index.engine.explain else texts, weights=name)
+    with HybridIndex(index.engine) as other:
+        other.add(records())
+        with pytest.raises(InputError, match=r"call index.learn_weights"):
+            other.search("word3", weights=name)
