@@ -33,7 +33,7 @@ from bge_m3_integrations.stores.edge.folder.folder import Folder
 from bge_m3_integrations.stores.edge.folder.locks import unwritable
 from bge_m3_integrations.stores.edge.folder.manifest import NAME, Manifest, shard_name
 from bge_m3_integrations.stores.edge.folder.read_only import ReadFolder
-from bge_m3_integrations.stores.edge.folder.reservation import handed_over
+from bge_m3_integrations.stores.edge.folder.reservation import take
 from bge_m3_integrations.stores.edge.shard.checked import CheckedShard
 from bge_m3_integrations.stores.edge.shard.shard import Shard
 
@@ -51,7 +51,7 @@ def open_folder(
             raise no_index(path)
         check_outside(path)
         new = config.new_manifest()
-    folder, shard = handed_over(path) or Folder(path), None
+    folder, shard = take(path), None
     try:
         manifest = _begun(folder, config, new)
         shard = CheckedShard(path / manifest.shard, manifest)

@@ -60,13 +60,25 @@ class Reservation:
         return self  # frameworks copy the objects that hold it
 
 
-def handed_over(path: Path) -> Folder | None:
-    """End reservations of a folder that is being opened; return it, held, if it is the same."""
-    folder = _unreserved(path)
-    if folder is not None and folder.change():  # it was made anew since
-        folder.release()
-        return None
-    return folder
+def take(path: Path) -> Folder:
+    """End reservations of a folder that is being opened, and hold it.
+
+    Args:
+        path: The folder; its real path.
+
+    Returns:
+        The folder of the reservations, or a new one where there are none, or where it was made
+        anew since.
+
+    Raises:
+        StoreError: Another process holds it, or it cannot be written to.
+    """
+    with _lock:  # in between, a reservation of another thread would take it
+        folder = _unreserved(path)
+        if folder is not None and folder.change():
+            folder.release()
+            folder = None
+        return folder or Folder(path)
 
 
 def give_up(path: Path) -> None:
