@@ -289,7 +289,7 @@ def test_an_estimated_lexical_value_is_a_part_without_words(engine: BGEM3) -> No
 
 def test_learned_weights_of_a_file_are_explained_with_an_index_only(engine: BGEM3) -> None:
     profile = WeightProfile("mine", Weights(), LearnedSum())
-    with pytest.raises(InputError, match="'mine' is for learned_sum, which needs the word frequencies"):
+    with pytest.raises(InputError, match="'mine' is for learned_sum, which needs the word"):
         engine.explain("token", "token vectors", weights=profile)
 
 
